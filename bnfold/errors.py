@@ -1,0 +1,60 @@
+"""What can go wrong, as exceptions that carry the exit code of the command line.
+
+BnfoldError
+├── UsageError          2    an option or a configuration that cannot be meant
+├── InputRefused        3    a file that is not a model bnfold reads: missing, not ONNX, truncated, broken
+├── NotVerified         4    rewritten, and shown to differ from the original: nothing was written
+│   └── Undecided       6    rewritten, and neither shown equal nor different: nothing was written
+└── CannotWrite         5    the target cannot be written; the input is untouched
+
+Whatever else escapes is a bug in bnfold and ends the command with 70.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from bnfold.equality.verdict import Verdict
+
+BUG_EXIT_CODE = 70
+
+
+class BnfoldError(Exception):
+    """The base of every error that bnfold raises on purpose; `exit_code` is what the command ends with."""
+
+    exit_code: ClassVar[int] = BUG_EXIT_CODE
+
+
+class UsageError(BnfoldError):
+    """An option, an argument or a configuration that cannot be meant."""
+
+    exit_code = 2
+
+
+class InputRefused(BnfoldError):
+    """A file that cannot be read as an ONNX model, or that is broken; one sentence says why."""
+
+    exit_code = 3
+
+
+class CannotWrite(BnfoldError):
+    """The target cannot be written. The input is untouched and no temporary file is left."""
+
+    exit_code = 5
+
+
+class NotVerified(BnfoldError):
+    """A rewritten model that differs from its original. `verdict` holds the evidence."""
+
+    exit_code = 4
+
+    def __init__(self, sentence: str, verdict: Verdict) -> None:
+        super().__init__(sentence)
+        self.verdict = verdict
+
+
+class Undecided(NotVerified):
+    """A rewritten model that was neither shown equal to its original nor different from it."""
+
+    exit_code = 6
