@@ -1,0 +1,370 @@
+"""A frozen index over a model: who produces a value, who reads it, what is constant, and which graph sees what.
+
+A value is identified by the scope that defines it and its name; a nested graph that reads an outer name reads the
+outer scope's value, so the readers of a value include nested ones. Nothing here knows an operator, and nothing
+here is ever saved: edits are made elsewhere, by position.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import onnx
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
+
+from bnfold.model import Address, ModelFile
+
+ScopeKind = Literal["graph", "function"]
+Attribute = int | float | bytes | TensorProto | tuple[int, ...] | tuple[float, ...] | tuple[bytes, ...]
+
+FIRST_IR_WITH_FREE_INITIALIZERS = 4
+"""Below it every initializer is also a graph input, and constant all the same."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Site:
+    """Where in the model a node stands. Names may be empty or repeated; `scope` and `index` never are."""
+
+    scope: str
+    index: int
+    op: str
+    name: str = ""
+
+    def __str__(self) -> str:
+        label = f"{self.op}#{self.index}" + (f" {self.name!r}" if self.name else "")
+        return f"{self.scope}/{label}" if self.scope else label
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scope:
+    """One graph or function body. `path` is empty for the main graph, else names the nodes that lead to it."""
+
+    path: str
+    address: Address
+    kind: ScopeKind
+    proto: GraphProto | onnx.FunctionProto
+    parent: Scope | None
+    opsets: Mapping[str, int]
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators that this scope's nodes mean."""
+        return self.opsets.get("", 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Value:
+    """A name in a scope. `id` is its place in the index's tables."""
+
+    id: int
+    name: str
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """A node with its values: `inputs[i]` is None where the optional input i is absent ("" or cut off)."""
+
+    id: int
+    scope: Scope
+    index: int
+    proto: NodeProto
+    inputs: tuple[Value | None, ...]
+    outputs: tuple[Value | None, ...]
+
+    @property
+    def op(self) -> str:
+        """The operator; of another domain than ONNX's own it bears the domain: `com.microsoft.FusedConv`."""
+        domain = self.proto.domain
+        return self.proto.op_type if domain in {"", "ai.onnx"} else f"{domain}.{self.proto.op_type}"
+
+    @property
+    def site(self) -> Site:
+        """Where this node stands."""
+        return Site(self.scope.path, self.index, self.op, self.proto.name)
+
+    def input(self, index: int) -> Value | None:
+        """Input `index`, or None where it is absent."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def output(self, index: int) -> Value | None:
+        """Output `index`, or None where it is absent."""
+        return self.outputs[index] if index < len(self.outputs) else None
+
+    @property
+    def refers_to_attributes(self) -> bool:
+        """Whether an attribute is a function's parameter, whose value only a call site knows."""
+        return any(a.ref_attr_name for a in self.proto.attribute)
+
+    def _find(self, name: str) -> AttributeProto | None:
+        return next((a for a in self.proto.attribute if a.name == name), None)
+
+    def int_attribute(self, name: str, default: int) -> int:
+        """An integer attribute, or `default` where it is absent."""
+        found = self._find(name)
+        return default if found is None else found.i
+
+    def float_attribute(self, name: str, default: float) -> float:
+        """A float attribute as float64(float32), or float64(float32(default)) where it is absent."""
+        found = self._find(name)
+        return onnx.helper.make_attribute(name, float(default)).f if found is None else found.f
+
+    def ints_attribute(self, name: str) -> tuple[int, ...] | None:
+        """A list of integers, or None where it is absent."""
+        found = self._find(name)
+        return None if found is None else tuple(found.ints)
+
+    def string_attribute(self, name: str, default: str) -> str:
+        """A string attribute, or `default` where it is absent."""
+        found = self._find(name)
+        return default if found is None else found.s.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A node that reads a value as its input `index`."""
+
+    node: Node
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Initializer:
+    """An initializer: the tensor, the scope that holds it, its place there, and the graph input that shadows it."""
+
+    tensor: TensorProto
+    scope: Scope
+    index: int
+    input_index: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Graph:
+    """The index. Build it with `Graph.of(model)`; every query is a table look-up."""
+
+    model: ModelFile
+    scopes: tuple[Scope, ...]
+    nodes: tuple[Node, ...]
+    values: tuple[Value, ...]
+    names: frozenset[str]
+    _producers: tuple[Node | None, ...] = field(repr=False)
+    _readers: tuple[tuple[Reader, ...], ...] = field(repr=False)
+    _initializers: Mapping[int, Initializer] = field(repr=False)
+    _sparse: frozenset[int] = field(repr=False)
+    _graph_inputs: frozenset[int] = field(repr=False)
+    _graph_outputs: frozenset[int] = field(repr=False)
+    _by_scope: Mapping[str, tuple[Node, ...]] = field(repr=False)
+
+    @classmethod
+    def of(cls, model: ModelFile) -> Graph:
+        """Index a model in one pass over its nodes, outer scopes before the ones nested in them."""
+        builder = _Builder(model)
+        builder.run()
+        return builder.frozen()
+
+    @property
+    def needs_initializer_inputs(self) -> bool:
+        """Whether every initializer of the main graph must also be a graph input (IR below 4)."""
+        return self.model.proto.ir_version < FIRST_IR_WITH_FREE_INITIALIZERS
+
+    def producer(self, value: Value) -> Node | None:
+        """The node that computes a value; None for inputs and initializers."""
+        return self._producers[value.id]
+
+    def readers(self, value: Value) -> tuple[Reader, ...]:
+        """Every node input that reads a value, those of nested graphs included, in order."""
+        return self._readers[value.id]
+
+    def initializer(self, value: Value) -> Initializer | None:
+        """The (dense) initializer behind a value."""
+        return self._initializers.get(value.id)
+
+    def is_sparse(self, value: Value) -> bool:
+        """Whether a sparse initializer stands behind a value."""
+        return value.id in self._sparse
+
+    def is_overridable(self, value: Value) -> bool:
+        """Whether an initializer is a default that a caller may replace: also a graph input, IR 4 or later."""
+        found = self._initializers.get(value.id)
+        return found is not None and found.input_index is not None and not self.needs_initializer_inputs
+
+    def is_graph_input(self, value: Value) -> bool:
+        """Whether a value is an input of its graph or function."""
+        return value.id in self._graph_inputs
+
+    def is_graph_output(self, value: Value) -> bool:
+        """Whether a value is an output of its graph or function, or of a graph nested in it."""
+        return value.id in self._graph_outputs
+
+    def nodes_of(self, scope: Scope) -> tuple[Node, ...]:
+        """The nodes of one scope, in the file's order."""
+        return self._by_scope[scope.path]
+
+    def producers_first(self) -> tuple[Node, ...]:
+        """All nodes, each after those it reads from: the file's own order where that is sorted, as it should be."""
+        waiting = {node.id: self._producing(node) for node in self.nodes}
+        ready = [node_id for node_id, count in waiting.items() if not count]
+        heapq.heapify(ready)
+        order: list[Node] = []
+        while ready:
+            node = self.nodes[heapq.heappop(ready)]
+            order.append(node)
+            for reader in (r for v in node.outputs if v is not None for r in self.readers(v)):
+                waiting[reader.node.id] -= 1
+                if not waiting[reader.node.id]:
+                    heapq.heappush(ready, reader.node.id)
+        return tuple(order)
+
+    def _producing(self, node: Node) -> int:
+        """How many inputs of a node are outputs of nodes."""
+        return sum(value is not None and self.producer(value) is not None for value in node.inputs)
+
+    def at(self, site: Site) -> Node:
+        """The node at a site; raises KeyError where this graph has none."""
+        nodes = self._by_scope.get(site.scope, ())
+        if site.index >= len(nodes) or nodes[site.index].site != site:
+            raise KeyError(f"the model has no node {site}")
+        return nodes[site.index]
+
+
+class _Builder:
+    """The mutable half of Graph.of: tables that grow while scopes are visited."""
+
+    def __init__(self, model: ModelFile) -> None:
+        self.model = model
+        self.scopes: list[Scope] = []
+        self.nodes: list[Node] = []
+        self.values: list[Value] = []
+        self.producers: list[Node | None] = []
+        self.readers: list[list[Reader]] = []
+        self.initializers: dict[int, Initializer] = {}
+        self.sparse: set[int] = set()
+        self.graph_inputs: set[int] = set()
+        self.graph_outputs: set[int] = set()
+        self.by_scope: dict[str, list[Node]] = {}
+        self.visible: dict[int, dict[str, Value]] = {}
+
+    def run(self) -> None:
+        proto = self.model.proto
+        opsets = _opsets(proto.opset_import)
+        self.visit(Scope("", Address(), "graph", proto.graph, None, opsets))
+        for index, function in enumerate(proto.functions):
+            path = f"function {function.domain}.{function.name}" + (
+                f":{function.overload}" if function.overload else ""
+            )
+            address = Address(function=index)
+            self.visit(Scope(path, address, "function", function, None, {**opsets, **_opsets(function.opset_import)}))
+
+    def visit(self, scope: Scope) -> None:
+        """Index a scope, then those nested in it; the nesting of a read model is at most 30 deep."""
+        self.scopes.append(scope)
+        self.visible[id(scope)] = {}
+        self.by_scope[scope.path] = []
+        self.declare_inputs(scope)
+        for proto in scope.proto.node:  # before any is read: a file need not be sorted
+            for name in proto.output:
+                if name:
+                    self.define(scope, name)
+        for index, proto in enumerate(scope.proto.node):
+            node = self.add_node(scope, index, proto)
+            for nested in _nested_scopes(node):
+                self.visit(nested)
+        for output in scope.proto.output:
+            name = output if isinstance(output, str) else output.name
+            self.graph_outputs.add(self.lookup(scope, name).id)
+
+    def declare_inputs(self, scope: Scope) -> None:
+        places: dict[str, int] = {}
+        for index, entry in enumerate(scope.proto.input):
+            name = entry if isinstance(entry, str) else entry.name
+            places[name] = index
+            self.graph_inputs.add(self.define(scope, name).id)
+        if not isinstance(scope.proto, GraphProto):
+            return
+        for index, tensor in enumerate(scope.proto.initializer):
+            value = self.visible[id(scope)].get(tensor.name) or self.define(scope, tensor.name)
+            self.initializers[value.id] = Initializer(tensor, scope, index, places.get(tensor.name))
+        for sparse in scope.proto.sparse_initializer:
+            self.sparse.add(self.define(scope, sparse.values.name).id)
+
+    def add_node(self, scope: Scope, index: int, proto: NodeProto) -> Node:
+        inputs = tuple(self.lookup(scope, name) if name else None for name in proto.input)
+        outputs = tuple(self.visible[id(scope)][name] if name else None for name in proto.output)
+        node = Node(len(self.nodes), scope, index, proto, inputs, outputs)
+        self.nodes.append(node)
+        self.by_scope[scope.path].append(node)
+        for i, value in enumerate(inputs):
+            if value is not None:
+                self.readers[value.id].append(Reader(node, i))
+        for value in outputs:
+            if value is not None:
+                self.producers[value.id] = node
+        return node
+
+    def define(self, scope: Scope, name: str) -> Value:
+        value = Value(len(self.values), name, scope)
+        self.values.append(value)
+        self.producers.append(None)
+        self.readers.append([])
+        self.visible[id(scope)][name] = value
+        return value
+
+    def lookup(self, scope: Scope, name: str) -> Value:
+        """The value a name means here. A name that nothing defines becomes a value that nothing produces."""
+        outer: Scope | None = scope
+        while outer is not None:
+            found = self.visible[id(outer)].get(name)
+            if found is not None:
+                return found
+            outer = outer.parent
+        return self.define(scope, name)
+
+    def frozen(self) -> Graph:
+        names = {value.name for value in self.values}
+        for scope in self.scopes:
+            names.update(info.name for info in scope.proto.value_info)
+        return Graph(
+            model=self.model,
+            scopes=tuple(self.scopes),
+            nodes=tuple(self.nodes),
+            values=tuple(self.values),
+            names=frozenset(names),
+            _producers=tuple(self.producers),
+            _readers=tuple(tuple(readers) for readers in self.readers),
+            _initializers=self.initializers,
+            _sparse=frozenset(self.sparse),
+            _graph_inputs=frozenset(self.graph_inputs),
+            _graph_outputs=frozenset(self.graph_outputs),
+            _by_scope={path: tuple(nodes) for path, nodes in self.by_scope.items()},
+        )
+
+
+def value_infos(graph: GraphProto) -> Iterator[ValueInfoProto]:
+    """Everything a graph says of its values: inputs, outputs, and what lies between."""
+    yield from graph.input
+    yield from graph.output
+    yield from graph.value_info
+
+
+def nested_graphs(node: NodeProto) -> Iterator[tuple[int, int, str, GraphProto]]:
+    """The graphs in a node's attributes: (attribute index, index in `graphs` or -1 for `g`, name, graph)."""
+    for position, attribute in enumerate(node.attribute):
+        if attribute.type == AttributeProto.GRAPH:
+            yield position, -1, attribute.name, attribute.g
+        for k, graph in enumerate(attribute.graphs):
+            yield position, k, attribute.name, graph
+
+
+def _nested_scopes(node: Node) -> Iterable[Scope]:
+    outer = node.scope
+    for position, k, attribute, graph in nested_graphs(node.proto):
+        address = Address(outer.address.function, (*outer.address.nested, (node.index, position, k)))
+        path = f"{node.site}.{attribute}" + (f"[{k}]" if k >= 0 else "")
+        yield Scope(path, address, "graph", graph, outer, outer.opsets)
+
+
+def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    return {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in imports}

@@ -1,0 +1,227 @@
+"""What is known of a value before anything runs: the constant it is, and its shape.
+
+A constant is an initializer that no caller may replace, or any deterministic expression of constants. Expressions
+are evaluated by onnx's own reference evaluator, never by a list of ours; only two things are said here of
+operators: which ones draw random numbers, and which inputs are read for shape or type alone. Where onnx's shape
+inference loses a rank, the planner asks the weight instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, TensorProto, helper
+
+from bnfold.affine import Dim
+from bnfold.graph import Graph, Node, Reader, Value, nested_graphs
+from bnfold.ops.reasons import NOT_CONSTANT, OVERRIDABLE, QUANTIZED, SPARSE, Obstacle
+from bnfold.shapes import Shapes
+
+Array = NDArray[np.generic]
+
+METADATA_INPUTS = frozenset(
+    {("Shape", 0), ("Size", 0), ("CastLike", 1), ("EyeLike", 0), ("RandomNormalLike", 0), ("RandomUniformLike", 0)}
+)
+"""(operator, input) pairs that look at a value's shape or type and never at what it holds."""
+
+RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
+)
+QUANTIZED_SOURCES = frozenset({"DequantizeLinear"})
+TENSOR_ATTRIBUTE = "value"
+
+
+def reads_metadata_alone(reader: Reader) -> bool:
+    """Whether a reader looks only at the shape or type of what it reads."""
+    return (reader.node.op, reader.index) in METADATA_INPUTS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constant:
+    """A value known before anything runs; `array()` reads or computes it anew, so keep it no longer than needed."""
+
+    value: Value
+    dims: tuple[int, ...]
+    data_type: int
+    _source: TensorProto | Array = field(repr=False)
+    _graph: Graph = field(repr=False)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The type of its elements."""
+        return helper.tensor_dtype_to_np_dtype(self.data_type)
+
+    def array(self) -> Array:
+        """The content, read-only, of shape `dims`."""
+        return self._source if isinstance(self._source, np.ndarray) else self._graph.model.array(self._source)
+
+
+class Facts:
+    """Constants and shapes of one graph, computed on demand and remembered."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.shapes = Shapes(graph)
+        self._computed: dict[int, Array | None] = {}
+
+    def constant(self, value: Value) -> Constant | Obstacle:
+        """The constant a value is, or what keeps it from being one."""
+        found = self._direct(value)
+        if found is not None:
+            return found
+        leaf = self._unknown_leaf(value)
+        if leaf is not None:
+            return leaf
+        array = self._evaluated(value)
+        if array is None:
+            return Obstacle(NOT_CONSTANT, f"{value.name!r} cannot be computed ahead", self.graph.producer(value))
+        return Constant(value, array.shape, helper.np_dtype_to_tensor_dtype(array.dtype), array, self.graph)
+
+    def integers(self, value: Value) -> tuple[int, ...] | None:
+        """A constant list of integers (axes, a shape), or None."""
+        found = self.constant(value)
+        return None if isinstance(found, Obstacle) else tuple(int(i) for i in found.array().reshape(-1))
+
+    def shape(self, value: Value) -> tuple[Dim, ...] | None:
+        """The dimensions as far as known: sizes, symbols, None; or None where not even the rank is known."""
+        return self.shapes.shape(value)
+
+    def _direct(self, value: Value) -> Constant | Obstacle | None:
+        graph = self.graph
+        if graph.is_sparse(value):
+            return Obstacle(SPARSE, f"{value.name!r} is a sparse initializer")
+        if graph.is_overridable(value):
+            return Obstacle(OVERRIDABLE, f"{value.name!r} is an initializer and a graph input")
+        initializer = graph.initializer(value)
+        node = graph.producer(value)
+        tensor = initializer.tensor if initializer is not None else None if node is None else _constant_tensor(node)
+        if tensor is None:
+            return None
+        return Constant(value, tuple(tensor.dims), tensor.data_type, tensor, graph)
+
+    def _unknown_leaf(self, value: Value) -> Obstacle | None:
+        """What an expression depends on that is no constant, or None where all of it is."""
+        pending, seen = [value], {value.id}
+        while pending:
+            current = pending.pop()
+            direct = self._direct(current)
+            if isinstance(direct, Obstacle):
+                return direct
+            if direct is not None:
+                continue
+            node = self.graph.producer(current)
+            if node is None:
+                return Obstacle(NOT_CONSTANT, f"{value.name!r} depends on {current.name!r}, which is not constant")
+            if node.op in QUANTIZED_SOURCES:
+                return Obstacle(QUANTIZED, f"{value.name!r} comes from DequantizeLinear", node)
+            if node.op in RANDOM or node.refers_to_attributes or any(nested_graphs(node.proto)):
+                return Obstacle(NOT_CONSTANT, f"{value.name!r} depends on {node.op}", node)
+            for i, operand in enumerate(node.inputs):
+                if operand is None or operand.id in seen or self._stand_in(node, i) is not None:
+                    continue
+                seen.add(operand.id)
+                pending.append(operand)
+        return None
+
+    def _stand_in(self, node: Node, index: int) -> Array | None:
+        """For an input that is read for its shape or type alone: zeros that have them and take no memory."""
+        value = node.input(index)
+        if value is None or (node.op, index) not in METADATA_INPUTS:
+            return None
+        direct = self._direct(value)
+        if isinstance(direct, Constant):
+            return np.broadcast_to(np.zeros((), helper.tensor_dtype_to_np_dtype(direct.data_type)), direct.dims)
+        if node.op != "CastLike":
+            return None
+        element = self.shapes.element_type(value)
+        return None if element is None else np.zeros(0, helper.tensor_dtype_to_np_dtype(element))
+
+    def _evaluated(self, value: Value) -> Array | None:
+        if value.id not in self._computed:
+            self._computed[value.id] = self._evaluate(value)
+        return self._computed[value.id]
+
+    def _evaluate(self, value: Value) -> Array | None:
+        """Run the expression behind a value in onnx's reference evaluator; None where that cannot compute it."""
+        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415  # slow to import, and few models need it
+
+        nodes, feeds = self._expression(value)
+        protos = [_renamed(node, {i: n for (k, i), n in feeds.names.items() if k == node.id}) for node in nodes]
+        graph = helper.make_graph(
+            protos,
+            "expression",
+            [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), None) for n, a in feeds],
+            [onnx.ValueInfoProto(name=value.name)],
+        )
+        opsets = [helper.make_opsetid(domain, version) for domain, version in value.scope.opsets.items()]
+        model = helper.make_model(graph, opset_imports=opsets, functions=list(self.graph.model.proto.functions))
+        try:
+            (result,) = ReferenceEvaluator(model).run([value.name], feeds.arrays)
+        except Exception:  # noqa: BLE001  # the evaluator raises anything for what it cannot run: then it is no constant
+            return None
+        return result if isinstance(result, np.ndarray) else np.asarray(result)
+
+    def _expression(self, value: Value) -> tuple[list[Node], _Feeds]:
+        """The nodes behind a constant expression, in order, and what is fed to them."""
+        nodes: dict[int, Node] = {}
+        feeds = _Feeds()
+        pending = [value]
+        while pending:
+            node = self.graph.producer(pending.pop())
+            if node is None or node.id in nodes:
+                continue
+            nodes[node.id] = node
+            for i, operand in enumerate(node.inputs):
+                if operand is None:
+                    continue
+                stand_in = self._stand_in(node, i)
+                direct = self._direct(operand)
+                if stand_in is not None:
+                    feeds.add(node, i, stand_in)
+                elif isinstance(direct, Constant):
+                    feeds.add(node, i, direct.array())
+                else:
+                    pending.append(operand)
+        return [nodes[i] for i in sorted(nodes)], feeds
+
+
+class _Feeds:
+    """Arrays for the free inputs of an expression, each under a name of its own per reading node and place."""
+
+    def __init__(self) -> None:
+        self.names: dict[tuple[int, int], str] = {}
+        self.arrays: dict[str, Array] = {}
+
+    def add(self, node: Node, index: int, array: Array) -> None:
+        name = f"feed {node.id}.{index}"
+        self.names[node.id, index] = name
+        self.arrays[name] = array
+
+    def __iter__(self) -> Iterator[tuple[str, Array]]:
+        return iter(self.arrays.items())
+
+
+def _renamed(node: Node, names: Mapping[int, str]) -> onnx.NodeProto:
+    proto = onnx.NodeProto()
+    proto.CopyFrom(node.proto)
+    for index, name in names.items():
+        proto.input[index] = name
+    return proto
+
+
+def _constant_tensor(node: Node) -> TensorProto | None:
+    """The tensor that a Constant node holds as such; its other forms are evaluated like any expression."""
+    if node.op != "Constant":
+        return None
+    found = next((a for a in node.proto.attribute if a.name == TENSOR_ATTRIBUTE), None)
+    return found.t if found is not None and found.type == AttributeProto.TENSOR and not found.ref_attr_name else None
+
+
+def constant_node(name: str, array: Array) -> onnx.NodeProto:
+    """A Constant node: how a tensor enters a function, which has no initializers."""
+    tensor = onnx.numpy_helper.from_array(array)
+    return helper.make_node("Constant", [], [name], **{TENSOR_ATTRIBUTE: tensor})
