@@ -1,3 +1,105 @@
-"""bnfold folds BatchNormalization of ONNX models into the weights around it, and shows that outputs match."""
+"""bnfold folds BatchNormalization of ONNX models into the weights around it, and shows that outputs match.
+
+    result = bnfold.fold("model.onnx")      # a path, bytes or an onnx.ModelProto; verified, or raises NotVerified
+    result.save("folded.onnx")
+
+Names are resolved when they are first used: importing bnfold imports neither onnx nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from bnfold.affine import Affine
+    from bnfold.api import explain, fold, ops, plan, verify
+    from bnfold.equality.certificate import Certificate
+    from bnfold.equality.verdict import Counterexample, Differs, EndToEnd, Same, Unknown, Verdict
+    from bnfold.errors import (
+        BatchNormsLeft,
+        BnfoldError,
+        CannotWrite,
+        Finding,
+        InputRefused,
+        NotVerified,
+        Undecided,
+        UsageError,
+        WouldFold,
+    )
+    from bnfold.graph import Site
+    from bnfold.ops.reasons import Reason
+    from bnfold.planning import Move, Plan, Refusal
+    from bnfold.result import FoldResult, Totals
+
+_HOMES = {
+    "bnfold.affine": ("Affine",),
+    "bnfold.api": ("explain", "fold", "ops", "plan", "verify"),
+    "bnfold.equality.certificate": ("Certificate",),
+    "bnfold.equality.verdict": ("Counterexample", "Differs", "EndToEnd", "Same", "Unknown", "Verdict"),
+    "bnfold.errors": (
+        "BatchNormsLeft",
+        "BnfoldError",
+        "CannotWrite",
+        "Finding",
+        "InputRefused",
+        "NotVerified",
+        "Undecided",
+        "UsageError",
+        "WouldFold",
+    ),
+    "bnfold.graph": ("Site",),
+    "bnfold.ops.reasons": ("Reason",),
+    "bnfold.planning": ("Move", "Plan", "Refusal"),
+    "bnfold.result": ("FoldResult", "Totals"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'bnfold' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415  # only when a name is first used
+
+    value: object = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+__all__ = [
+    "Affine",
+    "BatchNormsLeft",
+    "BnfoldError",
+    "CannotWrite",
+    "Certificate",
+    "Counterexample",
+    "Differs",
+    "EndToEnd",
+    "Finding",
+    "FoldResult",
+    "InputRefused",
+    "Move",
+    "NotVerified",
+    "Plan",
+    "Reason",
+    "Refusal",
+    "Same",
+    "Site",
+    "Totals",
+    "Undecided",
+    "Unknown",
+    "UsageError",
+    "Verdict",
+    "WouldFold",
+    "__version__",
+    "explain",
+    "fold",
+    "ops",
+    "plan",
+    "verify",
+]

@@ -1,13 +1,16 @@
 """What can go wrong, as exceptions that carry the exit code of the command line.
 
 BnfoldError
+├── Finding             1    the answer is one that the caller asked to be told as a failure
+│   ├── WouldFold            fold(check=True), and something would fold: nothing was written
+│   └── BatchNormsLeft       fold(strict=True) or max_left: more stayed than allowed; the result is there
 ├── UsageError          2    an option or a configuration that cannot be meant
 ├── InputRefused        3    a file that is not a model bnfold reads: missing, not ONNX, truncated, broken
 ├── NotVerified         4    rewritten, and shown to differ from the original: nothing was written
 │   └── Undecided       6    rewritten, and neither shown equal nor different: nothing was written
 └── CannotWrite         5    the target cannot be written; the input is untouched
 
-Whatever else escapes is a bug in bnfold and ends the command with 70.
+Whatever else escapes is a bug in bnfold and ends the command with 70; in a batch it becomes a `Bug` of one model.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from bnfold.equality.verdict import Verdict
+    from bnfold.result import FoldResult
 
 BUG_EXIT_CODE = 70
 
@@ -24,6 +28,28 @@ class BnfoldError(Exception):
     """The base of every error that bnfold raises on purpose; `exit_code` is what the command ends with."""
 
     exit_code: ClassVar[int] = BUG_EXIT_CODE
+
+
+class Bug(BnfoldError):
+    """Something that bnfold did not expect; in a batch, so that the other models go on."""
+
+
+class Finding(BnfoldError):
+    """An answer that the caller asked to be told as a failure; `result` is what the call would have returned."""
+
+    exit_code = 1
+
+    def __init__(self, sentence: str, result: FoldResult) -> None:
+        super().__init__(sentence)
+        self.result = result
+
+
+class WouldFold(Finding):
+    """`fold(check=True)`, and something would fold. Nothing was written."""
+
+
+class BatchNormsLeft(Finding):
+    """More BatchNormalizations stay than `strict` or `max_left` allow. The result stands, written if it was to be."""
 
 
 class UsageError(BnfoldError):
@@ -58,3 +84,8 @@ class Undecided(NotVerified):
     """A rewritten model that was neither shown equal to its original nor different from it."""
 
     exit_code = 6
+
+
+def bug(error: Exception) -> Bug:
+    """The one line that a bug is told in."""
+    return Bug(f"this is a bug in bnfold ({type(error).__name__}: {error}); -v prints the traceback")

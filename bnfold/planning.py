@@ -8,10 +8,14 @@ has moved away is transparent, and a home composes what settles in it. Nothing i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
 
 from bnfold.affine import Affine
+from bnfold.errors import UsageError
 from bnfold.graph import Graph, Node, Site, Value
 from bnfold.ops.affine import AFFINE, AffineOp, affine_nodes
 from bnfold.ops.facts import Facts, reads_metadata_alone
@@ -25,9 +29,12 @@ from bnfold.ops.reasons import (
     NO_HOME,
     OTHER_READERS,
     OUTER_SCOPE,
+    REASONS,
     Obstacle,
     Reason,
 )
+
+Json = str | int | float | list[Any] | dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,24 @@ class Plan:
         """Whether every affine of the graph stands in exactly one move or refusal (the invariant of a plan)."""
         ours = sorted([move.site for move in self.moves] + [refusal.site for refusal in self.refusals])
         return ours == sorted(node.site for node in affine_nodes(graph))
+
+    def to_json(self) -> dict[str, Json]:
+        """This plan as JSON values; `from_json` gives an equal plan back."""
+        return {
+            "fingerprint": self.fingerprint,
+            "moves": [_move_to_json(move) for move in self.moves],
+            "refusals": [_refusal_to_json(refusal) for refusal in self.refusals],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The plan that `to_json` wrote; raises UsageError for anything else."""
+        try:
+            moves = tuple(_move_from_json(entry) for entry in value["moves"])
+            refusals = tuple(_refusal_from_json(entry) for entry in value["refusals"])
+            return cls(str(value["fingerprint"]), moves, refusals)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"this is no plan: {error!r}") from error
 
     def homes(self) -> dict[Site, Affine]:
         """What each home takes over in all: the composition of its arrivals, in the order of the moves."""
@@ -257,3 +282,51 @@ def _other_readers(graph: Graph, value: Value, reader: Node) -> Iterator[Node]:
             seen = True
             continue
         yield entry.node
+
+
+def _site_to_json(site: Site) -> dict[str, Json]:
+    return {"scope": site.scope, "index": site.index, "op": site.op, "name": site.name}
+
+
+def _site_from_json(value: Mapping[str, Any]) -> Site:
+    return Site(str(value["scope"]), int(value["index"]), str(value["op"]), str(value["name"]))
+
+
+def _move_to_json(move: Move) -> dict[str, Json]:
+    return {
+        "site": _site_to_json(move.site),
+        "homes": [{"home": _site_to_json(a.home), "after": _affine_to_json(a.after)} for a in move.arrivals],
+        "path": [_site_to_json(site) for site in move.path],
+    }
+
+
+def _move_from_json(value: Mapping[str, Any]) -> Move:
+    arrivals = (Arrival(_site_from_json(a["home"]), _affine_from_json(a["after"])) for a in value["homes"])
+    return Move(_site_from_json(value["site"]), tuple(arrivals), tuple(_site_from_json(s) for s in value["path"]))
+
+
+def _affine_to_json(affine: Affine) -> dict[str, Json]:
+    return {
+        name: {"shape": list(array.shape), "data": array.reshape(-1).tolist()}
+        for name, array in (("scale", affine.scale), ("shift", affine.shift))
+    }
+
+
+def _affine_from_json(value: Mapping[str, Any]) -> Affine:
+    scale, shift = (np.array(v["data"], np.float64).reshape(v["shape"]) for v in (value["scale"], value["shift"]))
+    return Affine(scale, shift)
+
+
+def _refusal_to_json(refusal: Refusal) -> dict[str, Json]:
+    return {
+        "site": _site_to_json(refusal.site),
+        "code": refusal.reason.code,
+        "detail": refusal.detail,
+        "blamed": None if refusal.blamed is None else _site_to_json(refusal.blamed),
+        "remedy": refusal.remedy,
+    }
+
+
+def _refusal_from_json(value: Mapping[str, Any]) -> Refusal:
+    blamed = None if value["blamed"] is None else _site_from_json(value["blamed"])
+    return Refusal(_site_from_json(value["site"]), REASONS[value["code"]], str(value["detail"]), blamed)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -67,6 +67,18 @@ class Certificate:
     def holds(self) -> bool:
         """Whether every number passed and nothing else changed."""
         return self.failure is None and self.uncertain is None
+
+    def to_json(self) -> dict[str, object]:
+        """This certificate as JSON values: both hashes, each claim, and each home's worst share of its bound."""
+        return {
+            "before": self.before,
+            "after": self.after,
+            "holds": self.holds,
+            "failure": self.failure,
+            "uncertain": self.uncertain,
+            "claims": [asdict(claim) for claim in self.claims],
+            "homes": [asdict(check) for check in self.homes],
+        }
 
 
 class _WrongNumberError(Exception):

@@ -1,0 +1,290 @@
+"""The public functions: each reads as the story of the command that bears its name.
+
+    fold     read, plan, rewrite, prove, and only then write
+    plan     what fold would do with each BatchNormalization, and why not
+    verify   whether two models are the same function
+    ops      what may move where, from the op table
+    explain  the page of one reason
+
+A function that changes a model returns a new one. Whatever a caller could overlook raises.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from bnfold.apply import Rewrite, rewrite
+from bnfold.equality.certificate import Certificate, certify
+from bnfold.equality.end_to_end import Outcome, compare
+from bnfold.equality.runner import Limits, Runner
+from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
+from bnfold.errors import BatchNormsLeft, CannotWrite, UsageError, WouldFold
+from bnfold.graph import Graph
+from bnfold.model import Candidate, ModelFile, candidate, read
+from bnfold.ops import TABLE
+from bnfold.ops.reasons import REASONS, Reason
+from bnfold.ops.table import Row
+from bnfold.planning import Plan, make_plan
+from bnfold.result import FoldResult, certified, claims, refuse_overwriting, totals
+
+Source = str | os.PathLike[str] | bytes | onnx.ModelProto
+Level = Literal["full", "certificate", "off"]
+Progress = Callable[[str], None]
+
+CPU = "CPUExecutionProvider"
+CERTIFICATE_OFFER = "verify='certificate' (--verify certificate) lets the recomputed constants alone decide"
+
+
+def plan(model: Source, *, max_bytes: int | None = None) -> Plan:
+    """What `fold` would do with each BatchNormalization of a model; writes nothing, runs nothing.
+
+    `model`: a path, the bytes of a model file, or an onnx.ModelProto. Raises InputRefused for what is no model.
+    """
+    return make_plan(Graph.of(read(model, max_bytes=max_bytes)))
+
+
+def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same as on the command line
+    model: Source,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    in_place: bool = False,
+    check: bool = False,
+    strict: bool = False,
+    max_left: int | None = None,
+    verify: Level = "full",
+    data: str | os.PathLike[str] | None = None,
+    certificate: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    dims: Mapping[str, int] | None = None,
+    provider: str = CPU,
+    custom_ops: Sequence[str] = (),
+    timeout: float = 600.0,
+    max_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> FoldResult:
+    """Fold every BatchNormalization that can go into the weights around it, and show that the model is the same.
+
+    `model`: a path, bytes, or an onnx.ModelProto. With `output` (or `in_place`) the model is written there once it is
+    verified; without, the result holds it. `check` writes nothing and raises WouldFold if anything would fold.
+    `strict` (none) and `max_left` (at most so many) raise BatchNormsLeft if more stay; the model is written all the
+    same. `verify`: "full" recomputes every constant and runs both models, "certificate" only recomputes, "off" trusts.
+    `data`: an .npz of inputs by name (and `labels`), run besides random inputs. `certificate`: where to write the
+    certificate as JSON. `seed`, `dims` (sizes of symbolic dimensions), `provider`, `custom_ops` (libraries),
+    `timeout` (seconds per run) concern the runs; `max_bytes` refuses larger files; `progress` is told each stage.
+
+    Raises InputRefused, UsageError, CannotWrite; NotVerified where the rewritten model differs and Undecided where
+    that could not be shown either way, both with the verdict and with nothing written.
+    """
+    tell = progress or _silent
+    tell("reading")
+    original = read(model, max_bytes=max_bytes)
+    target = _target(original, output, in_place=in_place, check=check)
+    graph = Graph.of(original)
+    tell("planning")
+    decided = make_plan(graph)
+    if check:
+        return _checked(graph, decided)
+    job = _Job(graph, decided, rewrite(graph, decided), _Wishes(verify, data, seed, dims, tell))
+    with ExitStack() as stack:
+        made = stack.enter_context(_candidate(job, target))
+        runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
+        result = _proved(job, made, runner)
+        if certificate is not None:
+            _write_certificate(result, Path(certificate))
+        if target is not None and (decided.moves or not in_place):
+            tell("publishing")
+            made.publish()
+            result = replace(result, written=target)
+    return _within_limits(result, 0 if strict else max_left)
+
+
+def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the same as on the command line
+    before: Source,
+    after: Source,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    dims: Mapping[str, int] | None = None,
+    provider: str = CPU,
+    custom_ops: Sequence[str] = (),
+    timeout: float = 600.0,
+    max_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Whether two models are the same function, as far as running them on random inputs and on `data` shows.
+
+    Both run with all graph optimisations off, on the same inputs, in a child process. The options are those of
+    `fold`. Returns Same, Differs (with a counterexample) or Unknown (with the reason); `raise_unless_same()` on the
+    verdict turns the latter two into NotVerified and Undecided. Raises InputRefused and UsageError.
+    """
+    tell = progress or _silent
+    tell("reading")
+    first, second = (read(source, max_bytes=max_bytes) for source in (before, after))
+    tell("running both models")
+    with ExitStack() as stack:
+        paths = [stack.enter_context(_on_disk(file)) for file in (first, second)]
+        runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
+        where = None if data is None else Path(data)
+        outcome = compare(*paths, runner=runner, proto=first.proto, seed=seed, dims=dims, data=where)
+    return _judged(outcome, is_certified=False)
+
+
+def ops() -> tuple[Row, ...]:
+    """The support matrix: every operator of the op table, what it does with an affine, and under which conditions."""
+    return tuple(TABLE)
+
+
+def explain(code: str) -> Reason:
+    """The page of a reason that a refusal bears; raises UsageError for a code that there is none of."""
+    if code not in REASONS:
+        raise UsageError(f"there is no reason {code!r}; there are: {', '.join(sorted(REASONS))}")
+    return REASONS[code]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wishes:
+    """What the caller said of the proof."""
+
+    level: Level
+    data: str | os.PathLike[str] | None
+    seed: int
+    dims: Mapping[str, int] | None
+    tell: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One fold, decided and not yet written."""
+
+    graph: Graph
+    plan: Plan
+    rewrite: Rewrite
+    wishes: _Wishes
+
+
+def _target(original: ModelFile, output: str | os.PathLike[str] | None, *, in_place: bool, check: bool) -> Path | None:
+    """Where to write, once everything is verified."""
+    if sum((output is not None, in_place, check)) > 1:
+        raise UsageError("output, in_place and check exclude each other")
+    if in_place:
+        if original.path is None:
+            raise UsageError("in_place needs a model that was read from a path")
+        return original.path
+    if output is None:
+        return None
+    target = Path(output)
+    refuse_overwriting(original, target)
+    return target
+
+
+def _checked(graph: Graph, decided: Plan) -> FoldResult:
+    """The answer of check: nothing is rewritten."""
+    now = totals(graph, graph.model.size)
+    result = FoldResult(decided, now, now, (), None, None, graph.model.sha256, None, graph.model, Rewrite({}, ()))
+    if decided.moves:
+        raise WouldFold(f"{len(decided.moves)} BatchNormalization(s) would fold", result)
+    return result
+
+
+@contextmanager
+def _candidate(job: _Job, target: Path | None) -> Iterator[Candidate]:
+    """The rewritten model as a file: beside its target, or in a folder of its own where there is none."""
+    job.wishes.tell("writing a candidate")
+    with ExitStack() as stack:
+        if target is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bnfold-"))
+            target = Path(folder) / "folded.onnx"
+        yield stack.enter_context(candidate(job.graph.model, job.rewrite.edits, target))
+
+
+def _proved(job: _Job, made: Candidate, runner: Runner) -> FoldResult:
+    """The result of a job whose candidate was shown to be the same model; raises with the verdict where it was not."""
+    rewritten = Graph.of(read(made.path))
+    checked, verdict = _verdict(job, rewritten, made.path, runner)
+    if verdict is not None and not isinstance(verdict, Same):
+        verdict.raise_unless_same()
+    original = job.graph.model
+    return FoldResult(
+        plan=job.plan,
+        before=totals(job.graph, original.size),
+        after=totals(rewritten, made.size),
+        cloned=job.rewrite.cloned,
+        verdict=verdict,
+        certificate=checked,
+        sha256=made.sha256,
+        written=None,
+        _model=original,
+        _rewrite=job.rewrite,
+    )
+
+
+def _verdict(job: _Job, rewritten: Graph, path: Path, runner: Runner) -> tuple[Certificate | None, Verdict | None]:
+    """The certificate and what follows from it and from running both models, as far as was asked for."""
+    wishes = job.wishes
+    if wishes.level == "off" or not job.plan.moves:
+        return None, None
+    wishes.tell("recomputing every constant")
+    checked = certify(job.graph, rewritten, claims(job.plan))
+    verdict = certified(checked)
+    if wishes.level == "certificate" or not isinstance(verdict, Same):
+        return checked, verdict
+    wishes.tell("running both models")
+    data = None if wishes.data is None else Path(wishes.data)
+    with _on_disk(job.graph.model) as before:
+        proto = job.graph.model.proto
+        outcome = compare(before, path, runner=runner, proto=proto, seed=wishes.seed, dims=wishes.dims, data=data)
+    return checked, _judged(outcome, is_certified=True)
+
+
+def _judged(outcome: Outcome, *, is_certified: bool) -> Verdict:
+    """What an outcome of running both models means. A certificate decides behind a discrete operator."""
+    if outcome.word in {"equal", "within"} or (is_certified and outcome.reason == "discrete"):
+        return Same(outcome.end_to_end, certified=is_certified, executed=True)
+    if outcome.word == "differs":
+        return Differs(outcome.sentence, outcome.counterexample, outcome.end_to_end)
+    offer = f"; {CERTIFICATE_OFFER}" if is_certified else ""
+    return Unknown(outcome.sentence + offer, outcome.end_to_end)
+
+
+@contextmanager
+def _on_disk(file: ModelFile) -> Iterator[Path]:
+    """A path under which onnxruntime can open a model."""
+    if file.path is not None:
+        yield file.path
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="bnfold-") as folder,
+        candidate(file, {}, Path(folder) / "model.onnx") as made,
+    ):
+        yield made.path
+
+
+def _write_certificate(result: FoldResult, path: Path) -> None:
+    """Write the certificate; raises UsageError where the fold made none."""
+    if result.certificate is None:
+        raise UsageError("there is no certificate to write: nothing was folded, or verify is off")
+    text = json.dumps(result.certificate.to_json(), indent=2) + "\n"
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CannotWrite(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+
+
+def _within_limits(result: FoldResult, most: int | None) -> FoldResult:
+    left = len(result.plan.refusals)
+    if most is not None and left > most:
+        raise BatchNormsLeft(f"{left} BatchNormalization(s) stay, {most} allowed", result)
+    return result
+
+
+def _silent(stage: str) -> None:
+    del stage

@@ -1,0 +1,358 @@
+"""The command line: one thin command per API function. Parse, call, render, exit code.
+
+Nothing heavy is imported before a command needs it, so that `--help` and `--version` answer at once.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from bnfold import __version__
+from bnfold.errors import BUG_EXIT_CODE, BnfoldError, CannotWrite, UsageError, bug
+
+if TYPE_CHECKING:
+    from bnfold.result import Done, FoldResult
+
+INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141
+
+app = typer.Typer(
+    name="bnfold",
+    invoke_without_command=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Fold BatchNormalization of ONNX models into the weights around it, and show that outputs match.",
+    epilog="Exit codes: 0 done, clean or same; 1 findings, differs, or BNs left against --strict; 2 usage; 3 input "
+    "refused; 4 not verified equal, nothing written; 5 cannot write; 6 undecided; 70 a bug in bnfold.",
+)
+
+
+class Format(enum.StrEnum):
+    """How an answer is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class Verify(enum.StrEnum):
+    """How much is shown before anything is written."""
+
+    FULL = "full"
+    CERTIFICATE = "certificate"
+    OFF = "off"
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How the answer is written to stdout.")]
+Report = Annotated[
+    list[Path] | None,
+    typer.Option("--report", metavar="FILE", help="Write the answer here too; .json or .txt. Repeatable."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No answer on stdout, only the exit code and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Name every BatchNormalization; log to stderr.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the random inputs.")]
+Dim = Annotated[
+    list[str] | None,
+    typer.Option("--dim", metavar="NAME=SIZE", help="Size of a symbolic dimension. Repeatable."),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="FILE", help="An .npz (or .npy) of inputs by name, and `labels`, to run as well."),
+]
+Provider = Annotated[str, typer.Option("--provider", help="onnxruntime's execution provider.")]
+CustomOps = Annotated[
+    list[str] | None,
+    typer.Option("--custom-ops", metavar="LIB", help="A library of custom operators to run. Repeatable."),
+]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="Limit of one run.")]
+MaxBytes = Annotated[int | None, typer.Option("--max-bytes", min=1, help="Refuse larger model files.")]
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"bnfold {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(UsageError.exit_code)
+
+
+@app.command(epilog="Example: bnfold fold model.onnx -o folded.onnx --data test.npz")
+def fold(  # noqa: PLR0913  # one parameter per option
+    model: Annotated[list[str], typer.Argument(metavar="MODEL...", help="One or more ONNX files.")],
+    *,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="OUT", help="A file, a folder (for several), or - for stdout."),
+    ] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Replace each model.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if anything would fold.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any BatchNormalization stays.")] = False,
+    max_left: Annotated[int | None, typer.Option("--max-left", min=0, help="Exit 1 if more than N stay.")] = None,
+    verify: Annotated[Verify, typer.Option("--verify", help="How much is shown before writing.")] = Verify.FULL,
+    data: Data = None,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", metavar="FILE", help="Write the certificate here, as JSON.")
+    ] = None,
+    seed: Seed = 0,
+    dim: Dim = None,
+    provider: Provider = "CPUExecutionProvider",
+    custom_ops: CustomOps = None,
+    timeout: Timeout = 600.0,
+    max_bytes: MaxBytes = None,
+    format_: FormatOption = Format.TEXT,
+    report: Report = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fold every BatchNormalization that can go, verify, and only then write."""
+    if sum((output is not None, in_place, check)) != 1:
+        raise UsageError("fold needs exactly one of -o OUT, --in-place and --check")
+    if len(model) > 1 and certificate is not None:
+        raise UsageError("--certificate takes one model at a time")
+    if len(model) > 1 and output == "-":
+        raise UsageError("-o - takes one model at a time")
+    _prepare(report, verbose=verbose)
+    from bnfold import api, batch  # noqa: PLC0415  # heavy: only once the options are known to be sound
+    from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
+    from bnfold.result import exit_code  # noqa: PLC0415  # likewise
+
+    dims = _dims(dim)
+    outputs: Sequence[Path | None] = [None] * len(model)
+    if output not in {None, "-"}:
+        outputs = batch.targets(model, str(output))
+
+    def fold_one(source: str, target: Path | None) -> FoldResult:
+        with _progress(source) as tell:
+            return api.fold(
+                source, target, in_place=in_place, check=check, strict=strict, max_left=max_left, verify=verify.value,
+                data=data, certificate=certificate, seed=seed, dims=dims, provider=provider,
+                custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes, progress=tell,
+            )  # fmt: skip
+
+    done = list(batch.each(model, outputs, fold_one))
+    for one in done:
+        if one.error is not None and one.result is None:
+            _complain(f"{one.source}: {one.error}" if len(done) > 1 else str(one.error))
+    writers = {
+        "json": lambda: as_json.fold_json(done),
+        "txt": lambda: text.fold_text(done, verbose=verbose, check=check),
+    }
+    _answer(writers, format_, report, quiet=quiet or _nothing_to_say(done, format_), to_stderr=output == "-")
+    if output == "-":
+        _to_stdout(done)
+    raise typer.Exit(exit_code(done))
+
+
+@app.command(epilog="Example: bnfold plan model.onnx --format json")
+def plan(  # noqa: PLR0913  # one parameter per option
+    model: Model,
+    *,
+    max_bytes: MaxBytes = None,
+    format_: FormatOption = Format.TEXT,
+    report: Report = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """What fold would do with each BatchNormalization, and why not; writes nothing."""
+    _prepare(report, verbose=verbose)
+    from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
+    from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
+
+    made = api.plan(model, max_bytes=max_bytes)
+    writers = {
+        "json": lambda: as_json.plan_json(model, made),
+        "txt": lambda: text.plan_text(model, made, verbose=verbose),
+    }
+    _answer(writers, format_, report, quiet=quiet)
+
+
+@app.command(epilog="Example: bnfold verify model.onnx folded.onnx")
+def verify(  # noqa: PLR0913  # one parameter per option
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help="The original ONNX file.")],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="The rewritten ONNX file, whoever rewrote it.")],
+    *,
+    data: Data = None,
+    seed: Seed = 0,
+    dim: Dim = None,
+    provider: Provider = "CPUExecutionProvider",
+    custom_ops: CustomOps = None,
+    timeout: Timeout = 600.0,
+    max_bytes: MaxBytes = None,
+    format_: FormatOption = Format.TEXT,
+    report: Report = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Whether two models are the same function, shown by running both. Exit 0 same, 1 differs, 6 undecided."""
+    _prepare(report, verbose=verbose)
+    from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
+    from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
+
+    with _progress(after) as tell:
+        verdict = api.verify(
+            before, after, data=data, seed=seed, dims=_dims(dim), provider=provider, custom_ops=custom_ops or (),
+            timeout=timeout, max_bytes=max_bytes, progress=tell,
+        )  # fmt: skip
+    writers = {
+        "json": lambda: as_json.verdict_json(before, after, verdict),
+        "txt": lambda: text.verdict_text(before, after, verdict),
+    }
+    _answer(writers, format_, report, quiet=quiet)
+    raise typer.Exit({"same": 0, "differs": 1, "unknown": 6}[verdict.word])
+
+
+@app.command()
+def ops(*, format_: FormatOption = Format.TEXT) -> None:
+    """What may move where: the support matrix, from the op table."""
+    from bnfold import api  # noqa: PLC0415  # heavy: not needed for --help
+    from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
+
+    rows = api.ops()
+    typer.echo(as_json.ops_json(rows) if format_ is Format.JSON else text.ops_text(rows))
+
+
+@app.command(epilog="Example: bnfold explain other-readers")
+def explain(
+    code: Annotated[str | None, typer.Argument(metavar="CODE", help="A reason's code; none lists them.")] = None,
+    *,
+    format_: FormatOption = Format.TEXT,
+) -> None:
+    """The page of a reason: what it means, why it must be so, and what to do about it."""
+    from bnfold import api  # noqa: PLC0415  # heavy: not needed for --help
+    from bnfold.ops.reasons import REASONS  # noqa: PLC0415  # likewise
+    from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
+
+    reasons = tuple(REASONS.values()) if code is None else (api.explain(code),)
+    if format_ is Format.JSON:
+        typer.echo(as_json.reasons_json(reasons))
+    else:
+        typer.echo(text.reasons_text(reasons) if code is None else text.reason_text(reasons[0]))
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: whatever goes wrong ends in one line on stderr and the right code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run(None if arguments is None else list(arguments)))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        code = typer.main.get_command(app).main(args=arguments, prog_name="bnfold", standalone_mode=False)
+        sys.stdout.flush()
+    except BnfoldError as error:
+        return _complain(str(error), error.exit_code)
+    except typer.TyperException as error:
+        return _complain(error.format_message(), UsageError.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return PIPE_CLOSED
+    except Exception as error:  # the last resort: a bug must not look like a finding
+        logging.getLogger("bnfold").debug("the traceback of the bug", exc_info=error)
+        return _complain(str(bug(error)), BUG_EXIT_CODE)
+    return code if isinstance(code, int) else 0
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    """SIGTERM unwinds the stack, so that temporary files go and the child ends."""
+    del signum, frame
+    raise SystemExit(TERMINATED)
+
+
+def _complain(sentence: str, code: int = 0) -> int:
+    from bnfold.report.escape import shown  # noqa: PLC0415  # with it comes nothing heavy, but --help needs none of it
+
+    typer.echo(f"bnfold: {shown(sentence)}", err=True)
+    return code
+
+
+def _prepare(report: Sequence[Path] | None, *, verbose: bool) -> None:
+    """What is settled before anything heavy starts: the logging that was asked for, and files for reports."""
+    if verbose:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("bnfold: %(message)s"))
+        logging.getLogger("bnfold").addHandler(handler)
+        logging.getLogger("bnfold").setLevel(logging.DEBUG)
+    for path in report or ():
+        if path.suffix not in {".json", ".txt"}:
+            raise UsageError(f"--report {str(path)!r}: the name must end in .json or .txt")
+
+
+def _dims(entries: Sequence[str] | None) -> dict[str, int]:
+    dims: dict[str, int] = {}
+    for entry in entries or ():
+        name, _, size = entry.rpartition("=")
+        if not name or not size.isdecimal() or int(size) < 1:
+            raise UsageError(f"--dim {entry!r}: it must be NAME=SIZE, with a size of 1 or more")
+        dims[name] = int(size)
+    return dims
+
+
+def _answer(
+    writers: Mapping[str, Callable[[], str]],
+    format_: Format,
+    report: Sequence[Path] | None,
+    *,
+    quiet: bool,
+    to_stderr: bool = False,
+) -> None:
+    """Write the answer to stdout in one format, and to each report in the one that its name asks for."""
+    if not quiet:
+        typer.echo(writers["json" if format_ is Format.JSON else "txt"](), err=to_stderr)
+    for path in report or ():
+        try:
+            path.write_text(writers[path.suffix[1:]]() + "\n", encoding="utf-8")
+        except OSError as error:
+            raise CannotWrite(f"the report {str(path)!r} cannot be written: {error.strerror or error}") from error
+
+
+def _nothing_to_say(done: Sequence[Done], format_: Format) -> bool:
+    """One model that failed has been complained about already; JSON says it all the same."""
+    return format_ is Format.TEXT and len(done) == 1 and done[0].result is None
+
+
+def _to_stdout(done: Sequence[Done]) -> None:
+    for one in done:
+        if one.result is not None:
+            sys.stdout.buffer.write(one.result.to_bytes())
+
+
+def _untold(stage: str) -> None:
+    del stage
+
+
+class _progress:  # noqa: N801  # read as a function: with _progress(name) as tell
+    """A spinner on stderr that names the stage, on a terminal only."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._status: object = None
+
+    def __enter__(self) -> Callable[[str], None]:
+        if not sys.stderr.isatty():
+            return _untold
+        from rich.console import Console  # noqa: PLC0415  # comes with typer; only where there is a terminal
+
+        self._status = status = Console(stderr=True).status(self._name)
+        status.start()
+        return lambda stage: status.update(f"{self._name}: {stage}")
+
+    def __exit__(self, *_: object) -> None:
+        stop = getattr(self._status, "stop", None)
+        if stop is not None:
+            stop()

@@ -1,0 +1,215 @@
+"""Copies of a model that onnxruntime can run, with the same meaning or one within rounding of it; made in the child.
+
+Three reasons for a copy: onnxruntime dies of a BatchNormalization whose optional outputs have empty names (they are
+cut, or named if others follow: an empty name and a name that nobody reads mean the same); it has no kernel for
+BatchNormalization below opset 7; and the floor of a comparison is how far the model moves when each float constant c
+becomes c * (1 + xi*2u*U[0,1]), xi = +-1 at random, u half a unit of its type. A model that needs none stays a file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import mmap
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import onnx
+
+_MOST_BYTES: Final = (1 << 31) - 1
+_OPERATOR: Final = b"BatchNormalization"
+_EMPTY_OUTPUT: Final = b"\x12\x00"  # NodeProto.output = 2, length 0
+# Room for the other fields of a node on either side of its operator's name. A node that is larger still and has such
+# outputs goes undetected, and then costs a crash of the child, no more.
+_NODE_BYTES: Final = 8192
+_UPGRADED_OPSET: Final = 7
+_HALF_UNIT: Final = {1: 2.0**-24, 10: 2.0**-11, 11: 2.0**-53, 16: 2.0**-8}
+# Inputs whose floats decide a shape: a last bit there changes what is computed, not how exactly.
+_SHAPE_INPUTS: Final = {"Resize": (1, 2), "Upsample": (1,), "Range": (0, 1, 2)}
+
+
+class TooLarge(Exception):
+    """A model that would exceed what one protobuf message can hold."""
+
+
+def prepared(path: Path, *, perturb: int | None, upgrade: bool) -> bytes | None:
+    """The serialised copy of the model at `path` to run instead, or None to run the file itself.
+
+    External data stays outside the copy unless constants are perturbed or the model upgraded.
+    Raises `TooLarge`, OSError, and what onnx raises for a file that is no model.
+    """
+    if perturb is None and not upgrade and not _may_have_empty_outputs(path):
+        return None
+    # Late: most models never need onnx here, and importing it takes longer than running them.
+    import onnx  # noqa: PLC0415
+
+    model = onnx.load(path, load_external_data=False)
+    if perturb is not None or upgrade:
+        if path.stat().st_size + _external_bytes(model) > _MOST_BYTES:
+            raise TooLarge("the model is too large to be copied (2 GiB)")
+        onnx.load_external_data_for_model(model, str(path.parent))
+    if upgrade:
+        model = _upgraded(model)
+    changed = name_optional_outputs(model)
+    if perturb is not None:
+        perturb_constants(model, perturb)
+    if perturb is None and not upgrade and not changed:
+        return None
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def name_optional_outputs(model: onnx.ModelProto) -> bool:
+    """Cut empty names at the end of every BatchNormalization's outputs and fill those in between; whether any was."""
+    affected = [node for node in _nodes(model) if _has_empty_outputs(node)]
+    if not affected:
+        return False
+    taken = {name for node in _nodes(model) for name in (*node.input, *node.output)}
+    fresh = (name for name in map("unused_{}".format, itertools.count()) if name not in taken)
+    for node in affected:
+        names = list(node.output)
+        while len(names) > 1 and not names[-1]:
+            names.pop()
+        del node.output[:]
+        node.output.extend(name or next(fresh) for name in names)
+    return True
+
+
+def perturb_constants(model: onnx.ModelProto, seed: int) -> None:
+    """Multiply each float constant elementwise by 1 + xi*2u*U[0,1], in place; the same seed gives the same model.
+
+    Initializers and Constant nodes of all graphs and functions, sparse ones too. Zeros, infinities and what would
+    overflow stay as they are, and so do scales that decide a shape.
+    """
+    random = np.random.default_rng(seed)
+    exempt = {
+        node.input[place]
+        for node in _nodes(model)
+        for place in _SHAPE_INPUTS.get(node.op_type, ())
+        if place < len(node.input)
+    }
+    for graph in _graphs(model):
+        for tensor in graph.initializer:
+            if tensor.name not in exempt:
+                _perturb_tensor(tensor, random)
+        for sparse in graph.sparse_initializer:
+            _perturb_tensor(sparse.values, random)
+    for node in _nodes(model):
+        if node.op_type == "Constant" and not exempt.intersection(node.output):
+            _perturb_constant(node, random)
+
+
+def _perturb_constant(node: onnx.NodeProto, random: np.random.Generator) -> None:
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            _perturb_tensor(attribute.t, random)
+        elif attribute.name == "sparse_value":
+            _perturb_tensor(attribute.sparse_tensor.values, random)
+        elif attribute.name == "value_float":
+            attribute.f = float(_moved(np.array(attribute.f, dtype=np.float32), 1, random))
+        elif attribute.name == "value_floats":
+            moved = _moved(np.array(attribute.floats, dtype=np.float32), 1, random)
+            attribute.ClearField("floats")
+            attribute.floats.extend(moved.tolist())
+
+
+def _perturb_tensor(tensor: onnx.TensorProto, random: np.random.Generator) -> None:
+    from onnx import numpy_helper  # noqa: PLC0415 - see `prepared`
+
+    if tensor.data_type not in _HALF_UNIT:
+        return
+    moved = _moved(numpy_helper.to_array(tensor), tensor.data_type, random)
+    tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+
+
+def _moved(values: np.ndarray, data_type: int, random: np.random.Generator) -> np.ndarray:
+    # xi*U[0,1] is U(-1,1): one draw, and 24 random bits are plenty for it.
+    factors = np.asarray(random.random(values.shape, dtype=np.float32), dtype=np.float64)
+    factors *= 4.0 * _HALF_UNIT[data_type]
+    factors += 1.0 - 2.0 * _HALF_UNIT[data_type]
+    with np.errstate(over="ignore", invalid="ignore"):
+        factors *= values
+        moved = factors.astype(values.dtype)
+    np.copyto(moved, values, where=~np.isfinite(moved))
+    return np.asarray(moved)
+
+
+def _may_have_empty_outputs(path: Path) -> bool:
+    """Whether the bytes of a file look as if it held a BatchNormalization with an empty output name."""
+    with path.open("rb") as file:
+        try:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:  # an empty file
+            return False
+        with content:
+            return any(
+                content.find(_EMPTY_OUTPUT, max(0, start - _NODE_BYTES), start + _NODE_BYTES) >= 0
+                for start in _places(content, _OPERATOR)
+            )
+
+
+def _places(content: mmap.mmap, word: bytes) -> Iterator[int]:
+    start = content.find(word)
+    while start >= 0:
+        yield start
+        start = content.find(word, start + len(word))
+
+
+def _has_empty_outputs(node: onnx.NodeProto) -> bool:
+    standard = node.domain in ("", "ai.onnx")
+    return standard and node.op_type == "BatchNormalization" and "" in list(node.output)[1:]
+
+
+def _external_bytes(model: onnx.ModelProto) -> int:
+    from onnx import TensorProto, helper  # noqa: PLC0415 - see `prepared`
+
+    external = (
+        tensor
+        for graph in _graphs(model)
+        for tensor in graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+    )
+    return sum(
+        math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize for tensor in external
+    )
+
+
+def _upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if opset >= _UPGRADED_OPSET:
+        return model
+    from onnx import version_converter  # noqa: PLC0415 - see `prepared`
+
+    converted = version_converter.convert_version(model, _UPGRADED_OPSET)
+    # The converter annotates the values that it adds with no type, which onnxruntime then refuses to read.
+    del converted.graph.value_info[:]
+    return converted
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The model's graph and every nested one, those in functions included, in a fixed order."""
+    pending = [model.graph]
+    pending.extend(graph for function in model.functions for node in function.node for graph in _bodies(node))
+    while pending:
+        graph = pending.pop()
+        yield graph
+        pending.extend(body for node in graph.node for body in _bodies(node))
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    for graph in _graphs(model):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs

@@ -1,0 +1,27 @@
+"""A model file: faithful reading, tensors as spans of a file, safe writing, and refusals of bad input.
+
+Invariant: what an edit does not name comes out byte for byte, and no edit at all writes the input's own bytes.
+"""
+
+from __future__ import annotations
+
+from bnfold.model.edits import Address, Edits, GraphEdit, NewTensor, NodeEdit
+from bnfold.model.modelfile import ModelFile
+from bnfold.model.publish import Candidate, candidate
+from bnfold.model.relocate import model_bytes as to_bytes
+from bnfold.model.source import read
+from bnfold.model.storage import Span
+
+__all__ = [
+    "Address",
+    "Candidate",
+    "Edits",
+    "GraphEdit",
+    "ModelFile",
+    "NewTensor",
+    "NodeEdit",
+    "Span",
+    "candidate",
+    "read",
+    "to_bytes",
+]

@@ -1,0 +1,78 @@
+"""A model that was read: its bytes, its skeleton as a protobuf, and the data of its tensors.
+
+Invariant: nobody changes `proto`; it mirrors the file, position for position, and edits refer to those positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx import ModelProto, TensorProto
+
+from bnfold.model.storage import Span, Storage
+from bnfold.model.tensors import canonical, decoded, external_entries
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelFile:
+    """A model file, opened. `path` is None when it came as bytes or as a ModelProto.
+
+    `proto` is the skeleton: a tensor whose inline raw_data has 1024 bytes or more carries no payload there, it is
+    marked as external data with an empty location. Ask `array` and `span` for the data of any of its tensors.
+    `size` (bytes) and `sha256` (hex) are those of the model file, without external data.
+    """
+
+    path: Path | None
+    proto: ModelProto = field(repr=False)
+    size: int
+    sha256: str
+    data_files: tuple[Path, ...]
+    storage: Storage = field(repr=False)
+    locations: Mapping[str, tuple[Path, int]] = field(repr=False)
+
+    def array(self, tensor: TensorProto) -> NDArray[Any]:
+        """The data of a tensor of the skeleton: read-only, shape = dims, native numpy or ml_dtypes dtype.
+
+        Raises InputRefused when the data cannot be read, and for segments and strings that are not UTF-8.
+        """
+        return decoded(tensor, self._raw(tensor))
+
+    def span(self, tensor: TensorProto) -> Span | None:
+        """Where the data of a tensor of the skeleton lie; None when they are typed or short, inside the skeleton."""
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return None
+        entries = external_entries(tensor)
+        location, offset = entries.get("location", ""), int(entries.get("offset", "0"))
+        if not location:
+            return Span(None, offset, int(entries["length"]))
+        path, size = self.locations[location]
+        return Span(path, offset, int(entries.get("length", size - offset)))
+
+    def sha256_of(self, tensor: TensorProto) -> str:
+        """The hash of a tensor's data as raw bytes, the same for typed, inline and external storage."""
+        span = self.span(tensor)
+        digest = hashlib.sha256()
+        if span is None:
+            digest.update(tensor.raw_data if tensor.HasField("raw_data") else canonical(tensor))
+            return digest.hexdigest()
+        for block in self.storage.blocks(span):
+            digest.update(block)
+        return digest.hexdigest()
+
+    @property
+    def has_external_data(self) -> bool:
+        """Whether data of tensors lie in files beside the model."""
+        return bool(self.data_files)
+
+    def _raw(self, tensor: TensorProto) -> bytes | memoryview | None:
+        span = self.span(tensor)
+        if span is not None:
+            return self.storage.view(span)
+        return tensor.raw_data if tensor.HasField("raw_data") else None

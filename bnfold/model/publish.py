@@ -1,0 +1,196 @@
+"""A model on its way to a file: a candidate in the target's folder, then one rename.
+
+Invariant: until `Candidate.publish` renames, neither the input nor the target is touched; whatever ends the candidate
+before, its files are removed. The rename of the model is the commit point: before it there is the old file, after it
+the new one, complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from bnfold.errors import CannotWrite
+from bnfold.model.edits import Edits
+from bnfold.model.modelfile import ModelFile
+from bnfold.model.relocate import relocated
+from bnfold.model.splice import changes_something, check_size, inline, spliced
+from bnfold.model.wire import Rope, blocks, rope
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model written and hashed beside its target, not yet published.
+
+    `size` (bytes) and `sha256` (hex) are those of the model file at `path`. `data_path` is the data file that it
+    names, None when it needs no new one; that file has its final name already, which was free.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    data_path: Path | None
+    target: Path
+
+    def publish(self) -> None:
+        """Make the candidate the target, durably. Raises CannotWrite; before the rename nothing has changed then."""
+        with _sentence(self.target):
+            _check_target(self.target)
+            if self.target.exists():
+                self.path.chmod(stat.S_IMODE(self.target.stat().st_mode))
+            for file in (self.data_path, self.path):
+                if file is not None:
+                    _flush(file)
+            self.path.replace(self.target)
+            _flush_folder(self.target.parent)
+
+
+@contextmanager
+def candidate(model: ModelFile, edits: Edits, target: Path) -> Iterator[Candidate]:
+    """Write the edited model to a temporary file in the target's folder; it is removed unless it gets published.
+
+    A model with external data gets one data file beside it, unless there are no edits and the folder is the input's.
+    Raises CannotWrite when the target cannot be written, InputRefused when the input's data cannot be read any more.
+    """
+    with ExitStack() as cleanup:
+        with _sentence(target):
+            _check_target(target)
+            _check_not_data(model, target)
+            made = _written(model, edits, target, cleanup)
+        yield made
+
+
+def _written(model: ModelFile, edits: Edits, target: Path, cleanup: ExitStack) -> Candidate:
+    # It exists from here until it is published: the clean-up of the data file can tell by that.
+    temporary = _created(target.parent, cleanup)
+    if not changes_something(edits) and (not model.has_external_data or _same_folder(model, target)):
+        return _model_written(rope(model.storage.content), None, temporary, target)
+    if not model.has_external_data:
+        content = spliced(model.storage.content, model.proto, edits, inline)
+        return _model_written(content, None, temporary, target)
+    relocation = relocated(model, edits)
+    if not relocation.has_data:
+        return _model_written(relocation.model(""), None, temporary, target)
+    data_path = _data_written(relocation.data, model, temporary, target, cleanup)
+    return _model_written(relocation.model(data_path.name), data_path, temporary, target)
+
+
+def _model_written(content: Rope, data_path: Path | None, temporary: Path, target: Path) -> Candidate:
+    check_size(content)
+    sha256 = _write(temporary, content)
+    return Candidate(temporary, content.length, sha256, data_path, target)
+
+
+def _data_written(content: Rope, model: ModelFile, candidate_path: Path, target: Path, cleanup: ExitStack) -> Path:
+    temporary = _created(target.parent, cleanup)
+    sha256 = _write(temporary, content)
+    path = _data_path(model, target, sha256)
+    if path.exists():
+        return path
+    cleanup.callback(_remove_unpublished, path, temporary, candidate_path)
+    temporary.rename(path)
+    return path
+
+
+def _remove_unpublished(data_path: Path, temporary: Path, candidate_path: Path) -> None:
+    if candidate_path.exists() and not temporary.exists():
+        data_path.unlink(missing_ok=True)
+
+
+def _created(folder: Path, cleanup: ExitStack) -> Path:
+    """A new empty file with the mode that the user's umask gives."""
+    path = folder / f".bnfold-{secrets.token_hex(8)}.tmp"
+    cleanup.callback(path.unlink, missing_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return path
+
+
+def _write(path: Path, content: Rope) -> str:
+    digest = hashlib.sha256()
+    with path.open("wb", buffering=0) as stream:
+        for block in blocks(content):
+            digest.update(block)
+            _write_all(stream, block)
+    return digest.hexdigest()
+
+
+def _write_all(stream: FileIO, block: bytes | memoryview) -> None:
+    # An unbuffered write may take a part only.
+    left = memoryview(block)
+    while left:
+        left = left[stream.write(left) :]
+
+
+def _data_path(model: ModelFile, target: Path, sha256: str) -> Path:
+    """The first of the data file's names that is free, or that names these very bytes already."""
+    names = [f"{target.name}.{sha256[:digits]}.data" for digits in (8, 16, 64)]
+    if not _in_place(model, target):
+        names.insert(0, f"{target.name}.data")
+    for path in map(target.parent.joinpath, names):
+        if not os.path.lexists(path) or (path.name != f"{target.name}.data" and _holds(path, sha256)):
+            return path
+    raise CannotWrite(f"all names for the data of {str(target)!r} are taken")
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+
+
+def _in_place(model: ModelFile, target: Path) -> bool:
+    return model.path is not None and target.exists() and target.samefile(model.path)
+
+
+def _same_folder(model: ModelFile, target: Path) -> bool:
+    return model.path is not None and target.parent.samefile(model.path.parent)
+
+
+def _check_target(target: Path) -> None:
+    title = repr(str(target))
+    if target.is_symlink():
+        raise CannotWrite(f"{title} is a symbolic link; name the file that it leads to")
+    if target.is_dir() or not target.name:
+        raise CannotWrite(f"{title} is a folder, not a file to write")
+    if target.exists() and not target.is_file():
+        raise CannotWrite(f"{title} is not a regular file")
+    if not target.parent.is_dir():
+        raise CannotWrite(f"{title} cannot be written: there is no folder {str(target.parent)!r}")
+
+
+def _check_not_data(model: ModelFile, target: Path) -> None:
+    if target.exists() and any(target.samefile(file) for file in model.data_files):
+        raise CannotWrite(f"{str(target)!r} holds data of the model that is read")
+
+
+@contextmanager
+def _sentence(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CannotWrite(f"{str(target)!r} cannot be written: {error.strerror or error}") from error
+
+
+def _flush(path: Path) -> None:
+    # Opened for writing, because Windows flushes no other files.
+    with path.open("r+b") as stream:
+        os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    # Windows can neither open nor flush a folder.
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

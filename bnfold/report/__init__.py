@@ -1,0 +1,1 @@
+"""Values -> text and JSON. No logic here: what is shown was decided elsewhere."""

@@ -1,0 +1,122 @@
+"""The same values as JSON, for machines: `schema` counts up when a field changes its meaning or goes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+from bnfold import __version__
+from bnfold.equality.verdict import Differs, EndToEnd, Same, Unknown, Verdict
+from bnfold.ops.reasons import Reason
+from bnfold.ops.table import Row
+from bnfold.planning import Json, Move, Plan
+from bnfold.result import Done, FoldResult, exit_code
+
+SCHEMA = 1
+
+
+def fold_json(done: Sequence[Done]) -> str:
+    """The answer of `bnfold fold`."""
+    return _written("fold", models=[_done(one) for one in done], exit_code=exit_code(done))
+
+
+def plan_json(name: str, plan: Plan) -> str:
+    """The answer of `bnfold plan`: the plan as `Plan.from_json` reads it, and its counts."""
+    return _written("plan", model=name, counts=_counts(plan), plan=plan.to_json())
+
+
+def verdict_json(before: str, after: str, verdict: Verdict) -> str:
+    """The answer of `bnfold verify`."""
+    return _written("verify", before=before, after=after, **_verdict(verdict))
+
+
+def ops_json(rows: Iterable[Row]) -> str:
+    """The answer of `bnfold ops`."""
+    return _written("ops", rows=[asdict(row) for row in rows])
+
+
+def reasons_json(reasons: Iterable[Reason]) -> str:
+    """The answer of `bnfold explain`."""
+    return _written("explain", reasons=[asdict(reason) for reason in reasons])
+
+
+def _written(command: str, **fields: Json) -> str:
+    head: dict[str, Json] = {"schema": SCHEMA, "bnfold": __version__, "command": command}
+    return json.dumps(_finite({**head, **fields}), indent=2, ensure_ascii=True, allow_nan=False)
+
+
+def _finite(value: Json) -> Json:
+    """JSON has no infinity and no NaN: they are written as words."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _done(done: Done) -> Json:
+    error = None if done.error is None else {"kind": type(done.error).__name__, "sentence": str(done.error)}
+    verdict = getattr(done.error, "verdict", None)
+    return {
+        "source": done.source,
+        "target": done.target,
+        "exit_code": done.exit_code,
+        "error": error,
+        "result": None if done.result is None else _result(done.result),
+        "verdict": _verdict(verdict) if isinstance(verdict, Differs | Unknown) else None,
+    }
+
+
+def _result(result: FoldResult) -> Json:
+    return {
+        "counts": _counts(result.plan),
+        "written": None if result.written is None else str(result.written),
+        "sha256": result.sha256,
+        "before": asdict(result.before),
+        "after": asdict(result.after),
+        "cloned": list(result.cloned),
+        "moves": [_move(move) for move in result.plan.moves],
+        "refusals": result.plan.to_json()["refusals"],
+        "certificate": None if result.certificate is None else dict(result.certificate.to_json()),
+        "verdict": None if result.verdict is None else _verdict(result.verdict),
+    }
+
+
+def _move(move: Move) -> Json:
+    """A move without the numbers, which `bnfold plan --format json` gives."""
+    homes = [asdict(arrival.home) for arrival in move.arrivals]
+    return {"site": asdict(move.site), "homes": homes, "path": [asdict(site) for site in move.path]}
+
+
+def _counts(plan: Plan) -> Json:
+    return {"found": len(plan.moves) + len(plan.refusals), "folded": len(plan.moves), "left": len(plan.refusals)}
+
+
+def _verdict(verdict: Verdict) -> dict[str, Json]:
+    value: dict[str, Json] = {"verdict": verdict.word, "end_to_end": _end_to_end(verdict.end_to_end)}
+    if isinstance(verdict, Same):
+        return value | {"certified": verdict.certified, "executed": verdict.executed}
+    if isinstance(verdict, Unknown):
+        return value | {"why": verdict.why}
+    shows = verdict.counterexample
+    return value | {
+        "why": verdict.sentence,
+        "counterexample": None
+        if shows is None
+        else {
+            "output": shows.output,
+            "index": list(shows.index),
+            "before": shows.before,
+            "after": shows.after,
+            "bound": shows.bound,
+            "batch": shows.batch,
+        },
+    }
+
+
+def _end_to_end(end_to_end: EndToEnd | None) -> Json:
+    return None if end_to_end is None else asdict(end_to_end)

@@ -1,0 +1,196 @@
+"""A few aligned lines for people: counts first, then what stayed, grouped by reason, each with its remedy."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+from bnfold.equality.certificate import Certificate
+from bnfold.equality.verdict import Differs, EndToEnd, Same, Unknown, Verdict
+from bnfold.ops.reasons import Reason
+from bnfold.ops.table import Row
+from bnfold.planning import Move, Plan, Refusal
+from bnfold.report.escape import shown
+from bnfold.result import Done, FoldResult
+
+WIDTH = 100
+FEW = 3
+"""Sites shown per reason, unless all are asked for."""
+
+
+def fold_text(done: Sequence[Done], *, verbose: bool = False, check: bool = False) -> str:
+    """The answer of `bnfold fold`: a block per model, and a line of sums for several."""
+    blocks = ["\n".join(_done_lines(one, verbose=verbose, check=check)) for one in done]
+    if len(done) > 1:
+        blocks.append("\n".join(_sums(done)))
+    return "\n\n".join(blocks)
+
+
+def plan_text(name: str, plan: Plan, *, verbose: bool = False) -> str:
+    """The answer of `bnfold plan`."""
+    lines = [shown(name), *_columns(_plan_counts(plan))]
+    if verbose:
+        lines += [*_moves(plan.moves)]
+    return "\n".join([*lines, *_left(plan.refusals, verbose=verbose)])
+
+
+def verdict_text(before: str, after: str, verdict: Verdict) -> str:
+    """The answer of `bnfold verify`."""
+    rows: list[tuple[str, str]] = [("verdict", verdict.word)]
+    if isinstance(verdict, Differs):
+        rows.append(("because", shown(verdict.sentence)))
+    if isinstance(verdict, Unknown):
+        rows.append(("because", shown(verdict.why)))
+    rows += _evidence(verdict.end_to_end)
+    if isinstance(verdict, Differs) and verdict.counterexample is not None:
+        shows = verdict.counterexample
+        at = f"{shown(shows.output)}{list(shows.index)} on {shown(shows.batch)}"
+        rows.append(("shown by", f"{at}: {shows.before!r} before, {shows.after!r} after, bound {shows.bound:.3g}"))
+    return "\n".join([f"{shown(before)} and {shown(after)}", *_columns(rows)])
+
+
+def ops_text(rows: Iterable[Row]) -> str:
+    """The answer of `bnfold ops`: the support matrix."""
+    titles = {
+        "affine": "operators that are an affine",
+        "linear": "operators that absorb one, after them",
+        "passing": "operators that let one pass, from after them to before them",
+    }
+    lines: list[str] = []
+    for kind, group in groupby(rows, key=lambda row: row.kind):
+        lines += ["", titles[kind], *_columns([(row.op, row.rule) for row in group])]
+    return "\n".join(lines[1:])
+
+
+def reason_text(reason: Reason) -> str:
+    """The answer of `bnfold explain CODE`: the page of one reason."""
+    parts = [
+        f"{reason.code}: {reason.summary}",
+        "",
+        *_wrapped(reason.why),
+        "",
+        *_wrapped(f"What to do: {reason.remedy}."),
+    ]
+    return "\n".join(parts)
+
+
+def reasons_text(reasons: Iterable[Reason]) -> str:
+    """The answer of `bnfold explain` without a code: all of them."""
+    return "\n".join(_columns([(reason.code, reason.summary) for reason in reasons], indent=""))
+
+
+def _done_lines(done: Done, *, verbose: bool, check: bool) -> Iterator[str]:
+    arrow = f" -> {shown(done.target)}" if done.target and done.result is not None and done.result.written else ""
+    yield f"{shown(done.source)}{arrow}"
+    if done.result is None:
+        yield from _columns([("error", shown(done.error))])
+        return
+    yield from _columns(_result_rows(done.result, check=check))
+    if verbose:
+        yield from _moves(done.result.plan.moves)
+    yield from _left(done.result.plan.refusals, verbose=verbose)
+
+
+def _result_rows(result: FoldResult, *, check: bool) -> Iterator[tuple[str, str]]:
+    yield from _plan_counts(result.plan)
+    if check:
+        return
+    before, after = result.before, result.after
+    yield "nodes", f"{before.nodes:,} -> {after.nodes:,}"
+    yield "bytes", f"{before.bytes:,} -> {after.bytes:,}"
+    if result.cloned:
+        yield "cloned", f"{len(result.cloned)} weight(s) that something else reads too"
+    if not result.plan.moves:
+        yield "verified", "nothing was folded: the bytes are the input's"
+        return
+    if result.certificate is not None:
+        yield "certificate", _certificate(result.certificate)
+    if result.verdict is None:
+        yield "verified", "no, as asked"
+        return
+    yield from _evidence(result.verdict.end_to_end)
+    yield "verified", _verified(result.verdict)
+
+
+def _plan_counts(plan: Plan) -> list[tuple[str, str]]:
+    found = len(plan.moves) + len(plan.refusals)
+    return [("BatchNorms", f"{found} found, {len(plan.moves)} folded, {len(plan.refusals)} left")]
+
+
+def _certificate(certificate: Certificate) -> str:
+    numbers = sum(check.numbers for check in certificate.homes)
+    worst = max((check.worst for check in certificate.homes), default=0.0)
+    return f"{numbers:,} numbers of {len(certificate.homes)} home(s) recomputed, worst at {worst:.0%} of its bound"
+
+
+def _verified(same: Same) -> str:
+    if not same.executed:
+        return f"{same.word}, by the certificate; not executed"
+    return f"{same.word}, by the certificate and by running both models in onnxruntime"
+
+
+def _evidence(end_to_end: EndToEnd | None) -> Iterator[tuple[str, str]]:
+    if end_to_end is None:
+        return
+    worst = end_to_end.worst
+    if worst is not None:
+        outputs = len({comparison.name for comparison in end_to_end.comparisons})
+        batches = len({comparison.batch for comparison in end_to_end.comparisons})
+        yield (
+            "end to end",
+            f"{outputs} output(s) on {batches} batch(es), worst at {worst.ratio:.2f} of the rounding floor",
+        )
+        agreement = "" if worst.argmax_agreement is None else f", arg-max agreement {worst.argmax_agreement:.2%}"
+        figures = f"relative L2 {worst.relative_l2:.1e}, largest difference {worst.max_difference:.1e}"
+        yield "", f"{figures}, SNR {worst.snr_db:.0f} dB{agreement}"
+    if end_to_end.accuracy is not None:
+        accuracy = end_to_end.accuracy
+        yield "accuracy", f"{accuracy.before:.2%} before, {accuracy.after:.2%} after ({accuracy.samples} samples)"
+    for note in end_to_end.notes:
+        yield "note", shown(note)
+
+
+def _moves(moves: Sequence[Move]) -> Iterator[str]:
+    if moves:
+        yield "  folded"
+    for move in moves:
+        homes = ", ".join(shown(arrival.home) for arrival in move.arrivals)
+        through = f" through {', '.join(shown(site) for site in move.path)}" if move.path else ""
+        yield f"    {shown(move.site)} into {homes}{through}"
+
+
+def _left(refusals: Sequence[Refusal], *, verbose: bool) -> Iterator[str]:
+    """What stayed, grouped by reason, the most frequent first."""
+    if not refusals:
+        return
+    yield "  left"
+    by_code = sorted(refusals, key=lambda refusal: refusal.reason.code)
+    groups = [(code, list(group)) for code, group in groupby(by_code, key=lambda refusal: refusal.reason.code)]
+    for code, group in sorted(groups, key=lambda entry: (-len(entry[1]), entry[0])):
+        yield f"    {len(group)} x {code}: {group[0].reason.summary}"
+        for refusal in group if verbose else group[:FEW]:
+            blamed = "" if refusal.blamed is None else f" (at {shown(refusal.blamed)})"
+            yield f"      {shown(refusal.site)}: {shown(refusal.detail)}{blamed}"
+        if len(group) > FEW and not verbose:
+            yield f"      and {len(group) - FEW} more (-v shows all)"
+        yield from _wrapped(f"remedy: {group[0].remedy}", indent="      ")
+
+
+def _sums(done: Sequence[Done]) -> Iterator[str]:
+    results = [one.result for one in done if one.result is not None]
+    moved, left = (sum(len(getattr(r.plan, kind)) for r in results) for kind in ("moves", "refusals"))
+    failed = sum(one.result is None for one in done)
+    yield f"{len(done)} models: {moved} BatchNorms folded, {left} left" + (
+        f", {failed} model(s) failed" if failed else ""
+    )
+
+
+def _columns(rows: Iterable[tuple[str, str]], indent: str = "  ") -> list[str]:
+    table = list(rows)
+    width = max((len(name) for name, _ in table), default=0)
+    return [f"{indent}{name:<{width}}  {value}".rstrip() for name, value in table]
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + ("  " if indent else ""))

@@ -1,0 +1,121 @@
+"""What a fold gives back: the folded model with its plan and its proof, and what became of each model of a batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from bnfold.apply import Rewrite
+from bnfold.equality.certificate import Certificate, certify
+from bnfold.equality.structure import Claim
+from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
+from bnfold.errors import BUG_EXIT_CODE, BnfoldError, UsageError
+from bnfold.graph import Graph
+from bnfold.model import ModelFile, candidate, read, to_bytes
+from bnfold.ops.affine import affine_nodes
+from bnfold.planning import Plan
+
+SEVERITY = (BUG_EXIT_CODE, 5, 4, 3, 6, 2, 1, 0)
+"""Exit codes, the most severe first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Nodes of all graphs and functions, BatchNormalizations among them, and bytes of the model file."""
+
+    nodes: int
+    batch_norms: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoldResult:
+    """A folded model: what was decided, what it was before and after, and how it was shown to be the same.
+
+    `verdict` and `certificate` are None with verify="off", and when nothing was to be folded: then the bytes are the
+    input's own. `written` is the file that was written, if one was.
+    """
+
+    plan: Plan
+    before: Totals
+    after: Totals
+    cloned: tuple[str, ...]
+    verdict: Same | None
+    certificate: Certificate | None
+    sha256: str
+    written: Path | None
+    _model: ModelFile = field(repr=False)
+    _rewrite: Rewrite = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        """The folded model file; external data are written inline."""
+        return to_bytes(self._model, self._rewrite.edits)
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The folded model as a protobuf."""
+        return onnx.load_model_from_string(self.to_bytes())
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the folded model safely (temporary file, fsync, rename); raises CannotWrite.
+
+        The bytes are the ones that were verified. Where they cannot be, because a file of external data beside the
+        model has another name now, the constants are recomputed from the new files before they are published.
+        """
+        target = Path(path)
+        refuse_overwriting(self._model, target)
+        with candidate(self._model, self._rewrite.edits, target) as made:
+            if self.certificate is not None and made.sha256 != self.sha256:
+                again = certify(Graph.of(self._model), Graph.of(read(made.path)), claims(self.plan))
+                certified(again).raise_unless_same()
+            made.publish()
+        return target
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of one model of a batch: a result, an error, or (for a finding) both."""
+
+    source: str
+    target: str | None
+    result: FoldResult | None
+    error: BnfoldError | None
+
+    @property
+    def exit_code(self) -> int:
+        """What the command would have ended with for this model alone."""
+        return 0 if self.error is None else self.error.exit_code
+
+
+def exit_code(done: Sequence[Done]) -> int:
+    """The most severe code of a batch."""
+    codes = {one.exit_code for one in done}
+    return next((code for code in SEVERITY if code in codes), 0)
+
+
+def totals(graph: Graph, size: int) -> Totals:
+    """What a report says of one model."""
+    return Totals(len(graph.nodes), len(affine_nodes(graph)), size)
+
+
+def claims(decided: Plan) -> tuple[Claim, ...]:
+    """What a plan did, in the certificate's own words."""
+    return tuple(Claim(move.site, move.path, tuple(a.home for a in move.arrivals)) for move in decided.moves)
+
+
+def certified(checked: Certificate) -> Verdict:
+    """What a certificate alone lets one say."""
+    if checked.failure is not None:
+        return Differs(checked.failure)
+    if checked.uncertain is not None:
+        return Unknown(f"the certificate cannot follow the rewriting: {checked.uncertain}")
+    return Same(None, certified=True, executed=False)
+
+
+def refuse_overwriting(original: ModelFile, target: Path) -> None:
+    """Raise UsageError where the target is the very file that was read."""
+    if original.path is not None and target.exists() and target.samefile(original.path):
+        raise UsageError(f"{str(target)!r} is the input itself; use in_place (--in-place) to replace it")

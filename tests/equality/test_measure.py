@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from bnfold.equality.measure import describe_constant, distance, number
+
+FLOATS = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, min_side=0), elements=st.floats(width=32))
+
+
+@given(FLOATS)
+def test_an_array_is_equal_to_itself(values: np.ndarray) -> None:
+    apart = distance(values, values.copy())
+    assert apart.equal
+    assert apart.alike
+    assert (apart.difference, apart.largest, apart.ratio(0.0), apart.snr_db()) == (0.0, 0.0, 0.0, math.inf)
+
+
+@given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300))
+def test_norms_do_not_overflow(one: float, other: float) -> None:
+    apart = distance(np.array([one, one]), np.array([other, other]))
+    assert apart.difference == pytest.approx(math.hypot(other - one, other - one), rel=1e-12)
+    assert apart.norm == pytest.approx(math.hypot(one, one), rel=1e-12)
+
+
+@pytest.mark.parametrize("other", [np.nan, np.inf, -np.inf, 1.0])
+@pytest.mark.parametrize("one", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_must_be_the_same(one: float, other: float) -> None:
+    before, after = np.array([1.0, one, 2.0]), np.array([1.0, other, 2.0])
+    apart = distance(before, after)
+    same = one == other or (math.isnan(one) and math.isnan(other))
+    assert apart.alike == same
+    if not same:
+        assert apart.index == (1,)
+        assert apart.ratio(1e300) == math.inf
+
+
+def test_a_difference_where_the_original_is_zero_is_infinite() -> None:
+    apart = distance(np.zeros(3), np.full(3, 1e-30))
+    assert apart.relative() == math.inf
+    assert apart.snr_db() == -math.inf
+
+
+def test_a_negative_zero_is_not_the_same_bits_but_no_difference() -> None:
+    apart = distance(np.array([0.0]), np.array([-0.0]))
+    assert not apart.equal
+    assert apart.alike
+    assert apart.ratio(0.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (np.array([1, 2]), np.array([1, 3])),
+        (np.array([True, False]), np.array([True, True])),
+        (np.array(["a", "b"], dtype=object), np.array(["a", "c"], dtype=object)),
+        (np.array([1, 2], np.uint8), np.array([1, 255], np.uint8)),
+    ],
+)
+def test_exact_values_must_be_equal(before: np.ndarray, after: np.ndarray) -> None:
+    assert distance(before, before).equal
+    apart = distance(before, after)
+    assert apart.exact
+    assert apart.index == (1,)
+    assert apart.ratio(1e9) == math.inf
+
+
+def test_the_arg_max_agrees_by_row() -> None:
+    before = np.array([[1.0, 2.0], [2.0, 1.0], [3.0, 4.0], [4.0, 3.0]])
+    assert distance(before, before[[0, 1, 2, 2]]).argmax_agreement == 0.75
+    assert distance(before[:, :1], before[:, :1]).argmax_agreement is None
+
+
+def test_constants_are_described() -> None:
+    assert describe_constant(np.full(3, 0.5)) == "0.5"
+    assert describe_constant(np.full(3, np.nan)) == "not finite"
+    assert describe_constant(np.array([1.0, 2.0])) is None
+    assert describe_constant(np.array([1.0])) is None
+
+
+def test_numbers_are_taken_where_there_are_any() -> None:
+    assert number(np.array([[1, 2]]), (0, 1)) == 2.0
+    assert number(np.array([1 + 2j]), (0,)) == 1.0
+    assert math.isnan(number(np.array(["a"], dtype=object), (0,)))
