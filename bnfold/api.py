@@ -34,7 +34,7 @@ from bnfold.ops import TABLE
 from bnfold.ops.reasons import REASONS, Reason
 from bnfold.ops.table import Row
 from bnfold.planning import Plan, make_plan
-from bnfold.result import FoldResult, certified, claims, refuse_overwriting, totals
+from bnfold.result import FoldResult, certified, claims, refuse_overwriting, totals_after, totals_before
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Level = Literal["full", "certificate", "off"]
@@ -188,7 +188,7 @@ def _target(original: ModelFile, output: str | os.PathLike[str] | None, *, in_pl
 
 def _checked(graph: Graph, decided: Plan) -> FoldResult:
     """The answer of check: nothing is rewritten."""
-    now = totals(graph, graph.model.size)
+    now = totals_before(graph)
     result = FoldResult(decided, now, now, (), None, None, graph.model.sha256, None, graph.model, Rewrite({}, ()))
     if decided.moves:
         raise WouldFold(f"{len(decided.moves)} BatchNormalization(s) would fold", result)
@@ -208,32 +208,31 @@ def _candidate(job: _Job, target: Path | None) -> Iterator[Candidate]:
 
 def _proved(job: _Job, made: Candidate, runner: Runner) -> FoldResult:
     """The result of a job whose candidate was shown to be the same model; raises with the verdict where it was not."""
-    rewritten = Graph.of(read(made.path))
-    checked, verdict = _verdict(job, rewritten, made.path, runner)
+    checked, verdict = _verdict(job, made.path, runner)
     if verdict is not None and not isinstance(verdict, Same):
         verdict.raise_unless_same()
-    original = job.graph.model
+    before = totals_before(job.graph)
     return FoldResult(
         plan=job.plan,
-        before=totals(job.graph, original.size),
-        after=totals(rewritten, made.size),
+        before=before,
+        after=totals_after(before, job.plan, job.rewrite, made.size),
         cloned=job.rewrite.cloned,
         verdict=verdict,
         certificate=checked,
         sha256=made.sha256,
         written=None,
-        _model=original,
+        _model=job.graph.model,
         _rewrite=job.rewrite,
     )
 
 
-def _verdict(job: _Job, rewritten: Graph, path: Path, runner: Runner) -> tuple[Certificate | None, Verdict | None]:
+def _verdict(job: _Job, path: Path, runner: Runner) -> tuple[Certificate | None, Verdict | None]:
     """The certificate and what follows from it and from running both models, as far as was asked for."""
     wishes = job.wishes
     if wishes.level == "off" or not job.plan.moves:
         return None, None
     wishes.tell("recomputing every constant")
-    checked = certify(job.graph, rewritten, claims(job.plan))
+    checked = certify(job.graph, Graph.of(read(path)), claims(job.plan))
     verdict = certified(checked)
     if wishes.level == "certificate" or not isinstance(verdict, Same):
         return checked, verdict

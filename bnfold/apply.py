@@ -21,7 +21,7 @@ from bnfold.errors import UsageError
 from bnfold.graph import Graph, Initializer, Node, Scope, Value, nested_graphs
 from bnfold.model import Address, Edits, GraphEdit, NewTensor, NodeEdit
 from bnfold.ops.facts import Array, Constant, Facts, constant_node
-from bnfold.ops.linear import LINEAR, Linear, absorbed_bias, absorbed_weight
+from bnfold.ops.linear import Linear, absorbed_bias, absorbed_weight, linear_of
 from bnfold.planning import Plan
 
 
@@ -110,9 +110,9 @@ class _Home:
 
 
 def _home(facts: Facts, node: Node, after: Affine, fresh: _Fresh) -> _Home:
-    linear = LINEAR[node.op](facts, node)
+    linear = linear_of(facts, node)
     if not isinstance(linear, Linear):
-        raise UsageError(f"the plan names {node.site} as a home, and it is none: {linear.detail}")
+        raise UsageError(f"the plan names {node.site} as a home, and it is none")
     weight, old = linear.weight, linear.bias
     content = partial(absorbed_weight, linear, after)
     news = [_New(linear.weight_input, fresh(f"{weight.value.name}_folded"), content, weight, replaces=True)]

@@ -19,7 +19,7 @@ from bnfold.errors import UsageError
 from bnfold.graph import Graph, Node, Site, Value
 from bnfold.ops.affine import AFFINE, AffineOp, affine_nodes
 from bnfold.ops.facts import Facts, reads_metadata_alone
-from bnfold.ops.linear import LINEAR, obstacle_to
+from bnfold.ops.linear import Linear, linear_of, obstacle_to
 from bnfold.ops.passing import PASSING, backward, known_rank, known_size
 from bnfold.ops.reasons import (
     BLOCKED,
@@ -199,8 +199,11 @@ class _Backward:
         if node.id in self.decided.gone:
             self.path.append(node)
             return self.onward(node, 0, affine)
-        if node.op in LINEAR:
-            return self.settle(node, affine) or ()
+        linear = linear_of(self.facts, node)
+        if isinstance(linear, Obstacle):
+            return linear
+        if linear is not None:
+            return self.settle(linear, affine) or ()
         passages = backward(self.facts, node, affine)
         if isinstance(passages, Obstacle):
             return passages
@@ -211,10 +214,9 @@ class _Backward:
         value = node.inputs[index]
         return () if value is None else ((node, value, affine),)
 
-    def settle(self, node: Node, affine: Affine) -> Obstacle | None:
-        linear = LINEAR[node.op](self.facts, node)
-        if isinstance(linear, Obstacle):
-            return linear
+    def settle(self, linear: Linear, affine: Affine) -> Obstacle | None:
+        """Let a home take over an affine besides what it has already, if its numbers allow that."""
+        node = linear.node
         earlier = self.decided.homes.get(node.id)
         total = affine if earlier is None else affine @ earlier
         number = obstacle_to(linear, total)
@@ -249,7 +251,7 @@ class _Backward:
         node = self.facts.graph.producer(start)
         if node is None:
             return Obstacle(NO_HOME, f"{start.name!r} is no node's output")
-        linear = LINEAR[node.op](self.facts, node) if node.op in LINEAR else None
+        linear = linear_of(self.facts, node)
         if isinstance(linear, Obstacle):
             return linear
         if node.op not in PASSING:

@@ -96,9 +96,17 @@ def exit_code(done: Sequence[Done]) -> int:
     return next((code for code in SEVERITY if code in codes), 0)
 
 
-def totals(graph: Graph, size: int) -> Totals:
-    """What a report says of one model."""
-    return Totals(len(graph.nodes), len(affine_nodes(graph)), size)
+def totals_before(graph: Graph) -> Totals:
+    """What a report says of the model that was read."""
+    return Totals(len(graph.nodes), len(affine_nodes(graph)), graph.model.size)
+
+
+def totals_after(before: Totals, plan: Plan, rewrite: Rewrite, size: int) -> Totals:
+    """What a report says of the model that was written."""
+    edits = rewrite.edits.values()
+    dropped = sum(edit is None for changes in edits for edit in changes.nodes.values())
+    inserted = sum(len(nodes) for changes in edits for nodes in changes.inserted.values())
+    return Totals(before.nodes - dropped + inserted, len(plan.refusals), size)
 
 
 def claims(decided: Plan) -> tuple[Claim, ...]:

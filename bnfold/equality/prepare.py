@@ -30,6 +30,7 @@ _NODE_BYTES: Final = 8192
 _UPGRADED_OPSET: Final = 7
 _HALF_UNIT: Final = {1: 2.0**-24, 10: 2.0**-11, 11: 2.0**-53, 16: 2.0**-8}
 # Inputs whose floats decide a shape: a last bit there changes what is computed, not how exactly.
+_SHAPE_READERS: Final = frozenset({"Shape", "Size"})
 _SHAPE_INPUTS: Final = {"Resize": (1, 2), "Upsample": (1,), "Range": (0, 1, 2)}
 
 
@@ -87,12 +88,7 @@ def perturb_constants(model: onnx.ModelProto, seed: int) -> None:
     overflow stay as they are, and so do scales that decide a shape.
     """
     random = np.random.default_rng(seed)
-    exempt = {
-        node.input[place]
-        for node in _nodes(model)
-        for place in _SHAPE_INPUTS.get(node.op_type, ())
-        if place < len(node.input)
-    }
+    exempt = _deciding_shapes(model)
     for graph in _graphs(model):
         for tensor in graph.initializer:
             if tensor.name not in exempt:
@@ -102,6 +98,27 @@ def perturb_constants(model: onnx.ModelProto, seed: int) -> None:
     for node in _nodes(model):
         if node.op_type == "Constant" and not exempt.intersection(node.output):
             _perturb_constant(node, random)
+
+
+def _deciding_shapes(model: onnx.ModelProto) -> set[str]:
+    """Names whose values decide a shape: those operands, and all they are computed from, but for what a shape is of."""
+    makers = {name: node for node in _nodes(model) for name in node.output if name}
+    pending = [
+        node.input[place]
+        for node in _nodes(model)
+        for place in _SHAPE_INPUTS.get(node.op_type, ())
+        if place < len(node.input)
+    ]
+    found: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if not name or name in found:
+            continue
+        found.add(name)
+        maker = makers.get(name)
+        if maker is not None and maker.op_type not in _SHAPE_READERS:
+            pending += maker.input
+    return found
 
 
 def _perturb_constant(node: onnx.NodeProto, random: np.random.Generator) -> None:

@@ -8,8 +8,9 @@ inference loses a rank, the planner asks the weight instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from bnfold.ops.reasons import NOT_CONSTANT, OVERRIDABLE, QUANTIZED, SPARSE, Obs
 from bnfold.shapes import Shapes
 
 Array = NDArray[np.generic]
+Answer = TypeVar("Answer")
 
 METADATA_INPUTS = frozenset(
     {("Shape", 0), ("Size", 0), ("CastLike", 1), ("EyeLike", 0), ("RandomNormalLike", 0), ("RandomUniformLike", 0)}
@@ -67,6 +69,13 @@ class Facts:
         self.graph = graph
         self.shapes = Shapes(graph)
         self._computed: dict[int, Array | None] = {}
+        self._said: dict[int, object] = {}
+
+    def once(self, node: Node, function: Callable[[Facts, Node], Answer]) -> Answer:
+        """What a function of the op table says of a node; asked again, the same answer."""
+        if node.id not in self._said:
+            self._said[node.id] = function(self, node)
+        return cast("Answer", self._said[node.id])
 
     def constant(self, value: Value) -> Constant | Obstacle:
         """The constant a value is, or what keeps it from being one."""

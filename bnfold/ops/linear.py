@@ -46,8 +46,9 @@ class Linear:
     """A node whose output is linear in a constant weight.
 
     `view` gives an array of the weight's dims as (group, out, in, taps), without copying. The group*out outputs lie
-    along `axis` of an output of `rank` dimensions. `bias` is None where there is none; it acts multiplied by
-    `bias_factor`, and a rewritten node drops `dropped` (Gemm's beta) because its bias has taken that in.
+    along `axis` of an output of `rank` dimensions; `channels` counts them, in `groups`. `bias` is None where there is
+    none; it acts multiplied by `bias_factor`, and a rewritten node drops `dropped` (Gemm's beta) because its bias has
+    taken that in.
     """
 
     node: Node
@@ -61,20 +62,14 @@ class Linear:
     bias_factor: float = 1.0
     bias_is_vector: bool = True
     dropped: frozenset[str] = frozenset()
+    channels: int = field(init=False)
+    groups: int = field(init=False)
 
-    @property
-    def channels(self) -> int:
-        """The number of outputs, of all groups together."""
-        return self.groups * self._shape[1]
-
-    @property
-    def groups(self) -> int:
-        """The number of groups."""
-        return self._shape[0]
-
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        return self.view(np.broadcast_to(np.zeros((), np.float32), self.weight.dims)).shape
+    def __post_init__(self) -> None:
+        """Read the number of outputs off the weight's dims."""
+        shape = self.view(np.broadcast_to(np.zeros((), np.float32), self.weight.dims)).shape
+        object.__setattr__(self, "groups", shape[0])
+        object.__setattr__(self, "channels", shape[0] * shape[1])
 
 
 LINEAR: dict[str, Callable[[Facts, Node], Linear | Obstacle]] = {}
@@ -134,6 +129,13 @@ def gemm(facts: Facts, node: Node) -> Linear | Obstacle:
         dropped=frozenset({"beta"}),
     )
     return _with_fitting_bias(linear)
+
+
+def linear_of(facts: Facts, node: Node) -> Linear | Obstacle | None:
+    """How a node absorbs an affine, or what keeps it from doing so; None for an operator that never does."""
+    if node.op not in LINEAR:
+        return None
+    return facts.once(node, LINEAR[node.op])
 
 
 def obstacle_to(linear: Linear, after: Affine) -> Obstacle | None:

@@ -15,7 +15,7 @@ import numpy as np
 from bnfold.affine import Affine, Dim
 from bnfold.graph import Node, Value
 from bnfold.ops.facts import Facts
-from bnfold.ops.linear import LINEAR, Linear
+from bnfold.ops.linear import Linear, linear_of
 from bnfold.ops.reasons import BLOCKED, LAYOUT, TRAINING_MODE, Obstacle
 from bnfold.ops.table import register
 
@@ -138,8 +138,8 @@ def known_rank(facts: Facts, value: Value) -> int | None:
 def known_size(facts: Facts, value: Value, axis: int) -> int | None:
     """The size of one dimension of a value: what the weight that makes it says, or what shape inference knows."""
     node = facts.graph.producer(value)
-    if node is not None and node.op in LINEAR and node.output(0) is value:
-        linear = LINEAR[node.op](facts, node)
+    if node is not None and node.output(0) is value:
+        linear = linear_of(facts, node)
         if isinstance(linear, Linear) and linear.axis == axis:
             return linear.channels
     shape = facts.shape(value)
@@ -149,8 +149,8 @@ def known_size(facts: Facts, value: Value, axis: int) -> int | None:
 
 def _stated_rank(facts: Facts, node: Node) -> int | None:
     """The rank of a node's output as far as its own constants and attributes tell."""
-    if node.op in LINEAR:
-        linear = LINEAR[node.op](facts, node)
+    linear = linear_of(facts, node)
+    if linear is not None:
         return linear.rank if isinstance(linear, Linear) else None
     if node.op == "Transpose":
         perm = node.ints_attribute("perm")
