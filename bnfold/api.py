@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import onnx
 
@@ -84,6 +84,8 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     Raises InputRefused, UsageError, CannotWrite; NotVerified where the rewritten model differs and Undecided where
     that could not be shown either way, both with the verdict and with nothing written.
     """
+    if verify not in get_args(Level):
+        raise UsageError(f"verify is {verify!r}, and must be one of {', '.join(get_args(Level))}")
     tell = progress or _silent
     tell("reading")
     original = read(model, max_bytes=max_bytes)

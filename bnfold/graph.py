@@ -66,20 +66,19 @@ class Value:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """A node with its values: `inputs[i]` is None where the optional input i is absent ("" or cut off)."""
+    """A node with its values: `inputs[i]` is None where the optional input i is absent ("" or cut off).
+
+    `op` is the operator; of another domain than ONNX's own it bears the domain (`com.microsoft.FusedConv`), and a call
+    of one of the model's own functions says so, for a function may bear the name of an operator.
+    """
 
     id: int
     scope: Scope
     index: int
+    op: str
     proto: NodeProto
     inputs: tuple[Value | None, ...]
     outputs: tuple[Value | None, ...]
-
-    @property
-    def op(self) -> str:
-        """The operator; of another domain than ONNX's own it bears the domain: `com.microsoft.FusedConv`."""
-        domain = self.proto.domain
-        return self.proto.op_type if domain in {"", "ai.onnx"} else f"{domain}.{self.proto.op_type}"
 
     @property
     def site(self) -> Site:
@@ -196,7 +195,7 @@ class Graph:
         return value.id in self._graph_inputs
 
     def is_graph_output(self, value: Value) -> bool:
-        """Whether a value is an output of its graph or function, or of a graph nested in it."""
+        """Whether a value is promised to somebody: an output of its graph or function, or used in training."""
         return value.id in self._graph_outputs
 
     def nodes_of(self, scope: Scope) -> tuple[Node, ...]:
@@ -246,11 +245,16 @@ class _Builder:
         self.graph_outputs: set[int] = set()
         self.by_scope: dict[str, list[Node]] = {}
         self.visible: dict[int, dict[str, Value]] = {}
+        self.functions = {("" if f.domain == "ai.onnx" else f.domain, f.name) for f in model.proto.functions}
 
     def run(self) -> None:
         proto = self.model.proto
         opsets = _opsets(proto.opset_import)
-        self.visit(Scope("", Address(), "graph", proto.graph, None, opsets))
+        main = Scope("", Address(), "graph", proto.graph, None, opsets)
+        self.visit(main)
+        self.graph_outputs.update(
+            self.lookup(main, name).id for name in _trained(proto) if name in self.visible[id(main)]
+        )
         for index, function in enumerate(proto.functions):
             path = f"function {function.domain}.{function.name}" + (
                 f":{function.overload}" if function.overload else ""
@@ -293,7 +297,7 @@ class _Builder:
     def add_node(self, scope: Scope, index: int, proto: NodeProto) -> Node:
         inputs = tuple(self.lookup(scope, name) if name else None for name in proto.input)
         outputs = tuple(self.visible[id(scope)][name] if name else None for name in proto.output)
-        node = Node(len(self.nodes), scope, index, proto, inputs, outputs)
+        node = Node(len(self.nodes), scope, index, self.operator(proto), proto, inputs, outputs)
         self.nodes.append(node)
         self.by_scope[scope.path].append(node)
         for i, value in enumerate(inputs):
@@ -303,6 +307,11 @@ class _Builder:
             if value is not None:
                 self.producers[value.id] = node
         return node
+
+    def operator(self, proto: NodeProto) -> str:
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        name = f"{domain}.{proto.op_type}" if domain else proto.op_type
+        return f"function {name}" if (domain, proto.op_type) in self.functions else name
 
     def define(self, scope: Scope, name: str) -> Value:
         value = Value(len(self.values), name, scope)
@@ -364,6 +373,15 @@ def _nested_scopes(node: Node) -> Iterable[Scope]:
         address = Address(outer.address.function, (*outer.address.nested, (node.index, position, k)))
         path = f"{node.site}.{attribute}" + (f"[{k}]" if k >= 0 else "")
         yield Scope(path, address, "graph", graph, outer, outer.opsets)
+
+
+def _trained(model: onnx.ModelProto) -> Iterator[str]:
+    """Names of the main graph that the model's training information refers to."""
+    for info in model.training_info:
+        for binding in (*info.initialization_binding, *info.update_binding):
+            yield from (binding.key, binding.value)
+        for node in (*info.initialization.node, *info.algorithm.node):
+            yield from node.input
 
 
 def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:

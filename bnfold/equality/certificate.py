@@ -37,6 +37,7 @@ from bnfold.graph import Graph, Node, Site
 
 UNKNOWN_SIZES = (2, 3)
 BLOCK = 1 << 20
+BIAS_INDEX = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,9 @@ def certify(before: Graph, after: Graph, claims: tuple[Claim, ...]) -> Certifica
         originals, written = Constants(before), Constants(after)
         for home, steps in _steps(originals, before, claims).items():
             node = before.at(home)
-            there = _Side.of(written, pairing.nodes[node.id])
-            checks.append(_checked(_Side.of(originals, node), there, steps))
+            here, there = _Side.of(originals, node), _Side.of(written, pairing.nodes[node.id])
+            _only_constants(here, pairing.rewired[node.id])
+            checks.append(_checked(here, there, steps))
     except DeviationError as error:
         return Certificate(*hashes, claims, tuple(checks), failure=str(error))
     except _WrongNumberError as error:
@@ -204,7 +206,7 @@ class _Side:
 
     def bias(self) -> NDArray[np.generic]:
         """The bias as something that broadcasts against the output; zeros where there is none."""
-        value, rank = self.node.input(2), self.linear.rank
+        value, rank = self.node.input(BIAS_INDEX), self.linear.rank
         if value is None:
             return np.zeros([1] * rank, self.weight().dtype)
         bias = self.constants.array(value)
@@ -213,6 +215,13 @@ class _Side:
         if bias.shape != (self.linear.channels,):
             raise DeviationError(f"the bias of {self.node.site} has the shape {bias.shape}")
         return bias.reshape(1, -1, *[1] * (rank - 2))
+
+
+def _only_constants(home: _Side, rewired: frozenset[int]) -> None:
+    """A home reads what it read, but for its weight and its bias."""
+    others = rewired - {home.linear.weight_index, BIAS_INDEX}
+    if others:
+        raise DeviationError(f"{home.node.site} reads something else at input {min(others)}")
 
 
 def _checked(before: _Side, after: _Side, steps: list[_Step]) -> HomeCheck:
@@ -225,10 +234,10 @@ def _checked(before: _Side, after: _Side, steps: list[_Step]) -> HomeCheck:
 def _weight_share(before: _Side, after: _Side, steps: list[_Step]) -> tuple[int, float]:
     """How many weights were compared, and the worst deviation as a share of its bound."""
     site, original, now = before.node.site, before.weight(), after.weight()
-    same_place = before.linear.weight_index == after.linear.weight_index
-    if not same_place or original.shape != now.shape or original.dtype != now.dtype:
+    ours, theirs = ((linear.weight_index, linear.factor[0]) for linear in (before.linear, after.linear))
+    if ours != theirs or original.shape != now.shape or original.dtype != now.dtype:
         raise _WrongNumberError(site, f"the weight of {site} changed its place, shape or type")
-    scale = np.prod([step.scale for step in steps], axis=0) * before.linear.factor[0] / after.linear.factor[0]
+    scale = np.prod([step.scale for step in steps], axis=0)
     factors = np.broadcast_to(scale[before.linear.channel], original.shape)
     worst = 0.0
     for piece in _pieces(original.shape):
@@ -257,11 +266,13 @@ def _bias_share(before: _Side, after: _Side, steps: list[_Step]) -> tuple[int, f
 
 def _share(now: NDArray[np.generic], reference: Float64, magnitude: Float64, *, terms: int) -> Float64:
     """|written - reference| as a share of ulp/2 + 2*(K + 10)*2^-53 * (sum of the absolute terms)."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         half = np.maximum(_half_ulp(reference.astype(now.dtype)), _half_ulp(now))
         bound = half + 2 * (terms + 10) * 2.0**-53 * magnitude
-        share = np.abs(now.astype(np.float64) - reference) / bound
-    return np.asarray(np.where(np.isfinite(share), share, np.inf))
+        difference = np.abs(now.astype(np.float64) - reference)
+        share = difference / bound
+    share = np.where(np.isfinite(share), share, np.inf)
+    return np.asarray(np.where(difference == 0, 0.0, share))
 
 
 def _half_ulp(array: NDArray[np.generic]) -> Float64:

@@ -79,6 +79,8 @@ class Constants:
 
     def _computed(self, value: Value) -> NDArray[np.generic]:
         initializer, node = self.graph.initializer(value), self.graph.producer(value)
+        if self.graph.is_overridable(value):
+            raise UncertainError(f"{value.name!r} is only a default, which a caller may replace")
         if initializer is not None:
             return self.graph.model.array(initializer.tensor)
         if node is None:
@@ -222,6 +224,8 @@ def follow(constants: Constants, node: Node, labels: Labels, unknown: int) -> La
     Sizes from `unknown` on are taken for dimensions whose size is not known: a mapping that holds whatever the sizes
     is found the same with different ones. Raises UncertainError where the operator is none that only moves elements.
     """
+    if node.op == "Dropout" and _drops(constants, node):
+        raise DeviationError(f"a claim passes {node.site}, which drops elements")
     if node.op in {"Identity", "Dropout", "BatchNormalization"}:
         return labels
     if node.op == "Transpose":
@@ -277,8 +281,19 @@ def _axes(constants: Constants, node: Node) -> tuple[int, ...]:
     return _ints(node, "axes") or ()
 
 
+def _drops(constants: Constants, node: Node) -> bool:
+    """Whether a Dropout is in training mode, by the text of each version."""
+    if node.scope.opset < 12:
+        return node.scope.opset < 7 and not _int(node, "is_test", 0)
+    mode = node.input(2)
+    return mode is not None and bool(np.any(constants.array(mode)))
+
+
 def _attribute(node: Node, name: str) -> onnx.AttributeProto | None:
-    return next((a for a in node.proto.attribute if a.name == name), None)
+    found = next((a for a in node.proto.attribute if a.name == name), None)
+    if found is not None and found.ref_attr_name:
+        raise UncertainError(f"{name} of {node.site} is a parameter of the function that holds it")
+    return found
 
 
 def _int(node: Node, name: str, default: int) -> int:

@@ -8,16 +8,20 @@ content, except those that a home alone reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-import onnx
-from onnx import AttributeProto, TensorProto
+from google.protobuf.message import Message  # type: ignore[import-untyped] # protobuf ships no types
+from onnx import TensorProto
 
-from bnfold.graph import Graph, Node, Scope, Site, nested_graphs
+from bnfold.graph import Graph, Node, Scope, Site, Value, nested_graphs
 
 CLAIMED_ATTRIBUTES = frozenset({"beta"})
 """What a home's rewriting may change besides its constants; the numbers are checked with it."""
+
+_PAIRED_ELSEWHERE = frozenset({"node", "initializer", "value_info"})
+_TYPED_DATA = tuple(f"{kind}_data" for kind in ("float", "double", "int32", "int64", "uint64", "string"))
+_DATA = ("raw_data", "external_data", "data_location", *_TYPED_DATA)
 
 
 class DeviationError(Exception):
@@ -41,15 +45,20 @@ class Pairing:
     """Counterparts: original node id -> node of the rewritten model, original value id -> its name there.
 
     `scopes` leads from the path of an original scope to that of its counterpart: indices shift when nodes go.
+    `rewired` has, by original node id, the inputs at which a home reads another name than before; which of them may
+    be is for who knows the operator to say. `new` are the nodes of the rewritten model without a counterpart.
     """
 
     nodes: dict[int, Node] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     scopes: dict[str, str] = field(default_factory=dict)
+    rewired: dict[int, frozenset[int]] = field(default_factory=dict)
+    new: list[Node] = field(default_factory=list)
 
 
 def pair(before: Graph, after: Graph, claims: tuple[Claim, ...]) -> Pairing:
     """Match two models under the claims; raises DeviationError at the first thing that no claim covers."""
+    _same_sites(before, claims)
     gone = {before.at(claim.site).id for claim in claims}
     homes = {before.at(site).id for claim in claims for site in claim.homes}
     passed = {before.at(site).id for claim in claims for site in claim.path}
@@ -68,34 +77,75 @@ def pair(before: Graph, after: Graph, claims: tuple[Claim, ...]) -> Pairing:
     return pairing
 
 
+def _same_sites(before: Graph, claims: tuple[Claim, ...]) -> None:
+    """Every site that a claim names is one of the original."""
+    for site in (site for claim in claims for site in (claim.site, *claim.path, *claim.homes)):
+        try:
+            before.at(site)
+        except KeyError as error:
+            raise DeviationError(f"a claim names {site}, which the original has not") from error
+
+
 def _same_frame(before: Graph, after: Graph) -> None:
-    """Everything of the model but nodes, initializers and value_info."""
-    if _frame(before) != _frame(after):
-        raise DeviationError("something outside the graph's nodes and constants differs (opsets, metadata, functions)")
+    """Everything of the model but nodes, initializers and value_info; the main graph's interface by itself."""
+    for ours, theirs in zip(_frames(before), _frames(after), strict=True):
+        _same_message(before, after, ours, theirs, "something outside the graph's nodes and constants")
     for name in ("input", "output"):
         ours, theirs = (_interface(graph, name) for graph in (before, after))
         if ours != theirs:
             raise DeviationError(f"the graph's {name}s differ")
 
 
-def _frame(graph: Graph) -> bytes:
-    frame = onnx.ModelProto()
-    source = graph.model.proto
+def _frames(graph: Graph) -> tuple[Message, Message]:
+    """The model without its graph and the nodes of its functions, and the graph without what is paired elsewhere."""
+    frame = _without(graph.model.proto, {"graph", "functions"})
+    for function in graph.model.proto.functions:
+        frame.functions.append(_without(function, _PAIRED_ELSEWHERE))
+    return frame, _without(graph.model.proto.graph, _PAIRED_ELSEWHERE | {"input", "output"})
+
+
+def _without(source: Message, names: Iterable[str]) -> Message:
+    """A copy of a message without some of its fields."""
+    copy = type(source)()
     for field_, value in source.ListFields():
-        if field_.name in {"graph", "functions"}:
+        if field_.name in names:
             continue
         if field_.is_repeated:
-            getattr(frame, field_.name).extend(value)
+            getattr(copy, field_.name).extend(value)
         elif field_.message_type is not None:
-            getattr(frame, field_.name).CopyFrom(value)
+            getattr(copy, field_.name).CopyFrom(value)
         else:
-            setattr(frame, field_.name, value)
-    for function in source.functions:
-        ours = frame.functions.add()
-        ours.CopyFrom(function)
-        del ours.node[:]
-        del ours.value_info[:]
-    return bytes(frame.SerializeToString(deterministic=True))
+            setattr(copy, field_.name, value)
+    return copy
+
+
+def _same_message(before: Graph, after: Graph, ours: Message, theirs: Message, what: str) -> None:
+    """Two messages say the same, wherever the data of their tensors lie."""
+    if _bare(ours) != _bare(theirs):
+        raise DeviationError(f"{what} differs (opsets, metadata, functions, the interface of a nested graph)")
+    for a, b in zip(_tensors(ours), _tensors(theirs), strict=True):
+        _same_tensor(before, after, a, b, f"a tensor in {what}")
+
+
+def _bare(message: Message) -> bytes:
+    """The bytes of a message, the data of its tensors left out."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    for tensor in _tensors(copy):
+        for name in _DATA:
+            tensor.ClearField(name)
+    return bytes(copy.SerializeToString(deterministic=True))
+
+
+def _tensors(message: Message) -> Iterator[TensorProto]:
+    """Every tensor inside a message."""
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field_, value in message.ListFields():
+        if field_.message_type is not None:
+            for entry in value if field_.is_repeated else [value]:
+                yield from _tensors(entry)
 
 
 def _interface(graph: Graph, kind: str) -> list[bytes]:
@@ -113,7 +163,11 @@ def _pair_nodes(before: Graph, after: Graph, gone: set[int], renamed: set[int], 
         if path is None or there is None:
             continue
         pairing.scopes[scope.path] = path
-        _pair_scope(before.nodes_of(scope), iter(after.nodes_of(there)), gone, renamed, pairing)
+        if scope.parent is not None:
+            ours, theirs = (_without(s.proto, _PAIRED_ELSEWHERE) for s in (scope, there))
+            _same_message(before, after, ours, theirs, f"something of {scope.path}")
+        theirs = _Awaited(iter(after.nodes_of(there)), before.names, pairing.new)
+        _pair_scope([node for node in before.nodes_of(scope) if node.id not in gone], theirs, renamed, pairing)
     if len(pairing.scopes) != len(scopes):
         raise DeviationError("the rewritten model has a nested graph or function that the original has not")
 
@@ -131,44 +185,52 @@ def _path_there(before: Graph, scope: Scope, pairing: Pairing) -> str | None:
     return f"{there.site}.{attribute}" + (f"[{k}]" if k >= 0 else "")
 
 
-def _pair_scope(
-    ours: tuple[Node, ...], theirs: Iterator[Node], gone: set[int], renamed: set[int], pairing: Pairing
-) -> None:
-    waiting = next(theirs, None)
+@dataclass(frozen=True, slots=True)
+class _Awaited:
+    """The nodes of a rewritten scope in order; constants that a function was given go to `new` on the way."""
+
+    nodes: Iterator[Node]
+    names: frozenset[str]
+    new: list[Node]
+
+    def next(self) -> Node | None:
+        for node in self.nodes:
+            if not self.is_new(node):
+                return node
+            self.new.append(node)
+        return None
+
+    def is_new(self, node: Node) -> bool:
+        in_function = node.op == "Constant" and node.scope.kind == "function"
+        return in_function and self.names.isdisjoint(node.proto.output)
+
+
+def _pair_scope(ours: list[Node], theirs: _Awaited, renamed: set[int], pairing: Pairing) -> None:
+    waiting = theirs.next()
     for node in ours:
-        if node.id in gone:
-            continue
-        while waiting is not None and _is_new_constant(waiting, node):
-            waiting = next(theirs, None)
         if waiting is not None and _corresponds(node, waiting, named=node.id not in renamed):
             pairing.nodes[node.id] = waiting
-            waiting = next(theirs, None)
+            waiting = theirs.next()
     if waiting is not None:
         raise DeviationError(f"{waiting.site} of the rewritten model has no counterpart in the original")
-
-
-def _is_new_constant(theirs: Node, ours: Node) -> bool:
-    return theirs.op == "Constant" and theirs.scope.kind == "function" and not _corresponds(ours, theirs, named=True)
 
 
 def _corresponds(ours: Node, theirs: Node, *, named: bool) -> bool:
     """Whether two nodes are the same but for their inputs (and, unless `named`, for the names of their outputs)."""
     a, b = ours.proto, theirs.proto
-    if (a.op_type, a.domain, a.name, len(a.output)) != (b.op_type, b.domain, b.name, len(b.output)):
-        return False
-    if named and list(a.output) != list(b.output):
+    if len(a.output) != len(b.output) or (named and list(a.output) != list(b.output)):
         return False
     return _signature(ours, named=named) == _signature(theirs, named=named)
 
 
 def _signature(node: Node, *, named: bool) -> list[bytes]:
-    """A node's attributes and remarks, nested graphs left to their own scopes, spans left to the constants."""
+    """All that a node says of itself, nested graphs left to their own scopes, data of tensors to `_same_attached`."""
     nested = {position for position, *_ in nested_graphs(node.proto)}
     return [
-        f"{a.name} is a tensor".encode() if a.type == AttributeProto.TENSOR else a.SerializeToString(deterministic=True)
+        _bare(a)
         for position, a in enumerate(node.proto.attribute)
         if position not in nested and (named or a.name not in CLAIMED_ATTRIBUTES)
-    ] + [node.proto.doc_string.encode(), node.proto.overload.encode()]
+    ] + [_bare(_without(node.proto, {"input", "output", "attribute"}))]
 
 
 def _name_values(before: Graph, gone: list[Node], pairing: Pairing) -> None:
@@ -197,13 +259,13 @@ def _check_names(before: Graph, gone: set[int], changed: set[int], pairing: Pair
 
 
 def _same_reading(ours: Node, theirs: Node, pairing: Pairing, *, is_home: bool) -> None:
-    """Every input of a counterpart is the counterpart of the input; a home's constants are checked by number."""
-    computed = {i for i, v in enumerate(ours.inputs) if v is not None and v.id in pairing.names}
+    """Every input of a counterpart is the counterpart of the input; where a home's is not is noted."""
     names = [pairing.names.get(v.id, v.name) if v is not None else "" for v in ours.inputs]
     found = list(theirs.proto.input)
     differing = {i for i in range(max(len(names), len(found))) if names[i : i + 1] != found[i : i + 1]}
-    if differing and (not is_home or differing & computed):
+    if differing and not is_home:
         raise DeviationError(f"{ours.site} reads {found} instead of {names}")
+    pairing.rewired[ours.id] = frozenset(differing)
 
 
 def _same_attached(before: Graph, after: Graph, ours: Node, theirs: Node) -> None:
@@ -213,16 +275,22 @@ def _same_attached(before: Graph, after: Graph, ours: Node, theirs: Node) -> Non
 
 
 def _attached(node: Node) -> list[TensorProto]:
-    return [a.t for a in node.proto.attribute if a.type == AttributeProto.TENSOR]
+    nested = {position for position, *_ in nested_graphs(node.proto)}
+    return [t for position, a in enumerate(node.proto.attribute) if position not in nested for t in _tensors(a)]
 
 
 def _same_constants(before: Graph, after: Graph, pairing: Pairing, homes: set[int]) -> None:
-    """Constants of the same name hold the same bytes; new ones are read by homes alone."""
+    """Constants of the same name hold the same bytes; new ones are read by homes alone; defaults stay."""
     originals: dict[tuple[str, str], TensorProto] = {}
+    defaults = {v.name for v in after.values if after.initializer(v) is not None and after.is_graph_input(v)}
     for value in before.values:
         found = before.initializer(value)
         if found is not None and found.scope.path in pairing.scopes:
             originals[pairing.scopes[found.scope.path], value.name] = found.tensor
+        if before.is_overridable(value) and value.name not in defaults:
+            raise DeviationError(f"the input {value.name!r} has lost its default")
+    for new in (value for node in pairing.new for value in node.outputs if value is not None):
+        _new_and_private(before, after, new, homes)
     for value in after.values:
         theirs = after.initializer(value)
         if theirs is None:
@@ -230,8 +298,15 @@ def _same_constants(before: Graph, after: Graph, pairing: Pairing, homes: set[in
         original = originals.get((theirs.scope.path, value.name))
         if original is not None:
             _same_tensor(before, after, original, theirs.tensor, f"the constant {value.name!r}")
-        elif value.name in before.names or any(reader.node.id not in homes for reader in after.readers(value)):
-            raise DeviationError(f"the new constant {value.name!r} is read by something that was not rewritten")
+        else:
+            _new_and_private(before, after, value, homes)
+
+
+def _new_and_private(before: Graph, after: Graph, value: Value, homes: set[int]) -> None:
+    """A new constant bears a new name, and only homes read it."""
+    others = [reader for reader in after.readers(value) if reader.node.id not in homes]
+    if value.name in before.names or others or after.is_graph_output(value):
+        raise DeviationError(f"the new constant {value.name!r} is read by something that was not rewritten")
 
 
 def _same_tensor(before: Graph, after: Graph, a: TensorProto, b: TensorProto, what: str) -> None:

@@ -1,0 +1,80 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bnfold.ops.reasons import REASONS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = ("fold", "plan", "verify", "ops", "explain")
+
+
+def fenced(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def bnfold_command(*arguments: str, cwd: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "bnfold", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """An empty folder with the project's models in it."""
+    (tmp_path / "models").mkdir()
+    for name in ("digits_cnn.onnx", "digits.npz"):
+        shutil.copy(ROOT / "models" / name, tmp_path / "models")
+    return tmp_path
+
+
+def test_the_first_command_of_the_readme_prints_the_report_shown_below_it(desk: Path) -> None:
+    _, _, command = fenced("sh")[0].partition(".venv/bin/bnfold ")
+    printed = bnfold_command(*command.split(), cwd=desk)
+    assert structure(printed) == structure(fenced("text")[0])
+    assert "accuracy     98.33% before, 98.33% after (360 samples)" in printed
+
+
+def structure(report: str) -> list[str]:
+    """The lines of a report up to the figures that another machine rounds otherwise."""
+    return [re.sub(r"(worst at|relative L2|difference|SNR) [\d.e-]+", r"\1", line) for line in report.splitlines()]
+
+
+def test_the_python_of_the_readme_runs(desk: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for block in fenced("python"):
+        subprocess.run([sys.executable, "-c", block], cwd=desk, env=environment, check=True)
+    assert (desk / "digits_folded.onnx").exists()
+
+
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "readme_command 1" in script
+    assert "readme_command 2" in script
+    assert "pytest" in fenced("sh")[1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_stands_in_the_readme(command: str) -> None:
+    assert f"`bnfold {command}" in README
+
+
+@pytest.mark.parametrize("code", sorted(REASONS))
+def test_every_reason_has_a_page(code: str, tmp_path: Path) -> None:
+    page = bnfold_command("explain", code, cwd=tmp_path)
+    assert page.startswith(f"{code}: ")
+    assert "What to do: " in page
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
