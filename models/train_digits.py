@@ -1,19 +1,22 @@
-"""Train the small digits network of this folder, export it to ONNX and check the export.
+"""Train the small networks of this folder, export them to ONNX and check the exports.
 
-A development script: bnfold itself never imports torch. It writes two files beside itself,
-`digits_cnn.onnx` (BatchNormalization nodes kept) and `digits.npz` (the labelled test split), and prints
-the test accuracy in torch and in onnxruntime. The number of epochs and the learning rate are fixed: the
-test split takes no part in the training, nor in choosing among checkpoints.
+A development script: bnfold itself never imports torch. Without arguments it makes everything, else the models
+named, say `python models/train_digits.py digits_mlp`. It writes beside itself `digits.npz` (the labelled test
+split), `digits_noisy.npz` (the same images with noise) and the models, BatchNormalization nodes kept, and prints
+how good each is on the test split in torch and in onnxruntime. The numbers of epochs and the learning rate are
+fixed: the test split takes no part in the training, nor in choosing among checkpoints.
 """
 
+import argparse
 import warnings
-from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import measure
+import networks
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
@@ -22,11 +25,13 @@ from torch import Tensor, nn
 
 HERE = Path(__file__).resolve().parent
 SEED = 0
-EPOCHS = 40
+NOISE_OF_TRAINING, NOISE_OF_TEST = 1, 2  # the seeds of two streams that share nothing
 BATCH = 64
 PEAK_LEARNING_RATE = 0.01
+GREYS = 16  # a pixel is one of the whole numbers 0..16
+NOISE = 0.25  # standard deviation, where black and white are 0 and 1
 OPSET = 17
-TOLERANCE = 1e-4  # largest difference of a logit between torch and onnxruntime, both in float32
+TOLERANCE = 1e-4  # largest difference of an output between torch and onnxruntime, both in float32
 
 
 class Split(NamedTuple):
@@ -36,49 +41,44 @@ class Split(NamedTuple):
     labels: NDArray[np.int64]
 
 
-def with_bn(conv: nn.Conv2d) -> nn.Sequential:
-    """Return `conv` directly followed by a BatchNorm2d: the pair that folding merges."""
-    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(conv.out_channels)))
+Examples = Callable[[Split, np.random.Generator], tuple[NDArray[np.float32], NDArray[np.generic]]]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-class Residual(nn.Module):
-    """Conv-BN-ReLU-Conv-BN, plus the input, then ReLU."""
+class Recipe(NamedTuple):
+    """A network, what its output is called, what it is to learn, and for how long."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = with_bn(nn.Conv2d(channels, channels, 3, padding=1, bias=False))
-        self.second = with_bn(nn.Conv2d(channels, channels, 3, padding=1, bias=False))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output, of the input's shape."""
-        return torch.relu(self.second(torch.relu(self.first(x))) + x)
+    network: Callable[[], nn.Module]
+    output: str
+    examples: Examples
+    loss: Loss
+    epochs: int
 
 
-class DigitsNet(nn.Module):
-    """A small classifier in which every BatchNorm directly follows a convolution or a linear layer."""
+def labelled(split: Split, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
+    """Return the images and their labels."""
+    del rng
+    return split.image, split.labels
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = with_bn(nn.Conv2d(1, 16, 3, padding=1, bias=False))
-        self.depthwise = with_bn(nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False))
-        self.pointwise = with_bn(nn.Conv2d(16, 32, 1, bias=False))
-        self.down = with_bn(nn.Conv2d(32, 32, 3, stride=2, padding=1, bias=True))
-        self.grouped = with_bn(nn.Conv2d(32, 32, 3, padding=1, groups=4, bias=False))
-        self.residual = Residual(32)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.hidden = nn.Linear(32, 32)  # its bias makes the export a Gemm: without one it is a MatMul
-        self.hidden_bn = nn.BatchNorm1d(32)
-        self.classifier = nn.Linear(32, 10)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the logits (batch,10) of the images (batch,1,8,8)."""
-        x = image
-        for block in (self.stem, self.depthwise, self.pointwise, self.down, self.grouped):
-            x = torch.relu(block(x))
-        x = torch.flatten(self.pool(self.residual(x)), 1)
-        x = torch.relu(self.hidden_bn(self.hidden(x)))
-        logits: Tensor = self.classifier(x)
-        return logits
+def with_noise(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return `image` with Gaussian noise, clipped to [0,1] and rounded to the greys that a pixel can have."""
+    noisy = image + NOISE * rng.standard_normal(image.shape, dtype=np.float32)
+    return (np.round(np.clip(noisy, 0, 1) * GREYS) / GREYS).astype(np.float32)
+
+
+def noisy(split: Split, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
+    """Return the images with noise, and without."""
+    return with_noise(split.image, rng), split.image
+
+
+RECIPES = {
+    "digits_cnn": Recipe(networks.DigitsCnn, "logits", labelled, nn.functional.cross_entropy, 40),
+    "digits_mlp": Recipe(networks.DigitsMlp, "logits", labelled, nn.functional.cross_entropy, 40),
+    "digits_unet": Recipe(networks.DigitsUnet, "clean", noisy, nn.functional.mse_loss, 60),
+    "digits_sequence": Recipe(networks.DigitsSequence, "logits", labelled, nn.functional.cross_entropy, 60),
+    "digits_preact": Recipe(networks.DigitsPreact, "logits", labelled, nn.functional.cross_entropy, 40),
+}
 
 
 def make_deterministic() -> None:
@@ -92,7 +92,7 @@ def make_deterministic() -> None:
 def load_splits() -> tuple[Split, Split]:
     """Return the stratified training (80 %) and test (20 %) splits of scikit-learn's digits."""
     digits = load_digits()
-    image = (digits.images[:, None] / 16).astype(np.float32)  # the pixels are whole numbers 0..16
+    image = (digits.images[:, None] / GREYS).astype(np.float32)
     labels = digits.target.astype(np.int64)
     train_image, test_image, train_labels, test_labels = train_test_split(
         image, labels, test_size=0.2, stratify=labels, random_state=SEED
@@ -100,16 +100,19 @@ def load_splits() -> tuple[Split, Split]:
     return Split(train_image, train_labels), Split(test_image, test_labels)
 
 
-def train(net: DigitsNet, split: Split) -> None:
+def train(net: nn.Module, recipe: Recipe, split: Split) -> None:
     """Train `net` in place for a fixed number of epochs, and leave it in eval mode."""
-    image, labels = torch.from_numpy(split.image), torch.from_numpy(split.labels)
+    rng = np.random.default_rng(NOISE_OF_TRAINING)
     optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=0.01)
-    steps = -(-len(labels) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, epochs=EPOCHS, steps_per_epoch=steps)
+    steps = -(-len(split.labels) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, PEAK_LEARNING_RATE, epochs=recipe.epochs, steps_per_epoch=steps
+    )
     net.train()
-    for _ in range(EPOCHS):
-        for rows in torch.randperm(len(labels)).split(BATCH):
-            loss = nn.functional.cross_entropy(net(image[rows]), labels[rows])
+    for _ in range(recipe.epochs):
+        image, target = (torch.from_numpy(array) for array in recipe.examples(split, rng))
+        for rows in torch.randperm(len(target)).split(BATCH):
+            loss = recipe.loss(net(image[rows]), target[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -117,7 +120,7 @@ def train(net: DigitsNet, split: Split) -> None:
     net.eval()
 
 
-def export(net: DigitsNet, path: Path) -> None:
+def export(net: nn.Module, output: str, path: Path) -> None:
     """Write `net`, in eval mode, to `path` with its BatchNormalization nodes kept.
 
     The TorchScript exporter folds a BatchNorm into its Conv only as a part of constant folding, so with that
@@ -134,61 +137,58 @@ def export(net: DigitsNet, path: Path) -> None:
             do_constant_folding=False,
             opset_version=OPSET,
             input_names=["image"],
-            output_names=["logits"],
-            dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+            output_names=[output],
+            dynamic_axes={"image": {0: "batch"}, output: {0: "batch"}},
         )
 
 
-def count_foldable(path: Path) -> int:
-    """Check the model at `path`, and count the inference BatchNormalization nodes behind a Conv or Gemm."""
+def check(net: nn.Module, name: str, path: Path) -> str:
+    """Say how good `net` and its export are; raise RuntimeError if the export is not what was trained."""
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
-    maker = {name: node.op_type for node in model.graph.node for name in node.output}
-    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
-    inference = [node for node in norms if len(node.output) == 1]
-    return sum(maker.get(node.input[0]) in {"Conv", "Gemm"} for node in inference)
-
-
-def run_onnx(path: Path, image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the logits that onnxruntime computes from the model as it stands, no graph optimization."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    logits: NDArray[np.float32] = session.run(["logits"], {"image": image})[0]
-    return logits
-
-
-def report(net: DigitsNet, path: Path, test: Split) -> None:
-    """Print sizes and accuracies; raise RuntimeError if the exported model is not the trained one."""
+    image = measure.test_image(name)
     with torch.no_grad():
-        in_torch = net(torch.from_numpy(test.image)).numpy()
-    in_onnx = run_onnx(path, test.image)
+        in_torch = net(torch.from_numpy(image)).numpy()
+    in_onnx = measure.run_onnx(path, image)
     difference = float(np.abs(in_torch - in_onnx).max())
     norms = sum(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in net.modules())
-    foldable = count_foldable(path)
-    lines = [
-        f"parameters: {sum(parameter.numel() for parameter in net.parameters())}",
-        f"BatchNormalization nodes behind a Conv or Gemm: {foldable} of {norms}",
-        f"largest difference of a logit, torch to onnxruntime: {difference:.1e}",
-    ]
-    for runtime, logits in (("torch", in_torch), ("onnxruntime", in_onnx)):
-        right = int((logits.argmax(axis=1) == test.labels).sum())
-        lines.append(f"test accuracy in {runtime}: {right} of {len(test.labels)} = {right / len(test.labels):.2%}")
-    print("\n".join(lines))  # noqa: T201 - the report is what the command is run for
-    if foldable != norms or difference > TOLERANCE:
+    kept = measure.places_of_bns(model).total()
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    if kept != norms or measure.count_parameters(model) != parameters or difference > TOLERANCE:
         raise RuntimeError(f"{path.name} is not the network that was trained")
+    return "\n".join(
+        [
+            f"{name}: {parameters} parameters, {kept} BatchNormalization nodes",
+            f"  in torch        {measure.quality(name, in_torch)}",
+            f"  in onnxruntime  {measure.quality(name, in_onnx)}, largest difference to torch {difference:.1e}",
+        ]
+    )
+
+
+def make(name: str, training: Split) -> str:
+    """Train, export and check one model, each from the same seed; return the report on it."""
+    recipe = RECIPES[name]
+    make_deterministic()
+    net = recipe.network()
+    train(net, recipe, training)
+    path = HERE / f"{name}.onnx"
+    export(net, recipe.output, path)
+    return check(net, name, path)
 
 
 def main() -> None:
-    """Train, write both files beside this script, and report."""
-    make_deterministic()
+    """Write the data and the models beside this script, and report."""
+    parser = argparse.ArgumentParser(description="Train and export the models of this folder.")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(RECIPES)}; none means all")
+    names = parser.parse_args().models or list(RECIPES)
+    if unknown := set(names) - set(RECIPES):
+        parser.error(f"no such model: {', '.join(sorted(unknown))}")
     training, test = load_splits()
-    net = DigitsNet()
-    train(net, training)
-    model = HERE / "digits_cnn.onnx"
-    export(net, model)
     np.savez_compressed(HERE / "digits.npz", image=test.image, labels=test.labels)
-    report(net, model, test)
+    rng = np.random.default_rng(NOISE_OF_TEST)
+    np.savez_compressed(HERE / "digits_noisy.npz", image=with_noise(test.image, rng))
+    for name in names:
+        print(make(name, training), flush=True)  # noqa: T201 - the report is what the command is run for
 
 
 if __name__ == "__main__":

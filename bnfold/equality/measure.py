@@ -172,7 +172,7 @@ def _norm(values: np.ndarray) -> float:
 
 
 def _argmax_agreement(y: np.ndarray, z: np.ndarray) -> float | None:
-    if y.ndim < 2 or y.shape[-1] < 2 or not y.size or y.dtype.kind == "c":
+    if y.ndim != 2 or y.shape[-1] < 2 or not y.size or y.dtype.kind == "c":
         return None
     return float(np.mean(np.argmax(y, axis=-1) == np.argmax(z, axis=-1)))
 

@@ -42,7 +42,7 @@ class OutputComparison:
     `ratio` is the L2 norm of the difference in units of the floor (what rounding alone moves), `relative_l2` the same
     in units of the output's own norm, `max_difference` the largest absolute difference, `snr_db` the ratio of the
     powers of output and difference in decibels (infinite if equal). `argmax_agreement` is the share of rows with the
-    same arg-max along the last axis, None unless the output is floating point with at least two columns.
+    same arg-max, None unless the output is floating point and a table (rank 2) of at least two columns.
     `decides` is False for an output behind a discrete operator; `equal` means equal bit for bit.
     """
 

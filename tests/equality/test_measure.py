@@ -74,6 +74,7 @@ def test_the_arg_max_agrees_by_row() -> None:
     before = np.array([[1.0, 2.0], [2.0, 1.0], [3.0, 4.0], [4.0, 3.0]])
     assert distance(before, before[[0, 1, 2, 2]]).argmax_agreement == 0.75
     assert distance(before[:, :1], before[:, :1]).argmax_agreement is None
+    assert distance(before[None], before[None]).argmax_agreement is None  # an image has no classes
 
 
 def test_constants_are_described() -> None:
