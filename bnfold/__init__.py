@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         UsageError,
         WouldFold,
     )
-    from bnfold.graph import Site
+    from bnfold.nodes import Site
     from bnfold.ops.reasons import Reason
     from bnfold.planning import Move, Plan, Refusal
     from bnfold.result import FoldResult, Totals
@@ -49,7 +49,7 @@ _HOMES = {
         "UsageError",
         "WouldFold",
     ),
-    "bnfold.graph": ("Site",),
+    "bnfold.nodes": ("Site",),
     "bnfold.ops.reasons": ("Reason",),
     "bnfold.planning": ("Move", "Plan", "Refusal"),
     "bnfold.result": ("FoldResult", "Totals"),

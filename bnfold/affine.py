@@ -66,7 +66,10 @@ class Affine:
         """Whether any shift is nonzero."""
         return bool(np.any(self.shift))
 
+    @np.errstate(over="ignore", invalid="ignore")
     def __matmul__(self, first: Affine) -> Affine:
+        if self.rank != first.rank:
+            raise ValueError(f"affines of ranks {self.rank} and {first.rank} do not act on the same value")
         return Affine(self.scale * first.scale, self.scale * first.shift + self.shift)
 
     def __eq__(self, other: object) -> bool:

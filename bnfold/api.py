@@ -41,6 +41,7 @@ Level = Literal["full", "certificate", "off"]
 Progress = Callable[[str], None]
 
 CPU = "CPUExecutionProvider"
+LONGEST_TIMEOUT = 366 * 24 * 3600
 CERTIFICATE_OFFER = "verify='certificate' (--verify certificate) lets the recomputed constants alone decide"
 
 
@@ -86,10 +87,12 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     """
     if verify not in get_args(Level):
         raise UsageError(f"verify is {verify!r}, and must be one of {', '.join(get_args(Level))}")
+    _check_runs(seed, timeout)
     tell = progress or _silent
     tell("reading")
     original = read(model, max_bytes=max_bytes)
     target = _target(original, output, in_place=in_place, check=check)
+    _check_certificate(certificate, original, target)
     graph = Graph.of(original)
     tell("planning")
     decided = make_plan(graph)
@@ -128,6 +131,7 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     `fold`. Returns Same, Differs (with a counterexample) or Unknown (with the reason); `raise_unless_same()` on the
     verdict turns the latter two into NotVerified and Undecided. Raises InputRefused and UsageError.
     """
+    _check_runs(seed, timeout)
     tell = progress or _silent
     tell("reading")
     first, second = (read(source, max_bytes=max_bytes) for source in (before, after))
@@ -186,6 +190,21 @@ def _target(original: ModelFile, output: str | os.PathLike[str] | None, *, in_pl
     target = Path(output)
     refuse_overwriting(original, target)
     return target
+
+
+def _check_runs(seed: int, timeout: float) -> None:
+    """What no generator of random numbers and no clock accepts."""
+    if seed < 0:
+        raise UsageError(f"the seed is {seed}, and must be 0 or more")
+    if not 0 < timeout <= LONGEST_TIMEOUT:
+        raise UsageError(f"the timeout is {timeout:g} s, and must be more than 0 and at most {LONGEST_TIMEOUT:,} s")
+
+
+def _check_certificate(certificate: str | os.PathLike[str] | None, original: ModelFile, target: Path | None) -> None:
+    """A certificate must not take the place of the model that is read, of its data, or of the one that is written."""
+    taken = [path.resolve() for path in (original.path, target, *original.data_files) if path is not None]
+    if certificate is not None and Path(certificate).resolve() in taken:
+        raise UsageError(f"the certificate would overwrite {os.fspath(certificate)!r}")
 
 
 def _checked(graph: Graph, decided: Plan) -> FoldResult:

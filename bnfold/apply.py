@@ -18,8 +18,9 @@ from onnx import NodeProto, ValueInfoProto, helper
 
 from bnfold.affine import Affine
 from bnfold.errors import UsageError
-from bnfold.graph import Graph, Initializer, Node, Scope, Value, nested_graphs
+from bnfold.graph import Graph
 from bnfold.model import Address, Edits, GraphEdit, NewTensor, NodeEdit
+from bnfold.nodes import Initializer, Node, Scope, Value, nested_graphs
 from bnfold.ops.facts import Array, Constant, Facts, constant_node
 from bnfold.ops.linear import Linear, absorbed_bias, absorbed_weight, linear_of
 from bnfold.planning import Plan

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import enum
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -58,7 +60,7 @@ Report = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No answer on stdout, only the exit code and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Name every BatchNormalization; log to stderr.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the random inputs.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the random inputs.")]
 Dim = Annotated[
     list[str] | None,
     typer.Option("--dim", metavar="NAME=SIZE", help="Size of a symbolic dimension. Repeatable."),
@@ -222,7 +224,7 @@ def ops(*, format_: FormatOption = Format.TEXT) -> None:
     from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
 
     rows = api.ops()
-    typer.echo(as_json.ops_json(rows) if format_ is Format.JSON else text.ops_text(rows))
+    _say(as_json.ops_json(rows) if format_ is Format.JSON else text.ops_text(rows))
 
 
 @app.command(epilog="Example: bnfold explain other-readers")
@@ -238,9 +240,9 @@ def explain(
 
     reasons = tuple(REASONS.values()) if code is None else (api.explain(code),)
     if format_ is Format.JSON:
-        typer.echo(as_json.reasons_json(reasons))
+        _say(as_json.reasons_json(reasons))
     else:
-        typer.echo(text.reasons_text(reasons) if code is None else text.reason_text(reasons[0]))
+        _say(text.reasons_text(reasons) if code is None else text.reason_text(reasons[0]))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -252,19 +254,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: list[str] | None) -> int:
     try:
         code = typer.main.get_command(app).main(args=arguments, prog_name="bnfold", standalone_mode=False)
-        sys.stdout.flush()
     except BnfoldError as error:
         return _complain(str(error), error.exit_code)
     except typer.TyperException as error:
         return _complain(error.format_message(), UsageError.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort):  # before typer has begun, or at its own question
         return _complain("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        return PIPE_CLOSED
+    except SystemExit as stop:
+        # typer makes exit code 1 of a closed pipe, which here means a finding.
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        return _mute(PIPE_CLOSED)
     except Exception as error:  # the last resort: a bug must not look like a finding
         logging.getLogger("bnfold").debug("the traceback of the bug", exc_info=error)
         return _complain(str(bug(error)), BUG_EXIT_CODE)
+    if code == INTERRUPTED:  # what typer makes of Ctrl-C
+        return _complain("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
@@ -277,7 +282,30 @@ def _terminate(signum: int, frame: object) -> NoReturn:
 def _complain(sentence: str, code: int = 0) -> int:
     from bnfold.report.escape import shown  # noqa: PLC0415  # with it comes nothing heavy, but --help needs none of it
 
-    typer.echo(f"bnfold: {shown(sentence)}", err=True)
+    with suppress(OSError):  # nobody listens; the exit code says it still
+        typer.echo(f"bnfold: {shown(sentence)}", err=True)
+    return code
+
+
+def _say(answer: str | bytes, *, err: bool = False) -> None:
+    """Write an answer, and find out here whether that goes well: echo flushes."""
+    if sys.stdout is None and isinstance(answer, bytes):
+        raise CannotWrite("the model cannot be written to stdout: it is closed")
+    try:
+        typer.echo(answer, err=err, nl=isinstance(answer, str))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _mute()
+        raise CannotWrite(f"the answer cannot be written: {error.strerror or error}") from error
+
+
+def _mute(code: int = 0) -> int:
+    """What is left for stdout goes nowhere, so that the interpreter's last flush does not fail on it."""
+    if sys.__stdout__ is not None:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.__stdout__.fileno())
+        os.close(nothing)
     return code
 
 
@@ -313,7 +341,7 @@ def _answer(
 ) -> None:
     """Write the answer to stdout in one format, and to each report in the one that its name asks for."""
     if not quiet:
-        typer.echo(writers["json" if format_ is Format.JSON else "txt"](), err=to_stderr)
+        _say(writers["json" if format_ is Format.JSON else "txt"](), err=to_stderr)
     for path in report or ():
         try:
             path.write_text(writers[path.suffix[1:]]() + "\n", encoding="utf-8")
@@ -329,7 +357,7 @@ def _nothing_to_say(done: Sequence[Done], format_: Format) -> bool:
 def _to_stdout(done: Sequence[Done]) -> None:
     for one in done:
         if one.result is not None:
-            sys.stdout.buffer.write(one.result.to_bytes())
+            _say(one.result.to_bytes())
 
 
 def _untold(stage: str) -> None:

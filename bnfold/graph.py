@@ -10,134 +10,25 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, NodeProto
 
 from bnfold.model import Address, ModelFile
-
-ScopeKind = Literal["graph", "function"]
-Attribute = int | float | bytes | TensorProto | tuple[int, ...] | tuple[float, ...] | tuple[bytes, ...]
+from bnfold.nodes import (
+    Initializer,
+    Node,
+    Reader,
+    Scope,
+    Site,
+    Value,
+    call_name,
+    nested_graphs,
+    operator_name,
+)
 
 FIRST_IR_WITH_FREE_INITIALIZERS = 4
 """Below it every initializer is also a graph input, and constant all the same."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Site:
-    """Where in the model a node stands. Names may be empty or repeated; `scope` and `index` never are."""
-
-    scope: str
-    index: int
-    op: str
-    name: str = ""
-
-    def __str__(self) -> str:
-        label = f"{self.op}#{self.index}" + (f" {self.name!r}" if self.name else "")
-        return f"{self.scope}/{label}" if self.scope else label
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scope:
-    """One graph or function body. `path` is empty for the main graph, else names the nodes that lead to it."""
-
-    path: str
-    address: Address
-    kind: ScopeKind
-    proto: GraphProto | onnx.FunctionProto
-    parent: Scope | None
-    opsets: Mapping[str, int]
-
-    @property
-    def opset(self) -> int:
-        """The version of ONNX's own operators that this scope's nodes mean."""
-        return self.opsets.get("", 1)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Value:
-    """A name in a scope. `id` is its place in the index's tables."""
-
-    id: int
-    name: str
-    scope: Scope
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Node:
-    """A node with its values: `inputs[i]` is None where the optional input i is absent ("" or cut off).
-
-    `op` is the operator; of another domain than ONNX's own it bears the domain (`com.microsoft.FusedConv`), and a call
-    of one of the model's own functions says so, for a function may bear the name of an operator.
-    """
-
-    id: int
-    scope: Scope
-    index: int
-    op: str
-    proto: NodeProto
-    inputs: tuple[Value | None, ...]
-    outputs: tuple[Value | None, ...]
-
-    @property
-    def site(self) -> Site:
-        """Where this node stands."""
-        return Site(self.scope.path, self.index, self.op, self.proto.name)
-
-    def input(self, index: int) -> Value | None:
-        """Input `index`, or None where it is absent."""
-        return self.inputs[index] if index < len(self.inputs) else None
-
-    def output(self, index: int) -> Value | None:
-        """Output `index`, or None where it is absent."""
-        return self.outputs[index] if index < len(self.outputs) else None
-
-    @property
-    def refers_to_attributes(self) -> bool:
-        """Whether an attribute is a function's parameter, whose value only a call site knows."""
-        return any(a.ref_attr_name for a in self.proto.attribute)
-
-    def _find(self, name: str) -> AttributeProto | None:
-        return next((a for a in self.proto.attribute if a.name == name), None)
-
-    def int_attribute(self, name: str, default: int) -> int:
-        """An integer attribute, or `default` where it is absent."""
-        found = self._find(name)
-        return default if found is None else found.i
-
-    def float_attribute(self, name: str, default: float) -> float:
-        """A float attribute as float64(float32), or float64(float32(default)) where it is absent."""
-        found = self._find(name)
-        return onnx.helper.make_attribute(name, float(default)).f if found is None else found.f
-
-    def ints_attribute(self, name: str) -> tuple[int, ...] | None:
-        """A list of integers, or None where it is absent."""
-        found = self._find(name)
-        return None if found is None else tuple(found.ints)
-
-    def string_attribute(self, name: str, default: str) -> str:
-        """A string attribute, or `default` where it is absent."""
-        found = self._find(name)
-        return default if found is None else found.s.decode("utf-8", "replace")
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """A node that reads a value as its input `index`."""
-
-    node: Node
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Initializer:
-    """An initializer: the tensor, the scope that holds it, its place there, and the graph input that shadows it."""
-
-    tensor: TensorProto
-    scope: Scope
-    index: int
-    input_index: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,6 +89,11 @@ class Graph:
         """Whether a value is promised to somebody: an output of its graph or function, or used in training."""
         return value.id in self._graph_outputs
 
+    def call(self, function: int) -> str:
+        """What the `op` of a node is that calls one of the model's functions, given by its place in the file."""
+        found = self.model.proto.functions[function]
+        return call_name(found.domain, found.name)
+
     def nodes_of(self, scope: Scope) -> tuple[Node, ...]:
         """The nodes of one scope, in the file's order."""
         return self._by_scope[scope.path]
@@ -245,7 +141,7 @@ class _Builder:
         self.graph_outputs: set[int] = set()
         self.by_scope: dict[str, list[Node]] = {}
         self.visible: dict[int, dict[str, Value]] = {}
-        self.functions = {("" if f.domain == "ai.onnx" else f.domain, f.name) for f in model.proto.functions}
+        self.functions = {call_name(f.domain, f.name) for f in model.proto.functions}
 
     def run(self) -> None:
         proto = self.model.proto
@@ -259,6 +155,8 @@ class _Builder:
             path = f"function {function.domain}.{function.name}" + (
                 f":{function.overload}" if function.overload else ""
             )
+            if path in self.by_scope:  # a domain and a name may hold dots of their own
+                path += f"#{index}"
             address = Address(function=index)
             self.visit(Scope(path, address, "function", function, None, {**opsets, **_opsets(function.opset_import)}))
 
@@ -309,9 +207,8 @@ class _Builder:
         return node
 
     def operator(self, proto: NodeProto) -> str:
-        domain = "" if proto.domain == "ai.onnx" else proto.domain
-        name = f"{domain}.{proto.op_type}" if domain else proto.op_type
-        return f"function {name}" if (domain, proto.op_type) in self.functions else name
+        call = call_name(proto.domain, proto.op_type)
+        return call if call in self.functions else operator_name(proto.domain, proto.op_type)
 
     def define(self, scope: Scope, name: str) -> Value:
         value = Value(len(self.values), name, scope)
@@ -349,22 +246,6 @@ class _Builder:
             _graph_outputs=frozenset(self.graph_outputs),
             _by_scope={path: tuple(nodes) for path, nodes in self.by_scope.items()},
         )
-
-
-def value_infos(graph: GraphProto) -> Iterator[ValueInfoProto]:
-    """Everything a graph says of its values: inputs, outputs, and what lies between."""
-    yield from graph.input
-    yield from graph.output
-    yield from graph.value_info
-
-
-def nested_graphs(node: NodeProto) -> Iterator[tuple[int, int, str, GraphProto]]:
-    """The graphs in a node's attributes: (attribute index, index in `graphs` or -1 for `g`, name, graph)."""
-    for position, attribute in enumerate(node.attribute):
-        if attribute.type == AttributeProto.GRAPH:
-            yield position, -1, attribute.name, attribute.g
-        for k, graph in enumerate(attribute.graphs):
-            yield position, k, attribute.name, graph
 
 
 def _nested_scopes(node: Node) -> Iterable[Scope]:

@@ -16,7 +16,8 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.errors import UsageError
-from bnfold.graph import Graph, Node, Site, Value
+from bnfold.graph import Graph
+from bnfold.nodes import Node, Site, Value
 from bnfold.ops.affine import AFFINE, AffineOp, affine_nodes
 from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.linear import Linear, linear_of, obstacle_to
@@ -218,7 +219,7 @@ class _Backward:
         """Let a home take over an affine besides what it has already, if its numbers allow that."""
         node = linear.node
         earlier = self.decided.homes.get(node.id)
-        total = affine if earlier is None else affine @ earlier
+        total = affine if earlier is None or earlier.rank != affine.rank else affine @ earlier
         number = obstacle_to(linear, total)
         if number is not None:
             return number

@@ -13,7 +13,8 @@ from functools import cached_property
 import onnx
 
 from bnfold.affine import Dim
-from bnfold.graph import Graph, Scope, Value, value_infos
+from bnfold.graph import Graph
+from bnfold.nodes import Scope, Value, value_infos
 
 logger = logging.getLogger("bnfold")
 

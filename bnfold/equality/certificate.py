@@ -33,7 +33,8 @@ from bnfold.equality.reference import (
     reads_form_alone,
 )
 from bnfold.equality.structure import Claim, DeviationError, pair
-from bnfold.graph import Graph, Node, Site
+from bnfold.graph import Graph
+from bnfold.nodes import Node, Site
 
 UNKNOWN_SIZES = (2, 3)
 BLOCK = 1 << 20

@@ -17,7 +17,8 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from bnfold.equality.structure import DeviationError
-from bnfold.graph import Graph, Node, Reader, Value
+from bnfold.graph import Graph
+from bnfold.nodes import Node, Reader, Value
 from bnfold.shapes import Shapes
 
 Float64 = NDArray[np.float64]

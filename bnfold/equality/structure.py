@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from google.protobuf.message import Message  # type: ignore[import-untyped] # protobuf ships no types
 from onnx import TensorProto
 
-from bnfold.graph import Graph, Node, Scope, Site, Value, nested_graphs
+from bnfold.graph import Graph
+from bnfold.nodes import Node, Scope, Site, Value, nested_graphs
 
 CLAIMED_ATTRIBUTES = frozenset({"beta"})
 """What a home's rewriting may change besides its constants; the numbers are checked with it."""

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnfold.affine import Affine, Float64
-from bnfold.graph import Graph, Node
+from bnfold.graph import Graph
+from bnfold.nodes import Node
 from bnfold.ops.facts import Constant, Facts
 from bnfold.ops.reasons import (
     BROKEN_PARAMETERS,
     NOT_CONSTANT,
     NOT_FINITE,
     OLD_VERSION,
+    OVERFLOW,
     SPATIAL,
     TRAINING_MODE,
     VARIANCE,
@@ -82,8 +84,12 @@ def batch_normalization(facts: Facts, node: Node) -> AffineOp | Obstacle:
     if np.any(radicand <= 0):
         channel = int(np.argmin(radicand))
         return _no(VARIANCE, node, f"variance + epsilon is {radicand[channel]:g} in channel {channel}")
-    scale = gamma / np.sqrt(radicand)
-    return AffineOp(node, scale, beta - mean * scale)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = gamma / np.sqrt(radicand)
+        shift = beta - mean * scale
+    if not np.all(np.isfinite(scale) & np.isfinite(shift)):
+        return _no(OVERFLOW, node, "its scale or shift is beyond the largest float64")
+    return AffineOp(node, scale, shift)
 
 
 def _mode(node: Node) -> Obstacle | None:

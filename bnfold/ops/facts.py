@@ -1,9 +1,9 @@
 """What is known of a value before anything runs: the constant it is, and its shape.
 
 A constant is an initializer that no caller may replace, or any deterministic expression of constants. Expressions
-are evaluated by onnx's own reference evaluator, never by a list of ours; only two things are said here of
-operators: which ones draw random numbers, and which inputs are read for shape or type alone. Where onnx's shape
-inference loses a rank, the planner asks the weight instead.
+are evaluated by onnx's own reference evaluator, never by a list of ours; only this is said here of operators: which
+ones draw random numbers, which one the evaluator gets wrong, and which inputs are read for shape or type alone.
+Where onnx's shape inference loses a rank, the planner asks the weight instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, helper
 
 from bnfold.affine import Dim
-from bnfold.graph import Graph, Node, Reader, Value, nested_graphs
+from bnfold.graph import Graph
+from bnfold.nodes import Node, Reader, Value, nested_graphs
 from bnfold.ops.reasons import NOT_CONSTANT, OVERRIDABLE, QUANTIZED, SPARSE, Obstacle
 from bnfold.shapes import Shapes
 
@@ -33,6 +34,9 @@ METADATA_INPUTS = frozenset(
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
 )
+MISCOMPUTED = frozenset({"BatchNormalization"})
+"""The reference evaluator takes opset 9 to 13 for training."""
+
 QUANTIZED_SOURCES = frozenset({"DequantizeLinear"})
 TENSOR_ATTRIBUTE = "value"
 
@@ -70,6 +74,7 @@ class Facts:
         self.shapes = Shapes(graph)
         self._computed: dict[int, Array | None] = {}
         self._said: dict[int, object] = {}
+        self._called = _called(graph)
 
     def once(self, node: Node, function: Callable[[Facts, Node], Answer]) -> Answer:
         """What a function of the op table says of a node; asked again, the same answer."""
@@ -125,9 +130,10 @@ class Facts:
             node = self.graph.producer(current)
             if node is None:
                 return Obstacle(NOT_CONSTANT, f"{value.name!r} depends on {current.name!r}, which is not constant")
-            if node.op in QUANTIZED_SOURCES:
+            runs = self._runs(node)
+            if runs & QUANTIZED_SOURCES:
                 return Obstacle(QUANTIZED, f"{value.name!r} comes from DequantizeLinear", node)
-            if node.op in RANDOM or node.refers_to_attributes or any(nested_graphs(node.proto)):
+            if runs & (RANDOM | MISCOMPUTED) or node.refers_to_attributes or any(nested_graphs(node.proto)):
                 return Obstacle(NOT_CONSTANT, f"{value.name!r} depends on {node.op}", node)
             for i, operand in enumerate(node.inputs):
                 if operand is None or operand.id in seen or self._stand_in(node, i) is not None:
@@ -135,6 +141,16 @@ class Facts:
                 seen.add(operand.id)
                 pending.append(operand)
         return None
+
+    def _runs(self, node: Node) -> set[str]:
+        """The operators that a node comes down to: its own, and those in the functions that it calls."""
+        pending, found = [node.op], set[str]()
+        while pending:
+            op = pending.pop()
+            if op not in found:
+                found.add(op)
+                pending += self._called.get(op, ())
+        return found
 
     def _stand_in(self, node: Node, index: int) -> Array | None:
         """For an input that is read for its shape or type alone: zeros that have them and take no memory."""
@@ -196,6 +212,15 @@ class Facts:
                 else:
                     pending.append(operand)
         return [nodes[i] for i in sorted(nodes)], feeds
+
+
+def _called(graph: Graph) -> Mapping[str, set[str]]:
+    """The operators in the bodies of the model's functions, by what the `op` of a call is."""
+    bodies: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        if node.scope.address.function is not None:
+            bodies.setdefault(graph.call(node.scope.address.function), set()).add(node.op)
+    return bodies
 
 
 class _Feeds:

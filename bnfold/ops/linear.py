@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Float64
-from bnfold.graph import Node
+from bnfold.nodes import Node
 from bnfold.ops.facts import Array, Constant, Facts
 from bnfold.ops.reasons import (
     AXIS,
@@ -174,9 +174,12 @@ def _products(linear: Linear, after: Affine) -> Iterator[tuple[int, slice, Float
     for group in range(groups):
         for first in range(0, outputs, step):
             piece = slice(first, first + step)
-            yield group, piece, np.multiply(source[group, piece], factors[group, piece], dtype=np.float64)
+            with np.errstate(over="ignore", invalid="ignore"):
+                exact = np.multiply(source[group, piece], factors[group, piece], dtype=np.float64)
+            yield group, piece, exact
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _exact_bias(linear: Linear, after: Affine) -> Float64 | None:
     """a*b + s in float64 and in the shape that the operator wants."""
     scale, shift = after.along(linear.axis, linear.channels)

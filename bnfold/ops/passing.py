@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnfold.affine import Affine, Dim
-from bnfold.graph import Node, Value
+from bnfold.nodes import Node, Value
 from bnfold.ops.facts import Facts
 from bnfold.ops.linear import Linear, linear_of
 from bnfold.ops.reasons import BLOCKED, LAYOUT, TRAINING_MODE, Obstacle

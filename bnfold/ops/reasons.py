@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bnfold.graph import Node
+from bnfold.nodes import Node
 
 
 @dataclass(frozen=True, slots=True)
