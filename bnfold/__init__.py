@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bnfold.affine import Affine
-    from bnfold.api import explain, fold, ops, plan, verify
+    from bnfold.api import explain, fold, operators, plan, verify
     from bnfold.equality.certificate import Certificate
     from bnfold.equality.verdict import Counterexample, Differs, EndToEnd, Same, Unknown, Verdict
     from bnfold.errors import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "bnfold.affine": ("Affine",),
-    "bnfold.api": ("explain", "fold", "ops", "plan", "verify"),
+    "bnfold.api": ("explain", "fold", "operators", "plan", "verify"),
     "bnfold.equality.certificate": ("Certificate",),
     "bnfold.equality.verdict": ("Counterexample", "Differs", "EndToEnd", "Same", "Unknown", "Verdict"),
     "bnfold.errors": (
@@ -99,7 +99,7 @@ __all__ = [
     "__version__",
     "explain",
     "fold",
-    "ops",
+    "operators",
     "plan",
     "verify",
 ]

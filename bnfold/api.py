@@ -1,10 +1,10 @@
 """The public functions: each reads as the story of the command that bears its name.
 
-    fold     read, plan, rewrite, prove, and only then write
-    plan     what fold would do with each BatchNormalization, and why not
-    verify   whether two models are the same function
-    ops      what may move where, from the op table
-    explain  the page of one reason
+    fold       read, plan, rewrite, prove, and only then write
+    plan       what fold would do with each BatchNormalization, and why not
+    verify     whether two models are the same function
+    operators  what may move where, from the op table (the command is `ops`)
+    explain    the page of one reason
 
 A function that changes a model returns a new one. Whatever a caller could overlook raises.
 """
@@ -144,7 +144,7 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     return _judged(outcome, is_certified=False)
 
 
-def ops() -> tuple[Row, ...]:
+def operators() -> tuple[Row, ...]:
     """The support matrix: every operator of the op table, what it does with an affine, and under which conditions."""
     return tuple(TABLE)
 

@@ -223,7 +223,7 @@ def ops(*, format_: FormatOption = Format.TEXT) -> None:
     from bnfold import api  # noqa: PLC0415  # heavy: not needed for --help
     from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
 
-    rows = api.ops()
+    rows = api.operators()
     _say(as_json.ops_json(rows) if format_ is Format.JSON else text.ops_text(rows))
 
 
