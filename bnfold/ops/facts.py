@@ -8,6 +8,7 @@ Where onnx's shape inference loses a rank, the planner asks the weight instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
@@ -36,6 +37,9 @@ RANDOM = frozenset(
 )
 MISCOMPUTED = frozenset({"BatchNormalization"})
 """The reference evaluator takes opset 9 to 13 for training."""
+
+LARGEST_EXPRESSION = 1 << 27
+"""Elements of a computed constant: a gigabyte in float64."""
 
 QUANTIZED_SOURCES = frozenset({"DequantizeLinear"})
 TENSOR_ATTRIBUTE = "value"
@@ -135,12 +139,19 @@ class Facts:
                 return Obstacle(QUANTIZED, f"{value.name!r} comes from DequantizeLinear", node)
             if runs & (RANDOM | MISCOMPUTED) or node.refers_to_attributes or any(nested_graphs(node.proto)):
                 return Obstacle(NOT_CONSTANT, f"{value.name!r} depends on {node.op}", node)
+            if self._is_huge(current):
+                return Obstacle(NOT_CONSTANT, f"{value.name!r} depends on {current.name!r}, too large to compute", node)
             for i, operand in enumerate(node.inputs):
                 if operand is None or operand.id in seen or self._stand_in(node, i) is not None:
                     continue
                 seen.add(operand.id)
                 pending.append(operand)
         return None
+
+    def _is_huge(self, value: Value) -> bool:
+        """Whether an expression is known to have more elements than anyone means: a few bytes of file can say 2^40."""
+        sizes = [size for size in self.shape(value) or () if isinstance(size, int)]
+        return math.prod(sizes) > LARGEST_EXPRESSION
 
     def _runs(self, node: Node) -> set[str]:
         """The operators that a node comes down to: its own, and those in the functions that it calls."""

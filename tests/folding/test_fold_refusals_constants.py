@@ -140,6 +140,14 @@ def test_a_weight_that_only_a_miscomputed_operator_knows_is_not_taken_from_the_r
 # --- quantised ------------------------------------------------------------------------------------------------------
 
 
+def test_a_weight_that_a_few_bytes_blow_up_is_not_computed() -> None:
+    text = """(float[1,n] x) => (float[] y) {
+        W = ConstantOfShape (huge)  c = Gemm <transB = 1> (x, W)  y = BatchNormalization (c, g, be, m, v) }"""
+    before = model(text, huge=np.array([4, 2**38]), **norm(4))
+    found = refusal(before, "not-constant", "Gemm")
+    assert "too large to compute" in found.detail
+
+
 def test_a_quantised_weight_stays_quantised() -> None:
     text = CONV.replace("c = Conv", "W = DequantizeLinear <axis = 0> (Q, s, z)  c = Conv")
     quantised = np.clip(np.round(W * 100), -127, 127).astype(np.int8)
