@@ -21,7 +21,7 @@ from bnfold.nodes import Node, Site, Value
 from bnfold.ops.affine import AFFINE, AffineOp, affine_nodes
 from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.linear import Linear, linear_of, obstacle_to
-from bnfold.ops.passing import PASSING, backward, known_rank, known_size
+from bnfold.ops.passing import PASSING, Passage, backward, known_rank, known_size
 from bnfold.ops.reasons import (
     BLOCKED,
     BROKEN_PARAMETERS,
@@ -199,7 +199,7 @@ class _Backward:
             return Obstacle(NO_HOME, f"{value.name!r} is a further output of {node.op}", node)
         if node.id in self.decided.gone:
             self.path.append(node)
-            return self.onward(node, 0, affine)
+            return self.onward(node, (Passage(0, affine),))
         linear = linear_of(self.facts, node)
         if isinstance(linear, Obstacle):
             return linear
@@ -209,11 +209,15 @@ class _Backward:
         if isinstance(passages, Obstacle):
             return passages
         self.path.append(node)
-        return tuple(step for passage in passages for step in self.onward(node, passage.index, passage.affine))
+        return self.onward(node, passages)
 
-    def onward(self, node: Node, index: int, affine: Affine) -> tuple[tuple[Node, Value, Affine], ...]:
-        value = node.inputs[index]
-        return () if value is None else ((node, value, affine),)
+    def onward(self, node: Node, passages: tuple[Passage, ...]) -> tuple[tuple[Node, Value, Affine], ...] | Obstacle:
+        """The steps to the inputs that passages lead to; where one is missing, an affine would be lost."""
+        inputs = [node.input(passage.index) for passage in passages]
+        steps = [(node, x, passage.affine) for x, passage in zip(inputs, passages, strict=True) if x is not None]
+        if len(steps) < len(passages) or not steps:
+            return Obstacle(NO_HOME, f"an input of {node.op} is missing", node)
+        return tuple(steps)
 
     def settle(self, linear: Linear, affine: Affine) -> Obstacle | None:
         """Let a home take over an affine besides what it has already, if its numbers allow that."""

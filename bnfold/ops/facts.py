@@ -38,6 +38,9 @@ RANDOM = frozenset(
 MISCOMPUTED = frozenset({"BatchNormalization"})
 """The reference evaluator takes opset 9 to 13 for training."""
 
+MOST_DIMENSIONS = 64
+"""numpy's limit."""
+
 LARGEST_EXPRESSION = 1 << 27
 """Elements of a computed constant: a gigabyte in float64."""
 
@@ -100,9 +103,11 @@ class Facts:
         return Constant(value, array.shape, helper.np_dtype_to_tensor_dtype(array.dtype), array, self.graph)
 
     def integers(self, value: Value) -> tuple[int, ...] | None:
-        """A constant list of integers (axes, a shape), or None."""
+        """A constant list of integers (axes, a shape, a flag), or None."""
         found = self.constant(value)
-        return None if isinstance(found, Obstacle) else tuple(int(i) for i in found.array().reshape(-1))
+        if isinstance(found, Obstacle) or found.dtype.kind not in "iub" or math.prod(found.dims) > MOST_DIMENSIONS:
+            return None
+        return tuple(int(i) for i in found.array().reshape(-1))
 
     def shape(self, value: Value) -> tuple[Dim, ...] | None:
         """The dimensions as far as known: sizes, symbols, None; or None where not even the rank is known."""
@@ -119,6 +124,8 @@ class Facts:
         tensor = initializer.tensor if initializer is not None else None if node is None else _constant_tensor(node)
         if tensor is None:
             return None
+        if len(tensor.dims) > MOST_DIMENSIONS:
+            return Obstacle(NOT_CONSTANT, f"{value.name!r} has more dimensions than can be computed with", node)
         return Constant(value, tuple(tensor.dims), tensor.data_type, tensor, graph)
 
     def _unknown_leaf(self, value: Value) -> Obstacle | None:

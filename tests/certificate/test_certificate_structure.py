@@ -11,7 +11,10 @@ import pytest
 from certificate_folds import Fold, array, copied, parameters, parsed, put
 from onnx import TensorProto, helper, numpy_helper
 
+from bnfold.equality.structure import Claim
 from bnfold.errors import InputRefused
+from bnfold.graph import Graph
+from bnfold.model import read
 
 INTERFACE = "(bool p, float[1,4,8] x, float[1,4,8] x2) => (float[1,4,8] y, float[1,4,8] z)"
 BODY = """
@@ -23,7 +26,9 @@ BODY = """
   u1 = Transpose <perm = [0,2,1]> (t1)
   n1 = BatchNormalization (u1, g1, e1, m1, v1)
   s = Sub (n1, r0)
-  k = Mul (s, const)
+  half = Constant <value = float {0.5}> ()
+  h = Mul (s, half)
+  k = Mul (h, const)
   z, i = If (p) <then_branch = a () => (float[1,4,8] za, float[1,4,8] ia)
                   { ca = Conv <pads = [1,1]> (k, w2) za = BatchNormalization (ca, g2, e2, m2, v2) ia = Abs (k) },
                  else_branch = b () => (float[1,4,8] zb, float[1,4,8] ib) { zb = Neg (k) ib = Abs (k) }>
@@ -92,6 +97,21 @@ def one_bit_of_a_constant_that_nobody_reads(after: onnx.ModelProto) -> None:
 def one_bit_of_a_sparse_constant(after: onnx.ModelProto) -> None:
     values = after.graph.sparse_initializer[0].values
     values.raw_data = flipped(values.raw_data, 6400)
+
+
+def one_bit_of_a_tensor_in_an_attribute(after: onnx.ModelProto) -> None:
+    tensor = node(after, "Constant").attribute[0].t
+    tensor.float_data[0] = float(np.nextafter(np.float32(0.5), np.float32(1)))
+
+
+def a_weight_takes_the_name_of_a_value_that_went(after: onnx.ModelProto) -> None:
+    weight = initializer(after, node(after, "Conv").input[1])
+    weight.name = node(after, "Conv").input[1] = "c0"
+
+
+def the_type_of_a_weight(after: onnx.ModelProto) -> None:
+    name = node(after, "Conv").input[1]
+    put(after, **{name: array(after, name).astype(np.float64)})
 
 
 def the_shape_of_a_constant(after: onnx.ModelProto) -> None:
@@ -166,7 +186,7 @@ def a_home_reads_another_value(after: onnx.ModelProto) -> None:
 
 
 def another_node_reads_another_constant(after: onnx.ModelProto) -> None:
-    node(after, "Mul").input[1] = node(after, "Conv").input[2]
+    node(after, "Mul", 1).input[1] = node(after, "Conv").input[2]
 
 
 def two_inputs_of_the_graph_swapped(after: onnx.ModelProto) -> None:
@@ -178,9 +198,9 @@ def two_homes_swap_their_weights(after: onnx.ModelProto) -> None:
     one.input[1], other.input[1] = other.input[1], one.input[1]
 
 
-def a_node_dropped_with_its_reader(after: onnx.ModelProto) -> None:
-    mul = node(after, "Mul")
-    node(after, "Sub").output[0] = mul.output[0]
+def a_node_dropped_and_replaced_by_the_one_before(after: onnx.ModelProto) -> None:
+    mul = node(after, "Mul", 1)
+    node(after, "Mul").output[0] = mul.output[0]
     after.graph.node.remove(mul)
 
 
@@ -202,7 +222,7 @@ def a_node_added_on_the_way(after: onnx.ModelProto) -> None:
 
 def a_constant_added_for_another_node(after: onnx.ModelProto) -> None:
     put(after, fresh=np.ones((4, 1), "f"))
-    node(after, "Mul").input[1] = "fresh"
+    node(after, "Mul", 1).input[1] = "fresh"
 
 
 def a_constant_added_that_becomes_an_output(after: onnx.ModelProto) -> None:
@@ -321,6 +341,9 @@ DEVIATIONS: dict[Callable[[onnx.ModelProto], None], str] = {
     one_bit_of_a_constant: "the constant 'const' changed",
     one_bit_of_a_constant_that_nobody_reads: "the constant 'unread' changed",
     one_bit_of_a_sparse_constant: "a tensor in something outside",
+    one_bit_of_a_tensor_in_an_attribute: "the tensor in Constant#8 changed",
+    a_weight_takes_the_name_of_a_value_that_went: "the new constant 'c0'",
+    the_type_of_a_weight: "the weight of Conv#0 changed its place, shape or type",
     the_shape_of_a_constant: "the constant 'const' changed",
     the_type_of_a_constant: "the constant 'const' changed",
     a_constant_turns_into_a_computed_value: UNPAIRED,
@@ -338,25 +361,25 @@ DEVIATIONS: dict[Callable[[onnx.ModelProto], None], str] = {
     two_operands_swapped: "reads ['r0', 'n1'] instead of ['n1', 'r0']",
     a_home_reads_another_input_of_the_graph: "Conv#0 reads something else at input 0",
     a_home_reads_another_value: "Conv#3 reads something else at input 0",
-    another_node_reads_another_constant: "Mul#8 reads",
+    another_node_reads_another_constant: "Mul#10 reads",
     two_inputs_of_the_graph_swapped: "reads",
     two_homes_swap_their_weights: "the weight of Conv#0 at",
-    a_node_dropped_with_its_reader: UNPAIRED,
+    a_node_dropped_and_replaced_by_the_one_before: "reads",
     a_node_dropped_and_jumped_over: "reads",
     a_node_added: UNPAIRED,
     a_node_added_on_the_way: UNPAIRED,
-    a_constant_added_for_another_node: "Mul#8 reads",
-    a_constant_added_that_becomes_an_output: "something of If#9.then_branch",
+    a_constant_added_for_another_node: "Mul#10 reads",
+    a_constant_added_that_becomes_an_output: "something of If#11.then_branch",
     two_nodes_reordered: UNPAIRED,
     two_nodes_of_a_branch_reordered: UNPAIRED,
     an_output_renamed: "the graph's outputs differ",
     two_outputs_swapped: UNPAIRED,
     the_outputs_in_another_order: "the graph's outputs differ",
-    the_outputs_of_a_branch_in_another_order: "something of If#9.then_branch",
+    the_outputs_of_a_branch_in_another_order: "something of If#11.then_branch",
     the_type_of_an_output: "the graph's outputs differ",
     an_input_renamed: "the graph's inputs differ",
     an_input_added: "the graph's inputs differ",
-    the_branches_swapped: "something of If#9.then_branch",
+    the_branches_swapped: "something of If#11.then_branch",
     a_value_whose_content_stays_renamed: UNPAIRED,
     a_changed_value_takes_the_name_of_one_that_went: "'c1' changes and is now called 'u1', which meant another value",
     a_changed_value_keeps_its_name: "'c1' changes and is now called 'c1', which meant another value",
@@ -584,6 +607,27 @@ def test_a_default_of_an_input_that_is_lost_is_refused() -> None:
     assert replace(fold, before=before).certificate(after).holds
     after.graph.initializer.remove(initializer(after, "k"))
     assert replace(fold, before=before).certificate(after).failure == "the input 'k' has lost its default"
+
+
+def test_a_normalization_across_the_channels_of_a_home_is_no_fold_of_it() -> None:
+    """Behind the Transpose every output channel meets all four parameters, of which no weight can take one."""
+    body = "c = Conv<pads=[1,1]>(x,w) t = Transpose<perm=[0,2,1]>(c) n = BatchNormalization(t,g,e,m,v) y = Relu(n)"
+    before = simple(body, "(float[1,4,4] x) => (float[1,4,4] y)")
+    assert Fold.of(before).claims == ()
+    numbers = {name: array(before, name).astype(np.float64) for name in "wgemv"}
+    scale = (numbers["g"] / np.sqrt(numbers["v"] + np.float32(1e-5)))[3]
+    after = copied(before)
+    put(after, w_folded=(numbers["w"] * scale).astype("f"))
+    put(after, b_folded=np.full(4, numbers["e"][3] - numbers["m"][3] * scale, "f"))
+    conv, transpose, normalization, _ = after.graph.node
+    conv.input[1:] = ["w_folded", "b_folded"]
+    conv.output[0] = transpose.input[0] = "c_folded"
+    transpose.output[0] = "n"
+    after.graph.node.remove(normalization)
+    sites = [found.site for found in Graph.of(read(before)).nodes]
+    claim = Claim(sites[2], path=(sites[1],), homes=(sites[0],))
+    checked = Fold(before, after, Fold.of(before).plan, (claim,)).certificate()
+    assert checked.failure == ("an output channel of a home serves more than one channel of a normalization, or none")
 
 
 # Functions, whose constants are nodes.
