@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -87,7 +88,7 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     """
     if verify not in get_args(Level):
         raise UsageError(f"verify is {verify!r}, and must be one of {', '.join(get_args(Level))}")
-    _check_runs(seed, timeout)
+    _check_runs(seed, timeout, data, custom_ops)
     tell = progress or _silent
     tell("reading")
     original = read(model, max_bytes=max_bytes)
@@ -98,17 +99,20 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     decided = make_plan(graph)
     if check:
         return _checked(graph, decided)
+    if in_place and not decided.moves:
+        return _within_limits(_unchanged(graph, decided), 0 if strict else max_left)
     job = _Job(graph, decided, rewrite(graph, decided), _Wishes(verify, data, seed, dims, tell))
     with ExitStack() as stack:
         made = stack.enter_context(_candidate(job, target))
         runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
         result = _proved(job, made, runner)
-        if certificate is not None:
-            _write_certificate(result, Path(certificate))
-        if target is not None and (decided.moves or not in_place):
+        written = None if certificate is None else _staged(result, Path(certificate), stack)
+        if target is not None:
             tell("publishing")
             made.publish()
             result = replace(result, written=target)
+        if written is not None and certificate is not None:
+            written.replace(certificate)
     return _within_limits(result, 0 if strict else max_left)
 
 
@@ -131,7 +135,7 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     `fold`. Returns Same, Differs (with a counterexample) or Unknown (with the reason); `raise_unless_same()` on the
     verdict turns the latter two into NotVerified and Undecided. Raises InputRefused and UsageError.
     """
-    _check_runs(seed, timeout)
+    _check_runs(seed, timeout, data, custom_ops)
     tell = progress or _silent
     tell("reading")
     first, second = (read(source, max_bytes=max_bytes) for source in (before, after))
@@ -192,12 +196,15 @@ def _target(original: ModelFile, output: str | os.PathLike[str] | None, *, in_pl
     return target
 
 
-def _check_runs(seed: int, timeout: float) -> None:
-    """What no generator of random numbers and no clock accepts."""
+def _check_runs(seed: int, timeout: float, data: str | os.PathLike[str] | None, libraries: Sequence[str]) -> None:
+    """What no generator of random numbers and no clock accepts, and files that are not there."""
     if seed < 0:
         raise UsageError(f"the seed is {seed}, and must be 0 or more")
     if not 0 < timeout <= LONGEST_TIMEOUT:
         raise UsageError(f"the timeout is {timeout:g} s, and must be more than 0 and at most {LONGEST_TIMEOUT:,} s")
+    for file in (*libraries, *([] if data is None else [data])):
+        if not Path(file).is_file():
+            raise UsageError(f"{os.fspath(file)!r} is no file")
 
 
 def _check_certificate(certificate: str | os.PathLike[str] | None, original: ModelFile, target: Path | None) -> None:
@@ -207,10 +214,15 @@ def _check_certificate(certificate: str | os.PathLike[str] | None, original: Mod
         raise UsageError(f"the certificate would overwrite {os.fspath(certificate)!r}")
 
 
-def _checked(graph: Graph, decided: Plan) -> FoldResult:
-    """The answer of check: nothing is rewritten."""
+def _unchanged(graph: Graph, decided: Plan) -> FoldResult:
+    """The answer where nothing is rewritten."""
     now = totals_before(graph)
-    result = FoldResult(decided, now, now, (), None, None, graph.model.sha256, None, graph.model, Rewrite({}, ()))
+    return FoldResult(decided, now, now, (), None, None, graph.model.sha256, None, graph.model, Rewrite({}, ()))
+
+
+def _checked(graph: Graph, decided: Plan) -> FoldResult:
+    """The answer of check."""
+    result = _unchanged(graph, decided)
     if decided.moves:
         raise WouldFold(f"{len(decided.moves)} BatchNormalization(s) would fold", result)
     return result
@@ -250,12 +262,12 @@ def _proved(job: _Job, made: Candidate, runner: Runner) -> FoldResult:
 def _verdict(job: _Job, path: Path, runner: Runner) -> tuple[Certificate | None, Verdict | None]:
     """The certificate and what follows from it and from running both models, as far as was asked for."""
     wishes = job.wishes
-    if wishes.level == "off" or not job.plan.moves:
+    if wishes.level == "off":
         return None, None
     wishes.tell("recomputing every constant")
     checked = certify(job.graph, Graph.of(read(path)), claims(job.plan))
     verdict = certified(checked)
-    if wishes.level == "certificate" or not isinstance(verdict, Same):
+    if wishes.level == "certificate" or not isinstance(verdict, Same) or not job.plan.moves:
         return checked, verdict
     wishes.tell("running both models")
     data = None if wishes.data is None else Path(wishes.data)
@@ -288,15 +300,20 @@ def _on_disk(file: ModelFile) -> Iterator[Path]:
         yield made.path
 
 
-def _write_certificate(result: FoldResult, path: Path) -> None:
-    """Write the certificate; raises UsageError where the fold made none."""
+def _staged(result: FoldResult, path: Path, stack: ExitStack) -> Path:
+    """The certificate in a temporary file beside its place, so that it fails before the model is published."""
     if result.certificate is None:
-        raise UsageError("there is no certificate to write: nothing was folded, or verify is off")
+        raise UsageError("there is no certificate to write with verify='off' (--verify off)")
     text = json.dumps(result.certificate.to_json(), indent=2) + "\n"
+    staged = path.with_name(f".bnfold-{secrets.token_hex(8)}.tmp")
+    stack.callback(staged.unlink, missing_ok=True)
     try:
-        path.write_text(text, encoding="utf-8")
+        staged.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise CannotWrite(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+        raise CannotWrite(f"the certificate {str(path)!r} cannot be written: {error.strerror or error}") from error
+    if path.is_dir():
+        raise CannotWrite(f"the certificate {str(path)!r} cannot be written: it is a folder")
+    return staged
 
 
 def _within_limits(result: FoldResult, most: int | None) -> FoldResult:

@@ -36,8 +36,9 @@ class Totals:
 class FoldResult:
     """A folded model: what was decided, what it was before and after, and how it was shown to be the same.
 
-    `verdict` and `certificate` are None with verify="off", and when nothing was to be folded: then the bytes are the
-    input's own. `written` is the file that was written, if one was.
+    `verdict` and `certificate` are None with verify="off", and where nothing was to be written because there was
+    nothing to fold in place. Without moves the model is certified to be the input, and not run. `written` is the file
+    that was written, if one was.
     """
 
     plan: Plan

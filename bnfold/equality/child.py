@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _MOST_SESSIONS: Final = 4
+_PR_SET_PDEATHSIG: Final = 1
 _LONGEST_SENTENCE: Final = 300
 # What numpy has no type for: elements by onnxruntime's type, and TensorProto's number of that type.
 _FOREIGN: Final = {
@@ -111,6 +112,7 @@ def main(settings: str) -> int:
     """Serve requests until standard input ends. `settings` is the JSON object that `runner` passes."""
     # Ctrl-C reaches the whole foreground group; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
     requests, replies = _take_pipes()
     given = json.loads(settings)
     _limit_memory(given["memory"])
@@ -121,6 +123,14 @@ def main(settings: str) -> int:
             _limit_processor_time(given["cpu"])
             send(replies, *_answer(sessions, request, feeds))
     return 0
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when its parent is killed, even in the middle of a run."""
+    if not sys.platform.startswith("linux"):
+        return  # elsewhere the end of standard input, or the limit of processor time, ends it
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _answer(

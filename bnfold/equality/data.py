@@ -61,7 +61,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             file.seek(0)
             return _read_members(path, cast("IO[bytes]", file))
     except OSError as error:
-        raise UsageError(f"{path.name}: cannot be read ({error.strerror or error})") from error
+        raise UsageError(f"{path.name or path}: cannot be read ({error.strerror or error})") from error
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise UsageError(f"{path.name}: is neither a .npz nor a .npy file ({error})") from error
 

@@ -98,7 +98,7 @@ def test_the_same_file_is_equal(runner: Runner, tmp_path: Path) -> None:
     outcome = outcome_of(path, path, runner)
     assert (outcome.word, outcome.sentence) == ("equal", "")
     assert outcome.end_to_end is not None
-    assert all(one.equal and one.ratio == 0 and one.argmax_agreement == 1 for one in outcome.end_to_end.comparisons)
+    assert all(one.equal and one.ratio == 0 and one.snr_db == np.inf for one in outcome.end_to_end.comparisons)
 
 
 def test_the_counterexample_shows_the_difference(runner: Runner, tmp_path: Path) -> None:

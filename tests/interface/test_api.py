@@ -84,7 +84,16 @@ def test_totals_count_nodes_normalizations_and_bytes(desk: Path) -> None:
 def test_nothing_to_fold_gives_the_bytes_of_the_input(desk: Path) -> None:
     result = bnfold.fold("blocked.onnx")
     assert result.to_bytes() == (desk / "blocked.onnx").read_bytes()
-    assert (result.verdict, result.certificate) == (None, None)
+    assert isinstance(result.verdict, bnfold.Same)
+    assert (result.verdict.certified, result.verdict.executed) == (True, False)
+    assert result.certificate is not None
+    assert (result.certificate.before, result.certificate.claims) == (result.certificate.after, ())
+
+
+def test_nothing_to_fold_in_place_touches_no_file(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "candidate", None)
+    assert bnfold.fold("blocked.onnx", in_place=True).written is None
+    assert temporaries(desk) == []
 
 
 def test_a_model_with_external_data_is_folded_written_and_saved_again(desk: Path) -> None:
@@ -124,7 +133,9 @@ def test_external_data_that_changed_under_the_fold_are_refused_when_it_is_saved(
         ({"model": "m.onnx", "dims": {"Q": 3}}, bnfold.UsageError),
         ({"model": "m.onnx", "data": "none.npz"}, bnfold.UsageError),
         ({"model": "m.onnx", "certificate": "m.onnx"}, bnfold.UsageError),
-        ({"model": "without.onnx", "certificate": "c.json"}, bnfold.UsageError),
+        ({"model": "m.onnx", "certificate": "c.json", "verify": "off"}, bnfold.UsageError),
+        ({"model": "m.onnx", "custom_ops": ["none.so"]}, bnfold.UsageError),
+        ({"model": "m.onnx", "certificate": "none/c.json"}, bnfold.CannotWrite),
         ({"model": "missing.onnx"}, bnfold.InputRefused),
         ({"model": b""}, bnfold.InputRefused),
         ({"model": "m.onnx", "max_bytes": 10}, bnfold.InputRefused),

@@ -77,7 +77,8 @@ USAGE = {  # the arguments, and words of the sentence
     "several certificates": ("fold m.onnx two.onnx -o out --certificate c", "one model at a time"),
     "a certificate in place of the input": ("fold m.onnx -o o.onnx --certificate m.onnx", "overwrite"),
     "a certificate in place of the output": ("fold m.onnx -o o.onnx --certificate o.onnx", "overwrite"),
-    "a certificate of nothing": ("fold without.onnx -o o.onnx --certificate c.json", "no certificate"),
+    "a certificate that nobody made": ("fold m.onnx -o o.onnx --verify off --certificate c.json", "no certificate"),
+    "a library that does not exist": ("fold m.onnx -o o.onnx --custom-ops none.so", "none.so"),
     "data that do not exist": ("fold m.onnx -o o.onnx --data none.npz", "none.npz"),
     "data that are a folder": ("fold m.onnx -o o.onnx --data ../{folder}", "{folder}"),
     "data that are no arrays": ("fold m.onnx -o o.onnx --data two.onnx", "two.onnx"),
@@ -395,8 +396,8 @@ def test_the_certificate_alone_folds_it_and_says_that_nothing_was_run(cli: Cli) 
     assert operators("o.onnx") == ["Conv", "Up"]
 
 
-@pytest.mark.parametrize("options", [["--provider", "NoSuchProvider"], ["--custom-ops", "none.so"]])
-def test_a_provider_or_library_that_is_not_there_exits_6(
+@pytest.mark.parametrize("options", [["--provider", "NoSuchProvider"], ["--custom-ops", "m.onnx"]])
+def test_a_provider_or_library_that_cannot_be_loaded_exits_6(
     cli: Cli, untouched: Callable[[], None], options: list[str]
 ) -> None:
     refused(cli("fold", "m.onnx", "-o", "target.onnx", *options), 6, options[1])
