@@ -169,7 +169,7 @@ class _Backward:
     path: list[Node] = field(default_factory=list)
 
     def search(self) -> _Route | Obstacle:
-        start = self.affine.node.inputs[0]
+        start = self.affine.node.input(0)
         if start is None:
             return Obstacle(BROKEN_PARAMETERS, "its input is missing", self.affine.node)
         rank = known_rank(self.facts, self.through(start))
@@ -246,8 +246,8 @@ class _Backward:
     def through(self, value: Value) -> Value:
         """The value before the nodes that have moved away: the same as this one, once they are gone."""
         node = self.facts.graph.producer(value)
-        while node is not None and node.id in self.decided.gone and node.inputs[0] is not None:
-            value = node.inputs[0]
+        while node is not None and node.id in self.decided.gone and (before := node.input(0)) is not None:
+            value = before
             node = self.facts.graph.producer(value)
         return value
 

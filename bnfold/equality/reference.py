@@ -262,7 +262,7 @@ def _reshaped(labels: Labels, target: Sequence[int], *, keeps_zero: bool) -> Lab
 
 def _expanded(constants: Constants, node: Node, labels: Labels, unknown: int) -> Labels:
     """The labels at the full size of the node's input, with `unknown` for what is not known."""
-    value = node.inputs[0]
+    value = node.input(0)
     shape = None if value is None else constants.shapes.shape(value)
     if shape is None or len(shape) != labels.ndim:
         raise UncertainError(f"the shape before {node.site} is not known")

@@ -80,7 +80,10 @@ def batch_normalization(facts: Facts, node: Node) -> AffineOp | Obstacle:
     obstacle = _lengths(node, parameters)
     if obstacle is not None:
         return obstacle
-    radicand = variance + node.float_attribute("epsilon", 1e-5)
+    epsilon = node.float_attribute("epsilon", 1e-5)
+    if not np.isfinite(epsilon):
+        return _no(NOT_FINITE, node, f"epsilon is {epsilon}")
+    radicand = variance + epsilon
     if np.any(radicand <= 0):
         channel = int(np.argmin(radicand))
         return _no(VARIANCE, node, f"variance + epsilon is {radicand[channel]:g} in channel {channel}")

@@ -102,6 +102,9 @@ def conv_transpose(facts: Facts, node: Node) -> Linear | Obstacle:
 @register("linear", LINEAR, "Gemm")
 def gemm(facts: Facts, node: Node) -> Linear | Obstacle:
     """constant B (or constant A, whose rows then own the first axis); any alpha, beta, transA, transB, C or none"""
+    factors = node.float_attribute("alpha", 1.0), node.float_attribute("beta", 1.0)
+    if not np.all(np.isfinite(factors)):
+        return Obstacle(NOT_FINITE, f"alpha is {factors[0]}, beta is {factors[1]}", node)
     operands = [_weight(facts, node, index, rank=2) for index in (0, 1)]
     right = not isinstance(operands[1], Obstacle)
     weight = operands[1] if right else operands[0]
@@ -124,7 +127,7 @@ def gemm(facts: Facts, node: Node) -> Linear | Obstacle:
         rank=2,
         axis=1 if right else 0,
         bias=bias,
-        bias_factor=node.float_attribute("beta", 1.0),
+        bias_factor=factors[1],
         bias_is_vector=False,
         dropped=frozenset({"beta"}),
     )

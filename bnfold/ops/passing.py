@@ -124,8 +124,10 @@ RANK_KEPT = frozenset({"Identity", "Dropout"})
 def known_rank(facts: Facts, value: Value) -> int | None:
     """The rank of a value: what the weight or the operand that makes it says, or what shape inference knows."""
     node = facts.graph.producer(value)
-    while node is not None and node.op in RANK_KEPT and node.inputs[0] is not None and node.output(0) is value:
-        value = node.inputs[0]
+    while (
+        node is not None and node.op in RANK_KEPT and node.output(0) is value and (before := node.input(0)) is not None
+    ):
+        value = before
         node = facts.graph.producer(value)
     if node is not None and node.output(0) is value and not node.refers_to_attributes:
         rank = _stated_rank(facts, node)
