@@ -53,7 +53,7 @@ def verdict_of(path: Path, level: str) -> str:
         result = bnfold.fold(path, verify=level)  # type: ignore[arg-type]  # argparse has checked it
     except bnfold.BnfoldError as error:
         return f"{type(error).__name__}: {error}"
-    if result.verdict is None:
+    if not result.plan.moves or result.verdict is None:
         return "unchanged"
     worst = result.verdict.end_to_end.worst if result.verdict.end_to_end is not None else None
     return "same" if worst is None else f"same ({worst.ratio:.2f})"
