@@ -110,7 +110,8 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
         if target is not None:
             tell("publishing")
             made.publish()
-            result = replace(result, written=target)
+            behind = () if not in_place else _left_behind(original, made)
+            result = replace(result, written=target, left_behind=behind)
         if written is not None and certificate is not None:
             written.replace(certificate)
     return _within_limits(result, 0 if strict else max_left)
@@ -298,6 +299,11 @@ def _on_disk(file: ModelFile) -> Iterator[Path]:
         candidate(file, {}, Path(folder) / "model.onnx") as made,
     ):
         yield made.path
+
+
+def _left_behind(original: ModelFile, made: Candidate) -> tuple[Path, ...]:
+    """The data files of a model that was replaced by one with a data file of its own."""
+    return tuple(path for path in original.data_files if path != made.data_path)
 
 
 def _staged(result: FoldResult, path: Path, stack: ExitStack) -> Path:

@@ -266,6 +266,8 @@ def _run(arguments: list[str] | None) -> int:
             raise
         return _mute(PIPE_CLOSED)
     except Exception as error:  # the last resort: a bug must not look like a finding
+        if isinstance(error, OSError) and error.filename is None:  # typer writing to stdout itself: help, completion
+            return _mute(_complain(f"the answer cannot be written: {error.strerror}", CannotWrite.exit_code))
         logging.getLogger("bnfold").debug("the traceback of the bug", exc_info=error)
         return _complain(str(bug(error)), BUG_EXIT_CODE)
     if code == INTERRUPTED:  # what typer makes of Ctrl-C

@@ -38,7 +38,8 @@ class FoldResult:
 
     `verdict` and `certificate` are None with verify="off", and where nothing was to be written because there was
     nothing to fold in place. Without moves the model is certified to be the input, and not run. `written` is the file
-    that was written, if one was.
+    that was written, if one was. `left_behind` are files of external data that the model named before it was
+    replaced in place, and names no longer: bnfold did not make them, and does not remove them.
     """
 
     plan: Plan
@@ -49,6 +50,7 @@ class FoldResult:
     certificate: Certificate | None
     sha256: str
     written: Path | None
+    left_behind: tuple[Path, ...] = field(default=(), kw_only=True)
     _model: ModelFile = field(repr=False)
     _rewrite: Rewrite = field(repr=False)
 

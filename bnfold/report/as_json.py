@@ -79,6 +79,7 @@ def _result(result: FoldResult) -> Json:
         "before": asdict(result.before),
         "after": asdict(result.after),
         "cloned": list(result.cloned),
+        "left_behind": [str(path) for path in result.left_behind],
         "moves": [_move(move) for move in result.plan.moves],
         "refusals": result.plan.to_json()["refusals"],
         "certificate": None if result.certificate is None else dict(result.certificate.to_json()),

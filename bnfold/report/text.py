@@ -29,7 +29,7 @@ def fold_text(done: Sequence[Done], *, verbose: bool = False, check: bool = Fals
 
 def plan_text(name: str, plan: Plan, *, verbose: bool = False) -> str:
     """The answer of `bnfold plan`."""
-    lines = [shown(name), *_columns(_plan_counts(plan))]
+    lines = [shown(name), *_columns([_counts(plan, folded="to fold")])]
     if verbose:
         lines += [*_moves(plan.moves)]
     return "\n".join([*lines, *_left(plan.refusals, verbose=verbose)])
@@ -93,7 +93,7 @@ def _done_lines(done: Done, *, verbose: bool, check: bool) -> Iterator[str]:
 
 
 def _result_rows(result: FoldResult, *, check: bool) -> Iterator[tuple[str, str]]:
-    yield from _plan_counts(result.plan)
+    yield _counts(result.plan, folded="to fold" if check else "folded")
     if check:
         return
     before, after = result.before, result.after
@@ -101,6 +101,8 @@ def _result_rows(result: FoldResult, *, check: bool) -> Iterator[tuple[str, str]
     yield "bytes", f"{before.bytes:,} -> {after.bytes:,}"
     if result.cloned:
         yield "cloned", f"{len(result.cloned)} weight(s) that something else reads too"
+    for path in result.left_behind:
+        yield "data", f"{shown(path)} stays, though the model no longer names it"
     if not result.plan.moves:
         yield "verified", "nothing was folded: the bytes are the input's"
         return
@@ -113,9 +115,9 @@ def _result_rows(result: FoldResult, *, check: bool) -> Iterator[tuple[str, str]
     yield "verified", _verified(result.verdict)
 
 
-def _plan_counts(plan: Plan) -> list[tuple[str, str]]:
+def _counts(plan: Plan, *, folded: str) -> tuple[str, str]:
     found = len(plan.moves) + len(plan.refusals)
-    return [("BatchNorms", f"{found} found, {len(plan.moves)} folded, {len(plan.refusals)} left")]
+    return "BatchNorms", f"{found} found, {len(plan.moves)} {folded}, {len(plan.refusals)} left"
 
 
 def _certificate(certificate: Certificate) -> str:

@@ -346,7 +346,7 @@ def test_a_report_that_cannot_be_written_exits_5(cli: Cli) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
-@pytest.mark.parametrize("arguments", ["plan m.onnx", "ops", "explain", "fold m.onnx --verify off -q -o -"])
+@pytest.mark.parametrize("arguments", ["plan m.onnx", "ops", "explain", "--help", "fold m.onnx --verify off -q -o -"])
 def test_a_full_stdout_exits_5(desk: Path, arguments: str) -> None:
     line = f'"$@" {arguments} > /dev/full; exit $?'
     answer = shell(line, desk)

@@ -118,7 +118,7 @@ def test_check_writes_nothing_and_exits_1_when_something_would_fold(cli: Cli, de
     before = {path: path.read_bytes() for path in desk.iterdir()}
     answer = cli("fold", "m.onnx", "--check")
     assert answer.code == 1
-    assert "1 found, 1 folded, 0 left" in answer.out
+    assert "1 found, 1 to fold, 0 left" in answer.out
     assert {path: path.read_bytes() for path in desk.iterdir()} == before
 
 
@@ -251,6 +251,15 @@ def test_folding_twice_changes_nothing_the_second_time(cli: Cli, desk: Path) -> 
     answer = cli("fold", "two.onnx", "--in-place", *CERTIFICATE)
     assert "1 found, 0 folded, 1 left" in answer.out
     assert (desk / "two.onnx").read_bytes() == once
+
+
+def test_a_data_file_that_is_no_longer_named_stays_and_is_told(cli: Cli, desk: Path) -> None:
+    onnx.save_model(foldable(), desk / "ext.onnx", save_as_external_data=True, location="w.bin", size_threshold=16)
+    answer = cli("fold", "ext.onnx", "--in-place")
+    assert answer.code == 0
+    assert "w.bin stays, though the model no longer names it" in answer.out
+    assert (desk / "w.bin").exists()
+    assert onnx.load(desk / "ext.onnx").graph.initializer[0].raw_data
 
 
 def test_a_model_with_external_data_is_folded_with_a_data_file_of_its_own(cli: Cli, desk: Path) -> None:

@@ -30,7 +30,7 @@ def test_a_plan_says_how_many_go_and_why_the_others_stay(cli: Cli) -> None:
     assert (answer.code, answer.err) == (0, "")
     first, counts, left, reason, site, *remedy = answer.out.splitlines()
     assert first == "two.onnx"
-    assert counts == "  BatchNorms  2 found, 1 folded, 1 left"
+    assert counts == "  BatchNorms  2 found, 1 to fold, 1 left"
     assert left == "  left"
     assert reason == f"    1 x blocked: {REASONS['blocked'].summary}"
     assert site == "      BatchNormalization#3: Relu lets no per-channel affine pass (at Relu#2)"
