@@ -36,6 +36,7 @@ from bnfold.ops.reasons import REASONS, Reason
 from bnfold.ops.table import Row
 from bnfold.planning import Plan, make_plan
 from bnfold.result import FoldResult, certified, claims, refuse_overwriting, totals_after, totals_before
+from bnfold.selecting import Selection
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Level = Literal["full", "certificate", "off"]
@@ -46,12 +47,13 @@ LONGEST_TIMEOUT = 366 * 24 * 3600
 CERTIFICATE_OFFER = "verify='certificate' (--verify certificate) lets the recomputed constants alone decide"
 
 
-def plan(model: Source, *, max_bytes: int | None = None) -> Plan:
+def plan(model: Source, *, only: Sequence[str] = (), skip: Sequence[str] = (), max_bytes: int | None = None) -> Plan:
     """What `fold` would do with each BatchNormalization of a model; writes nothing, runs nothing.
 
-    `model`: a path, the bytes of a model file, or an onnx.ModelProto. Raises InputRefused for what is no model.
+    `model`: a path, the bytes of a model file, or an onnx.ModelProto. `only`, `skip`: globs as for `fold`. Raises
+    InputRefused for what is no model, UsageError for a glob that names nothing.
     """
-    return make_plan(Graph.of(read(model, max_bytes=max_bytes)))
+    return make_plan(Graph.of(read(model, max_bytes=max_bytes)), Selection(tuple(only), tuple(skip)))
 
 
 def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same as on the command line
@@ -60,6 +62,8 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     *,
     in_place: bool = False,
     check: bool = False,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
     strict: bool = False,
     max_left: int | None = None,
     verify: Level = "full",
@@ -77,6 +81,7 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
 
     `model`: a path, bytes, or an onnx.ModelProto. With `output` (or `in_place`) the model is written there once it is
     verified; without, the result holds it. `check` writes nothing and raises WouldFold if anything would fold.
+    `only` and `skip` are globs of node, tensor or scope names: fold those alone, and do not fold those.
     `strict` (none) and `max_left` (at most so many) raise BatchNormsLeft if more stay; the model is written all the
     same. `verify`: "full" recomputes every constant and runs both models, "certificate" only recomputes, "off" trusts.
     `data`: an .npz of inputs by name (and `labels`), run besides random inputs. `certificate`: where to write the
@@ -96,7 +101,7 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     _check_certificate(certificate, original, target)
     graph = Graph.of(original)
     tell("planning")
-    decided = make_plan(graph)
+    decided = make_plan(graph, Selection(tuple(only), tuple(skip)))
     if check:
         return _checked(graph, decided)
     if in_place and not decided.moves:
@@ -323,7 +328,7 @@ def _staged(result: FoldResult, path: Path, stack: ExitStack) -> Path:
 
 
 def _within_limits(result: FoldResult, most: int | None) -> FoldResult:
-    left = len(result.plan.refusals)
+    left = result.plan.left
     if most is not None and left > most:
         raise BatchNormsLeft(f"{left} BatchNormalization(s) stay, {most} allowed", result)
     return result

@@ -78,6 +78,16 @@ Timeout = Annotated[float, typer.Option("--timeout", min=0.1, metavar="SECONDS",
 MaxBytes = Annotated[int | None, typer.Option("--max-bytes", min=1, help="Refuse larger model files.")]
 
 
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="GLOB", help="Fold only what this names: node, tensor or scope. Repeatable."),
+]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option("--skip", metavar="GLOB", help="Do not fold what this names. Repeatable."),
+]
+
+
 @app.callback()
 def _root(
     context: typer.Context,
@@ -102,6 +112,8 @@ def fold(  # noqa: PLR0913  # one parameter per option
     ] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Replace each model.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if anything would fold.")] = False,
+    only: Only = None,
+    skip: Skip = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any BatchNormalization stays.")] = False,
     max_left: Annotated[int | None, typer.Option("--max-left", min=0, help="Exit 1 if more than N stay.")] = None,
     verify: Annotated[Verify, typer.Option("--verify", help="How much is shown before writing.")] = Verify.FULL,
@@ -130,6 +142,7 @@ def fold(  # noqa: PLR0913  # one parameter per option
     _prepare(report, verbose=verbose)
     from bnfold import api, batch  # noqa: PLC0415  # heavy: only once the options are known to be sound
     from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
+    from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
     from bnfold.result import exit_code  # noqa: PLC0415  # likewise
 
     dims = _dims(dim)
@@ -138,11 +151,11 @@ def fold(  # noqa: PLR0913  # one parameter per option
         outputs = batch.targets(model, str(output))
 
     def fold_one(source: str, target: Path | None) -> FoldResult:
-        with _progress(source) as tell:
+        with progress(source) as tell:
             return api.fold(
-                source, target, in_place=in_place, check=check, strict=strict, max_left=max_left, verify=verify.value,
-                data=data, certificate=certificate, seed=seed, dims=dims, provider=provider,
-                custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes, progress=tell,
+                source, target, in_place=in_place, check=check, only=only or (), skip=skip or (), strict=strict,
+                max_left=max_left, verify=verify.value, data=data, certificate=certificate, seed=seed, dims=dims,
+                provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes, progress=tell,
             )  # fmt: skip
 
     done = list(batch.each(model, outputs, fold_one))
@@ -163,6 +176,8 @@ def fold(  # noqa: PLR0913  # one parameter per option
 def plan(  # noqa: PLR0913  # one parameter per option
     model: Model,
     *,
+    only: Only = None,
+    skip: Skip = None,
     max_bytes: MaxBytes = None,
     format_: FormatOption = Format.TEXT,
     report: Report = None,
@@ -174,7 +189,7 @@ def plan(  # noqa: PLR0913  # one parameter per option
     from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
     from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
 
-    made = api.plan(model, max_bytes=max_bytes)
+    made = api.plan(model, only=only or (), skip=skip or (), max_bytes=max_bytes)
     writers = {
         "json": lambda: as_json.plan_json(model, made),
         "txt": lambda: text.plan_text(model, made, verbose=verbose),
@@ -203,8 +218,9 @@ def verify(  # noqa: PLR0913  # one parameter per option
     _prepare(report, verbose=verbose)
     from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
     from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
+    from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
 
-    with _progress(after) as tell:
+    with progress(after) as tell:
         verdict = api.verify(
             before, after, data=data, seed=seed, dims=_dims(dim), provider=provider, custom_ops=custom_ops or (),
             timeout=timeout, max_bytes=max_bytes, progress=tell,
@@ -360,29 +376,3 @@ def _to_stdout(done: Sequence[Done]) -> None:
     for one in done:
         if one.result is not None:
             _say(one.result.to_bytes())
-
-
-def _untold(stage: str) -> None:
-    del stage
-
-
-class _progress:  # noqa: N801  # read as a function: with _progress(name) as tell
-    """A spinner on stderr that names the stage, on a terminal only."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._status: object = None
-
-    def __enter__(self) -> Callable[[str], None]:
-        if not sys.stderr.isatty():
-            return _untold
-        from rich.console import Console  # noqa: PLC0415  # comes with typer; only where there is a terminal
-
-        self._status = status = Console(stderr=True).status(self._name)
-        status.start()
-        return lambda stage: status.update(f"{self._name}: {stage}")
-
-    def __exit__(self, *_: object) -> None:
-        stop = getattr(self._status, "stop", None)
-        if stop is not None:
-            stop()

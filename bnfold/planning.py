@@ -31,10 +31,13 @@ from bnfold.ops.reasons import (
     OTHER_READERS,
     OUTER_SCOPE,
     REASONS,
+    SKIPPED,
     Obstacle,
     Reason,
 )
+from bnfold.selecting import Selection
 
+EVERYTHING = Selection()
 Json = str | int | float | list[Any] | dict[str, Any] | None
 
 
@@ -82,6 +85,11 @@ class Plan:
         """Whether every affine of the graph stands in exactly one move or refusal (the invariant of a plan)."""
         ours = sorted([move.site for move in self.moves] + [refusal.site for refusal in self.refusals])
         return ours == sorted(node.site for node in affine_nodes(graph))
+
+    @property
+    def left(self) -> int:
+        """How many affines stay although nobody asked them to."""
+        return sum(refusal.reason is not SKIPPED for refusal in self.refusals)
 
     def to_json(self) -> dict[str, Json]:
         """This plan as JSON values; `from_json` gives an equal plan back."""
@@ -134,12 +142,20 @@ class _Decided:
         return Move(node.site, arrivals, tuple(passed.site for passed in route.path))
 
 
-def make_plan(graph: Graph) -> Plan:
-    """Decide everything that fold will do to a model; time is linear in its nodes and weights."""
+def make_plan(graph: Graph, selection: Selection = EVERYTHING) -> Plan:
+    """Decide everything that fold will do to a model; time is linear in its nodes and weights.
+
+    Raises UsageError for a selection that names what is not there.
+    """
     facts, decided = Facts(graph), _Decided()
     moves: list[Move] = []
     refusals: list[Refusal] = []
-    for node in affine_nodes(graph):
+    nodes = affine_nodes(graph)
+    left_out = selection.left_out(nodes)
+    for node in nodes:
+        if node.id in left_out:
+            refusals.append(Refusal(node.site, SKIPPED, left_out[node.id]))
+            continue
         route = _route(facts, decided, node)
         if isinstance(route, _Route):
             moves.append(decided.settle(node, route))

@@ -175,6 +175,13 @@ PRECISION = _reason(
     "In a 16-bit type the product of a small weight and a small scale becomes zero or keeps only a few bits.",
     "fold in float32 and convert to 16 bit afterwards, or keep this layer in float32",
 )
+SKIPPED = _reason(
+    "skipped",
+    "it was asked to stay",
+    "--only names what is to be folded, --skip what is not. What they leave out is not looked at, and --strict and "
+    "--max-left do not count it.",
+    "fold again without the option",
+)
 TYPE = _reason(
     "type",
     "the weights are of a type that is not folded",

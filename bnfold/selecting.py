@@ -1,0 +1,54 @@
+"""Which affines a user wants folded: `only` those that a glob names, and none that a `skip` glob names.
+
+A glob names a node by the node's name, by a tensor that it reads or writes, or by the scope that holds it. A glob that
+names nothing is an error, for a typo would otherwise fold everything, or nothing, in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from bnfold.errors import UsageError
+from bnfold.nodes import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Shell-style globs (`*`, `?`, `[abc]`), told apart by case. No `only` means all."""
+
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def left_out(self, nodes: Sequence[Node]) -> dict[int, str]:
+        """The ids of the nodes that are not to be folded, each with a sentence that says which option it was.
+
+        Raises UsageError for a glob that names none of `nodes`, with the names that come close.
+        """
+        names = {node.id: frozenset(_names(node)) for node in nodes}
+        everything = sorted({name for those in names.values() for name in those})
+        for option, globs in (("only", self.only), ("skip", self.skip)):
+            for glob in globs:
+                if not _matched([glob], everything):
+                    raise UsageError(_unmatched(option, glob, everything))
+        wanted = {id_ for id_, those in names.items() if not self.only or _matched(self.only, those)}
+        skipped = {id_ for id_, those in names.items() if _matched(self.skip, those)}
+        sentences = {node.id: "no --only glob names it" for node in nodes if node.id not in wanted}
+        return sentences | dict.fromkeys(sorted(skipped), "a --skip glob names it")
+
+
+def _names(node: Node) -> Iterable[str]:
+    yield from (node.proto.name, node.scope.path, str(node.site))
+    yield from (value.name for value in (*node.inputs, *node.outputs) if value is not None)
+
+
+def _matched(globs: Sequence[str], names: Iterable[str]) -> bool:
+    return any(name and fnmatchcase(name, glob) for name in names for glob in globs)
+
+
+def _unmatched(option: str, glob: str, names: Sequence[str]) -> str:
+    near = get_close_matches(glob, names, n=3, cutoff=0.4)
+    hint = f"; near names are {', '.join(repr(name) for name in near)}" if near else ""
+    return f"--{option} {glob!r} names no BatchNormalization{hint}"
