@@ -36,7 +36,8 @@ def endless() -> onnx.ModelProto:
 
 def children(pid: int) -> set[int]:
     found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    # Not by glob: that fails when a process ends while it looks.
+    for stat in [folder / "stat" for folder in Path("/proc").iterdir() if folder.name.isdecimal()]:
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:  # it ended while we looked
