@@ -84,7 +84,7 @@ class Sessions:
 
     def _made(self, path: Path, copy: bytes | None, *, optimise: bool) -> onnxruntime.InferenceSession:
         # Late: a session that cannot be made for want of onnxruntime is an answer, not a crash.
-        import onnxruntime as ort  # noqa: PLC0415
+        import onnxruntime as ort  # noqa: PLC0415  # as said above
 
         if self._provider not in ort.get_available_providers():
             raise Refusal(f"this onnxruntime has no {self._provider}")
@@ -149,7 +149,7 @@ def _attempt(
     path = Path(str(request["model"]))
     try:
         return _served(sessions, path, request, feeds)
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises by no common base; the parent learns what it was
+    except Exception as error:  # noqa: BLE001  # onnxruntime raises by no common base; the parent learns what it was
         return _failure(error, path), {}
 
 
@@ -181,7 +181,7 @@ def _run_foreign(
     session: onnxruntime.InferenceSession, names: list[str], feeds: Mapping[str, np.ndarray]
 ) -> Iterator[np.ndarray]:
     """A run whose inputs or outputs have types that numpy lacks: their bits go in and out as they are."""
-    import onnxruntime as ort  # noqa: PLC0415 - see `Sessions`
+    import onnxruntime as ort  # noqa: PLC0415  # see `Sessions`
 
     def fed(value: np.ndarray) -> onnxruntime.OrtValue:
         if value.dtype.name not in _FOREIGN:
@@ -252,7 +252,7 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 def _limit_memory(most: int | None) -> None:
     try:
-        import resource  # noqa: PLC0415 - not on Windows, where the parent's deadline is the only limit
+        import resource  # noqa: PLC0415  # not on Windows, where the parent's deadline is the only limit
     except ImportError:
         return
     # A system may refuse a limit (macOS does): the parent's deadline remains.
@@ -267,7 +267,7 @@ def _limit_memory(most: int | None) -> None:
 def _limit_processor_time(seconds: float) -> None:
     """End this process by SIGXCPU when one request takes more: nobody else would once the parent is killed."""
     try:
-        import resource  # noqa: PLC0415 - see `_limit_memory`
+        import resource  # noqa: PLC0415  # see `_limit_memory`
     except ImportError:
         return
     used = resource.getrusage(resource.RUSAGE_SELF)

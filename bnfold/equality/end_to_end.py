@@ -59,7 +59,7 @@ class Outcome:
     end_to_end: EndToEnd | None = None
 
 
-def compare(  # noqa: PLR0913 - two models, how to run them, and each of the user's wishes by its own name
+def compare(  # noqa: PLR0913  # two models, how to run them, and each of the user's wishes by its own name
     before: Path,
     after: Path,
     *,

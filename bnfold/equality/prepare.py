@@ -47,7 +47,7 @@ def prepared(path: Path, *, perturb: int | None, upgrade: bool) -> bytes | None:
     if perturb is None and not upgrade and not _may_have_empty_outputs(path):
         return None
     # Late: most models never need onnx here, and importing it takes longer than running them.
-    import onnx  # noqa: PLC0415
+    import onnx  # noqa: PLC0415  # as said above
 
     model = onnx.load(path, load_external_data=False)
     if perturb is not None or upgrade:
@@ -136,7 +136,7 @@ def _perturb_constant(node: onnx.NodeProto, random: np.random.Generator) -> None
 
 
 def _perturb_tensor(tensor: onnx.TensorProto, random: np.random.Generator) -> None:
-    from onnx import numpy_helper  # noqa: PLC0415 - see `prepared`
+    from onnx import numpy_helper  # noqa: PLC0415  # see `prepared`
 
     if tensor.data_type not in _HALF_UNIT:
         return
@@ -183,7 +183,7 @@ def _has_empty_outputs(node: onnx.NodeProto) -> bool:
 
 
 def _external_bytes(model: onnx.ModelProto) -> int:
-    from onnx import TensorProto, helper  # noqa: PLC0415 - see `prepared`
+    from onnx import TensorProto, helper  # noqa: PLC0415  # see `prepared`
 
     external = (
         tensor
@@ -200,7 +200,7 @@ def _upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset >= _UPGRADED_OPSET:
         return model
-    from onnx import version_converter  # noqa: PLC0415 - see `prepared`
+    from onnx import version_converter  # noqa: PLC0415  # see `prepared`
 
     converted = version_converter.convert_version(model, _UPGRADED_OPSET)
     # The converter annotates the values that it adds with no type, which onnxruntime then refuses to read.

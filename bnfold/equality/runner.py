@@ -237,7 +237,7 @@ def _started(settings: str) -> subprocess.Popen[bytes]:
     path = [entry or str(Path.cwd()) for entry in sys.path]
     command = [sys.executable, "-P", "-W", "ignore", "-c", _START, str(len(path)), *path, settings]
     try:
-        return subprocess.Popen(  # noqa: S603 - our own interpreter with our own module
+        return subprocess.Popen(  # noqa: S603  # our own interpreter with our own module
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
     except OSError as error:
@@ -254,7 +254,7 @@ def _exchange(
     try:
         send(cast("BinaryIO", child.stdin), header, arrays)
         answers.put(receive(cast("BinaryIO", child.stdout)))
-    except Exception as error:  # noqa: BLE001 - whatever it is, the waiting thread must hear of it
+    except Exception as error:  # noqa: BLE001  # whatever it is, the waiting thread must hear of it
         answers.put(error)
 
 

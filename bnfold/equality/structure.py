@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from google.protobuf.message import Message  # type: ignore[import-untyped] # protobuf ships no types
+from google.protobuf.message import Message  # type: ignore[import-untyped]  # protobuf ships no types
 from onnx import TensorProto
 
 from bnfold.graph import Graph

@@ -121,7 +121,7 @@ class _Layout:
         entries = external_entries(tensor)
         if entries.get("location"):
             span = self.model.span(tensor)
-            assert span is not None  # noqa: S101 - an external tensor with a location has a span
+            assert span is not None  # noqa: S101  # an external tensor with a location has a span
             return span, _span_blocks(self.model, tensor), span.offset
         index = int(entries["offset"])
         new, replaced = self.pending[index]
@@ -130,7 +130,7 @@ class _Layout:
 
 def _span_blocks(model: ModelFile, tensor: TensorProto) -> Blocks:
     span = model.span(tensor)
-    assert span is not None  # noqa: S101 - only external tensors come here
+    assert span is not None  # noqa: S101  # only external tensors come here
     return Blocks(span.length, lambda: model.storage.blocks(span))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from google.protobuf.message import (  # type: ignore[import-untyped] # protobuf ships no types
+from google.protobuf.message import (  # type: ignore[import-untyped]  # protobuf ships no types
     DecodeError,
     EncodeError,
 )

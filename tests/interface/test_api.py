@@ -90,6 +90,14 @@ def test_nothing_to_fold_gives_the_bytes_of_the_input(desk: Path) -> None:
     assert (result.certificate.before, result.certificate.claims) == (result.certificate.after, ())
 
 
+def test_a_certificate_of_nothing_to_fold_in_place_is_written_and_the_model_is_not(desk: Path) -> None:
+    was = (desk / "blocked.onnx").stat()
+    assert bnfold.fold("blocked.onnx", in_place=True, certificate="c.json").written is None
+    assert json.loads((desk / "c.json").read_text())["holds"]
+    now = (desk / "blocked.onnx").stat()
+    assert (now.st_ino, now.st_mtime_ns) == (was.st_ino, was.st_mtime_ns)
+
+
 def test_nothing_to_fold_in_place_touches_no_file(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "candidate", None)
     assert bnfold.fold("blocked.onnx", in_place=True).written is None

@@ -1,0 +1,13 @@
+"""Settings that all tests share."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# A shared machine is slow now and then, which says nothing of the code. On CI hypothesis has a profile of its own:
+# no deadline either, and the same examples each time.
+settings.register_profile("local", deadline=None)
+if "CI" not in os.environ:
+    settings.load_profile("local")
