@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,9 +27,9 @@ from bnfold.equality.certificate import Certificate, certify
 from bnfold.equality.end_to_end import Outcome, compare
 from bnfold.equality.runner import Limits, Runner
 from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
-from bnfold.errors import BatchNormsLeft, CannotWrite, UsageError, WouldFold
+from bnfold.errors import BatchNormsLeft, UsageError, WouldFold
 from bnfold.graph import Graph
-from bnfold.model import Candidate, ModelFile, candidate, read
+from bnfold.model import Candidate, ModelFile, candidate, read, staged
 from bnfold.ops import TABLE
 from bnfold.ops.reasons import REASONS, Reason
 from bnfold.ops.table import Row
@@ -113,14 +112,16 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
         made = stack.enter_context(_candidate(job, target))
         runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
         result = _proved(job, made, runner)
-        written = None if certificate is None else _staged(result, Path(certificate), stack)
+        evidence = None
+        if certificate is not None:  # staged now, so that it fails before the model is published
+            evidence = stack.enter_context(staged(_certificate_of(result), Path(certificate)))
         if target is not None:
             tell("publishing")
             made.publish()
             behind = () if not in_place else _left_behind(original, made)
             result = replace(result, written=target, left_behind=behind)
-        if written is not None and certificate is not None:
-            written.replace(certificate)
+        if evidence is not None:
+            evidence.publish()
     return _within_limits(result, 0 if strict else max_left)
 
 
@@ -224,7 +225,7 @@ def _check_certificate(certificate: str | os.PathLike[str] | None, original: Mod
 
 def _unchanged(graph: Graph, decided: Plan) -> FoldResult:
     """The answer where nothing is rewritten."""
-    now = totals_before(graph)
+    now = totals_before(graph, decided)
     return FoldResult(decided, now, now, (), None, None, graph.model.sha256, None, graph.model, Rewrite({}, ()))
 
 
@@ -252,7 +253,7 @@ def _proved(job: _Job, made: Candidate, runner: Runner) -> FoldResult:
     checked, verdict = _verdict(job, made.path, runner)
     if verdict is not None and not isinstance(verdict, Same):
         verdict.raise_unless_same()
-    before = totals_before(job.graph)
+    before = totals_before(job.graph, job.plan)
     return FoldResult(
         plan=job.plan,
         before=before,
@@ -313,20 +314,11 @@ def _left_behind(original: ModelFile, made: Candidate) -> tuple[Path, ...]:
     return tuple(path for path in original.data_files if path != made.data_path)
 
 
-def _staged(result: FoldResult, path: Path, stack: ExitStack) -> Path:
-    """The certificate in a temporary file beside its place, so that it fails before the model is published."""
+def _certificate_of(result: FoldResult) -> bytes:
+    """What goes into the certificate's file; raises UsageError where the fold made none."""
     if result.certificate is None:
         raise UsageError("there is no certificate to write with verify='off' (--verify off)")
-    text = json.dumps(result.certificate.to_json(), indent=2) + "\n"
-    staged = path.with_name(f".bnfold-{secrets.token_hex(8)}.tmp")
-    stack.callback(staged.unlink, missing_ok=True)
-    try:
-        staged.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CannotWrite(f"the certificate {str(path)!r} cannot be written: {error.strerror or error}") from error
-    if path.is_dir():
-        raise CannotWrite(f"the certificate {str(path)!r} cannot be written: it is a folder")
-    return staged
+    return (json.dumps(result.certificate.to_json(), indent=2) + "\n").encode()
 
 
 def _within_limits(result: FoldResult, most: int | None) -> FoldResult:

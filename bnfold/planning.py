@@ -239,6 +239,7 @@ class _Backward:
         """Let a home take over an affine besides what it has already, if its numbers allow that."""
         node = linear.node
         earlier = self.decided.homes.get(node.id)
+        # Of two ranks one is not the home's: that is for obstacle_to to say.
         total = affine if earlier is None or earlier.rank != affine.rank else affine @ earlier
         number = obstacle_to(linear, total)
         if number is not None:

@@ -16,7 +16,6 @@ from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
 from bnfold.errors import BUG_EXIT_CODE, BnfoldError, UsageError
 from bnfold.graph import Graph
 from bnfold.model import ModelFile, candidate, read, to_bytes
-from bnfold.ops.affine import affine_nodes
 from bnfold.planning import Plan
 
 SEVERITY = (BUG_EXIT_CODE, 5, 4, 3, 6, 2, 1, 0)
@@ -99,9 +98,9 @@ def exit_code(done: Sequence[Done]) -> int:
     return next((code for code in SEVERITY if code in codes), 0)
 
 
-def totals_before(graph: Graph) -> Totals:
-    """What a report says of the model that was read."""
-    return Totals(len(graph.nodes), len(affine_nodes(graph)), graph.model.size)
+def totals_before(graph: Graph, plan: Plan) -> Totals:
+    """What a report says of the model that was read; a plan accounts for every affine."""
+    return Totals(len(graph.nodes), len(plan.moves) + len(plan.refusals), graph.model.size)
 
 
 def totals_after(before: Totals, plan: Plan, rewrite: Rewrite, size: int) -> Totals:

@@ -82,7 +82,7 @@ def row(name: str) -> str:
 def main() -> None:
     """Print the table, in Markdown."""
     head = ["| Model | Size | BatchNormalization nodes | Parameters | On the test split |", "|---|---|---|---|---|"]
-    print("\n".join([*head, *map(row, MODELS)]))  # noqa: T201 - the table is what the command is run for
+    print("\n".join([*head, *map(row, MODELS)]))  # noqa: T201  # the table is what the command is run for
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def main() -> None:
     rng = np.random.default_rng(NOISE_OF_TEST)
     np.savez_compressed(HERE / "digits_noisy.npz", image=with_noise(test.image, rng))
     for name in names:
-        print(make(name, training), flush=True)  # noqa: T201 - the report is what the command is run for
+        print(make(name, training), flush=True)  # noqa: T201  # the report is what the command is run for
 
 
 if __name__ == "__main__":

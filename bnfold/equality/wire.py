@@ -36,7 +36,7 @@ def dtype_called(name: str) -> np.dtype[np.generic]:
     if _NATIVE.fullmatch(name):
         return np.dtype(name)
     # Late: few models need it, and the child starts faster without it.
-    import ml_dtypes  # noqa: PLC0415
+    import ml_dtypes  # noqa: PLC0415  # as said above
 
     scalar = getattr(ml_dtypes, name, None) if name.startswith(("bfloat", "float8")) else None
     if scalar is None:
@@ -123,7 +123,7 @@ def _filled(stream: BinaryIO, dtype: np.dtype[np.generic], shape: list[int]) -> 
     filled = 0
     while filled < len(target):
         # `readinto` is what every buffered binary stream has; BinaryIO alone does not promise it.
-        count = stream.readinto(target[filled:])  # type: ignore[attr-defined]
+        count = stream.readinto(target[filled:])  # type: ignore[attr-defined]  # as said above
         if not count:
             raise BrokenFrame("a frame ends early")
         filled += count

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bnfold.model.edits import Address, Edits, GraphEdit, NewTensor, NodeEdit
 from bnfold.model.modelfile import ModelFile
-from bnfold.model.publish import Candidate, candidate
+from bnfold.model.publish import Candidate, candidate, staged
 from bnfold.model.relocate import model_bytes as to_bytes
 from bnfold.model.source import read
 from bnfold.model.storage import Span
@@ -23,5 +23,6 @@ __all__ = [
     "Span",
     "candidate",
     "read",
+    "staged",
     "to_bytes",
 ]

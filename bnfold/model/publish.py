@@ -67,22 +67,32 @@ def candidate(model: ModelFile, edits: Edits, target: Path) -> Iterator[Candidat
         yield made
 
 
+@contextmanager
+def staged(content: bytes, target: Path) -> Iterator[Candidate]:
+    """Write any other file as a model is written: beside its target, published by one rename. Raises CannotWrite."""
+    with ExitStack() as cleanup:
+        with _sentence(target):
+            _check_target(target)
+            made = _file_written(rope(content), None, _created(target.parent, cleanup), target)
+        yield made
+
+
 def _written(model: ModelFile, edits: Edits, target: Path, cleanup: ExitStack) -> Candidate:
     # It exists from here until it is published: the clean-up of the data file can tell by that.
     temporary = _created(target.parent, cleanup)
     if not changes_something(edits) and (not model.has_external_data or _same_folder(model, target)):
-        return _model_written(rope(model.storage.content), None, temporary, target)
+        return _file_written(rope(model.storage.content), None, temporary, target)
     if not model.has_external_data:
         content = spliced(model.storage.content, model.proto, edits, inline)
-        return _model_written(content, None, temporary, target)
+        return _file_written(content, None, temporary, target)
     relocation = relocated(model, edits)
     if not relocation.has_data:
-        return _model_written(relocation.model(""), None, temporary, target)
+        return _file_written(relocation.model(""), None, temporary, target)
     data_path = _data_written(relocation.data, model, temporary, target, cleanup)
-    return _model_written(relocation.model(data_path.name), data_path, temporary, target)
+    return _file_written(relocation.model(data_path.name), data_path, temporary, target)
 
 
-def _model_written(content: Rope, data_path: Path | None, temporary: Path, target: Path) -> Candidate:
+def _file_written(content: Rope, data_path: Path | None, temporary: Path, target: Path) -> Candidate:
     check_size(content)
     sha256 = _write(temporary, content)
     return Candidate(temporary, content.length, sha256, data_path, target)

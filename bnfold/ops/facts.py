@@ -9,6 +9,7 @@ Where onnx's shape inference loses a rank, the planner asks the weight instead.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
@@ -193,7 +194,7 @@ class Facts:
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415  # slow to import, and few models need it
 
         nodes, feeds = self._expression(value)
-        protos = [_renamed(node, {i: n for (k, i), n in feeds.names.items() if k == node.id}) for node in nodes]
+        protos = [_renamed(node, feeds.names[node.id]) for node in nodes]
         graph = helper.make_graph(
             protos,
             "expression",
@@ -245,12 +246,12 @@ class _Feeds:
     """Arrays for the free inputs of an expression, each under a name of its own per reading node and place."""
 
     def __init__(self) -> None:
-        self.names: dict[tuple[int, int], str] = {}
+        self.names: dict[int, dict[int, str]] = defaultdict(dict)
         self.arrays: dict[str, Array] = {}
 
     def add(self, node: Node, index: int, array: Array) -> None:
         name = f"feed {node.id}.{index}"
-        self.names[node.id, index] = name
+        self.names[node.id][index] = name
         self.arrays[name] = array
 
     def __iter__(self) -> Iterator[tuple[str, Array]]:

@@ -440,7 +440,7 @@ def simple(body: str, interface: str = "(float[1,4,8] x) => (float[1,4,8] y)", *
     random = np.random.default_rng(5)
     weight = random.standard_normal((4, 4, 3)).astype("f")
     numbers = parameters(random, 4) | parameters(random, 4, "1")
-    return put(parsed(f"{interface} {{ {body} }}", **more), w=weight, **numbers)  # type: ignore[arg-type]
+    return put(parsed(f"{interface} {{ {body} }}", **more), w=weight, **numbers)
 
 
 PLAIN = "c = Conv<pads=[1,1]>(x,w) n = BatchNormalization(c,g,e,m,v) y = Relu(n)"

@@ -64,8 +64,8 @@ def main() -> int:
         bnfold.fold(chain(2), target, verify="off")  # what is imported late is not counted
         for _ in range(options.rounds):
             for n in lengths:
-                seconds["fold", n].append(timed(lambda n=n: bnfold.fold(source[n], target, verify="off")))  # type: ignore[misc]  # a bound default
-                seconds["copy", n].append(timed(lambda n=n: onnx.save(onnx.load(source[n]), target)))  # type: ignore[misc]  # likewise
+                seconds["fold", n].append(timed(lambda n=n: bnfold.fold(source[n], target, verify="off")))
+                seconds["copy", n].append(timed(lambda n=n: onnx.save(onnx.load(source[n]), target)))
     fold, copy = ([statistics.median(seconds[kind, n]) for n in lengths] for kind in ("fold", "copy"))
     for n, a, b in zip(lengths, fold, copy, strict=True):
         sys.stdout.write(f"{n:6d} Conv+BN: fold {a:.2f} s, onnx.load + onnx.save {b:.2f} s, ratio {a / b:.1f}\n")

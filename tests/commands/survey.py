@@ -50,7 +50,7 @@ def survey(path: Path, *, level: str) -> Row:
 def verdict_of(path: Path, level: str) -> str:
     """`same`, with the worst ratio to the rounding floor; or the error's kind and sentence."""
     try:
-        result = bnfold.fold(path, verify=level)  # type: ignore[arg-type]  # argparse has checked it
+        result = bnfold.fold(path, verify=level)
     except bnfold.BnfoldError as error:
         return f"{type(error).__name__}: {error}"
     if not result.plan.moves or result.verdict is None:

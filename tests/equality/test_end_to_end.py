@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def outcome_of(before: Path, after: Path, runner: Runner, **wishes: object) -> Outcome:
     proto = onnx.load(before, load_external_data=False)
-    return compare(before, after, runner=runner, proto=proto, **wishes)  # type: ignore[arg-type]
+    return compare(before, after, runner=runner, proto=proto, **wishes)
 
 
 def judged(
@@ -308,7 +308,7 @@ class Crashing(Runner):
     def run(self, model: Path, *arguments: object, **options: object) -> dict[str, np.ndarray]:
         if model.name == self.name:
             raise CannotRun("crash", "onnxruntime crashed (SIGSEGV)")
-        return super().run(model, *arguments, **options)  # type: ignore[arg-type]
+        return super().run(model, *arguments, **options)
 
 
 def test_a_crash_of_the_rewritten_model_differs(write: Callable[..., Path]) -> None:
@@ -323,7 +323,7 @@ class Miscompiling(Runner):
     """Another function as soon as graph optimisations are on."""
 
     def run(self, *arguments: object, **options: object) -> dict[str, np.ndarray]:
-        outputs = super().run(*arguments, **options)  # type: ignore[arg-type]
+        outputs = super().run(*arguments, **options)
         return {name: 1.5 * value for name, value in outputs.items()} if options.get("optimise") else outputs
 
 

@@ -14,7 +14,7 @@ def parsed(text: str, ir: int = 8) -> onnx.ModelProto:
 
 
 def feeds(text: str, name: str = "i", **wishes: object) -> list[np.ndarray]:
-    batches = random_batches(parsed(text), seed=0, dims={}, **wishes)  # type: ignore[arg-type]
+    batches = random_batches(parsed(text), seed=0, dims={}, **wishes)
     return [batch.feeds[name] for batch in batches]
 
 

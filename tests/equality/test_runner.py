@@ -309,7 +309,7 @@ def test_the_working_directory_hides_no_module(write: Callable[..., Path], tmp_p
     (tmp_path / "onnxruntime.py").write_text("raise SystemExit(9)")
     (tmp_path / "json.py").write_text("raise SystemExit(9)")
     path = write(DOUBLE)
-    here = os.getcwd()  # noqa: PTH109 - the counterpart of chdir
+    here = os.getcwd()  # noqa: PTH109  # the counterpart of chdir
     os.chdir(tmp_path)
     try:
         with Runner() as runner:

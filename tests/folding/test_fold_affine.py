@@ -130,7 +130,7 @@ def test_an_affine_cannot_be_changed_nor_does_it_follow_the_array_it_was_made_of
     with pytest.raises(ValueError, match="read-only"):
         affine.scale[0] = 3
     with pytest.raises(AttributeError):
-        affine.scale = source  # type: ignore[misc]
+        affine.scale = source
 
 
 @pytest.mark.parametrize("method", [lambda a: a.transposed([1, 0]), lambda a: a.reshaped((2, 3), (3, 2)), lambda a: a])

@@ -157,7 +157,7 @@ def test_what_cannot_be_done_raises_and_writes_nothing(
 ) -> None:
     before = {path.name: path.read_bytes() for path in desk.iterdir()}
     with pytest.raises(error) as raised:
-        bnfold.fold(**arguments)  # type: ignore[arg-type]
+        bnfold.fold(**arguments)
     assert "\n" not in str(raised.value)
     assert {path.name: path.read_bytes() for path in desk.iterdir()} == before
 
@@ -247,7 +247,7 @@ def test_verdicts_speak_for_themselves(desk: Path) -> None:
 @pytest.mark.parametrize("options", [{"seed": -1}, {"timeout": 0}, {"dims": {"Q": 1}}, {"data": "none.npz"}])
 def test_a_comparison_that_cannot_be_meant_raises(desk: Path, options: dict[str, object]) -> None:
     with pytest.raises(bnfold.UsageError):
-        bnfold.verify(desk / "m.onnx", desk / "m.onnx", **options)  # type: ignore[arg-type]
+        bnfold.verify(desk / "m.onnx", desk / "m.onnx", **options)
 
 
 @pytest.mark.usefixtures("desk")

@@ -290,7 +290,7 @@ def test_a_damaged_model_is_read_or_refused(data):
     try:
         model = read(damaged)
     except InputRefused as refusal:
-        assert "\n" not in str(refusal)  # noqa: PT017 - both outcomes are right, and each is checked
+        assert "\n" not in str(refusal)  # noqa: PT017  # both outcomes are right, and each is checked
         return
     assert to_bytes(model, {}) == damaged
     for found in model.proto.graph.initializer:
