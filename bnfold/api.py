@@ -101,12 +101,13 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     graph = Graph.of(original)
     tell("planning")
     decided = make_plan(graph, Selection(tuple(only), tuple(skip)))
+    most = 0 if strict else max_left
     if check:
-        return _checked(graph, decided)
+        return _within_limits(_checked(graph, decided), most)
     if in_place and not decided.moves:
         target = None  # the file is right as it is
         if certificate is None:
-            return _within_limits(_unchanged(graph, decided), 0 if strict else max_left)
+            return _within_limits(_unchanged(graph, decided), most)
     job = _Job(graph, decided, rewrite(graph, decided), _Wishes(verify, data, seed, dims, tell))
     with ExitStack() as stack:
         made = stack.enter_context(_candidate(job, target))
@@ -122,7 +123,7 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
             result = replace(result, written=target, left_behind=behind)
         if evidence is not None:
             evidence.publish()
-    return _within_limits(result, 0 if strict else max_left)
+    return _within_limits(result, most)
 
 
 def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the same as on the command line

@@ -98,6 +98,14 @@ def test_a_certificate_of_nothing_to_fold_in_place_is_written_and_the_model_is_n
     assert (now.st_ino, now.st_mtime_ns) == (was.st_ino, was.st_mtime_ns)
 
 
+@pytest.mark.parametrize("limit", [{"strict": True}, {"max_left": 0}])
+def test_a_check_counts_what_stays_too(desk: Path, limit: dict[str, object]) -> None:
+    with pytest.raises(bnfold.BatchNormsLeft):
+        bnfold.fold("blocked.onnx", check=True, **limit)
+    assert bnfold.fold("blocked.onnx", check=True, max_left=1).written is None
+    assert temporaries(desk) == []
+
+
 def test_nothing_to_fold_in_place_touches_no_file(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "candidate", None)
     assert bnfold.fold("blocked.onnx", in_place=True).written is None
