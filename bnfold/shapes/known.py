@@ -1,0 +1,85 @@
+"""The shapes and element types of one graph's values, inferred over the skeleton when first asked for.
+
+The model is never touched: inference runs on copies. Where it fails or loses a shape, less is known, and nothing
+is guessed. onnx takes an initializer for a constant even where a caller may replace it, and would read a shape off
+the default: so what it is shown holds no such initializer.
+
+onnx's own propagation of integers takes memory and hours for a vector that is merely said to be long (a few bytes of
+a file can say 2^40), so contents are followed in contents.py instead. Only what a function does inside nobody else
+can follow: a model that has functions is inferred with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+
+import onnx
+
+from bnfold.affine import Dim
+from bnfold.graph import Graph
+from bnfold.nodes import Scope, Value, value_infos
+from bnfold.shapes.recovery import recovered
+from bnfold.shapes.types import Key, Types, element_of, shape_of
+
+logger = logging.getLogger("bnfold")
+
+
+class Shapes:
+    """Shapes and element types of one graph's values."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    def shape(self, value: Value) -> tuple[Dim, ...] | None:
+        """The dimensions as far as known: sizes, symbols, None; or None where not even the rank is known."""
+        return shape_of(self._graph, self._types, value)
+
+    def element_type(self, value: Value) -> int | None:
+        """The TensorProto data type of a value, or None where it is not known."""
+        return element_of(self._graph, self._types, value)
+
+    @cached_property
+    def _types(self) -> Types:
+        proto = self._graph.model.proto
+        shown = _without_defaults(proto, self._graph)
+        try:
+            inferred = onnx.shape_inference.infer_shapes(shown, data_prop=bool(proto.functions))
+        except Exception as error:  # noqa: BLE001  # inference is a source of facts, no check: without it less is known
+            logger.info("shape inference failed, fewer shapes are known: %s", error)
+            return _types(self._graph, proto)
+        return recovered(self._graph, _types(self._graph, inferred))
+
+
+def _types(graph: Graph, model: onnx.ModelProto) -> dict[Key, onnx.TypeProto]:
+    """What a copy of the model says of its values."""
+    types: dict[Key, onnx.TypeProto] = {}
+    for scope in graph.scopes:
+        body = _at(model, scope)
+        if body is not None:
+            types.update({(scope.path, info.name): info.type for info in value_infos(body)})
+    return types
+
+
+def _without_defaults(model: onnx.ModelProto, graph: Graph) -> onnx.ModelProto:
+    """The model itself, or a copy without the initializers that a caller may replace."""
+    inputs = {entry.name for entry in model.graph.input}
+    defaults = [i for i, tensor in enumerate(model.graph.initializer) if tensor.name in inputs]
+    if graph.needs_initializer_inputs or not defaults:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for index in reversed(defaults):
+        del copy.graph.initializer[index]
+    return copy
+
+
+def _at(model: onnx.ModelProto, scope: Scope) -> onnx.GraphProto | None:
+    """The same scope in another copy of the model; None for functions, whose types only a call site knows."""
+    if scope.address.function is not None:
+        return None
+    graph = model.graph
+    for node, attribute, k in scope.address.nested:
+        holder = graph.node[node].attribute[attribute]
+        graph = holder.g if k < 0 else holder.graphs[k]
+    return graph
