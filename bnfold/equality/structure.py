@@ -3,42 +3,31 @@
 The invariant that is checked: a name in both files means the same value in both. So every node of the original has
 its counterpart in the same order with the same attributes, except the claimed nodes and what nobody reads any
 more; every value keeps its name, except those between a home and what settled in it; every constant keeps its
-content, except those that a home alone reads.
+content, except those that a home alone reads. Three kinds of nodes may be new: a constant of a function, the copy of
+a DequantizeLinear with other scales, both read by homes alone, and the Add behind a home that has no bias.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.message import Message  # type: ignore[import-untyped]  # protobuf ships no types
 from onnx import TensorProto
 
+from bnfold.equality.claim import Chain, Claim, DeviationError
+from bnfold.equality.messages import bare, same_message, same_tensor, tensors, without
+from bnfold.equality.reference import dequantises, lacks_bias, reads_form_alone
 from bnfold.graph import Graph
-from bnfold.nodes import Node, Scope, Site, Value, nested_graphs
+from bnfold.nodes import Node, Scope, Value, nested_graphs
+
+__all__ = ["Claim", "DeviationError", "Pairing", "pair"]
 
 CLAIMED_ATTRIBUTES = frozenset({"beta"})
 """What a home's rewriting may change besides its constants; the numbers are checked with it."""
 
 _PAIRED_ELSEWHERE = frozenset({"node", "initializer", "value_info"})
-_TYPED_DATA = tuple(f"{kind}_data" for kind in ("float", "double", "int32", "int64", "uint64", "string"))
-_DATA = ("raw_data", "external_data", "data_location", *_TYPED_DATA)
-
-
-class DeviationError(Exception):
-    """The rewritten model changes something that no claim covers; the message says what, as one sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a fold says it did with one normalization: the node that went, the nodes it passed, and its homes.
-
-    `path` has the nearest node first. All sites are of the original model.
-    """
-
-    site: Site
-    path: tuple[Site, ...]
-    homes: tuple[Site, ...]
+_OLD_BROADCASTING = frozenset({"axis", "broadcast"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +36,8 @@ class Pairing:
 
     `scopes` leads from the path of an original scope to that of its counterpart: indices shift when nodes go.
     `rewired` has, by original node id, the inputs at which a home reads another name than before; which of them may
-    be is for who knows the operator to say. `new` are the nodes of the rewritten model without a counterpart.
+    be is for who knows the operator to say. `new` are the constants and dequantisations of the rewritten model that
+    have no counterpart; `added` has, by the home's original id, the Add that stands behind it for want of a bias.
     """
 
     nodes: dict[int, Node] = field(default_factory=dict)
@@ -55,42 +45,34 @@ class Pairing:
     scopes: dict[str, str] = field(default_factory=dict)
     rewired: dict[int, frozenset[int]] = field(default_factory=dict)
     new: list[Node] = field(default_factory=list)
+    added: dict[int, Node] = field(default_factory=dict)
 
 
-def pair(before: Graph, after: Graph, claims: tuple[Claim, ...]) -> Pairing:
+def pair(before: Graph, after: Graph, chains: Sequence[Chain]) -> Pairing:
     """Match two models under the claims; raises DeviationError at the first thing that no claim covers."""
-    _same_sites(before, claims)
-    gone = {before.at(claim.site).id for claim in claims}
-    homes = {before.at(site).id for claim in claims for site in claim.homes}
-    passed = {before.at(site).id for claim in claims for site in claim.path}
+    gone = {chain.site.node.id for chain in chains}
+    homes = {home.id for chain in chains for home, _ in chain.homes}
+    passed = {link.node.id for chain in chains for link in chain.links[:-1]}
     pairing = Pairing()
     _same_frame(before, after)
-    _pair_nodes(before, after, gone, homes | passed, pairing)
+    _Pairs(before, after, gone, homes, homes | passed, pairing).find()
     changed = {v.id for id_ in homes | passed for v in (before.nodes[id_].output(0),) if v is not None}
-    _name_values(before, [node for node in before.producers_first() if node.id in gone], pairing)
+    _name_values(before, chains, pairing)
     _check_names(before, gone, changed, pairing)
     for id_, node in pairing.nodes.items():
         _same_reading(before.nodes[id_], node, pairing, is_home=id_ in homes)
         _same_attached(before, after, before.nodes[id_], node)
     if not homes <= pairing.nodes.keys():
         raise DeviationError("a home of a claim is missing in the rewritten model")
-    _same_constants(before, after, pairing, {pairing.nodes[id_].id for id_ in homes})
+    readers = [*(pairing.nodes[id_] for id_ in homes), *pairing.new, *pairing.added.values()]
+    _same_constants(before, after, pairing, {node.id for node in readers})
     return pairing
-
-
-def _same_sites(before: Graph, claims: tuple[Claim, ...]) -> None:
-    """Every site that a claim names is one of the original."""
-    for site in (site for claim in claims for site in (claim.site, *claim.path, *claim.homes)):
-        try:
-            before.at(site)
-        except KeyError as error:
-            raise DeviationError(f"a claim names {site}, which the original has not") from error
 
 
 def _same_frame(before: Graph, after: Graph) -> None:
     """Everything of the model but nodes, initializers and value_info; the main graph's interface by itself."""
     for ours, theirs in zip(_frames(before), _frames(after), strict=True):
-        _same_message(before, after, ours, theirs, "something outside the graph's nodes and constants")
+        same_message(before, after, ours, theirs, "something outside the graph's nodes and constants")
     for name in ("input", "output"):
         ours, theirs = (_interface(graph, name) for graph in (before, after))
         if ours != theirs:
@@ -99,54 +81,10 @@ def _same_frame(before: Graph, after: Graph) -> None:
 
 def _frames(graph: Graph) -> tuple[Message, Message]:
     """The model without its graph and the nodes of its functions, and the graph without what is paired elsewhere."""
-    frame = _without(graph.model.proto, {"graph", "functions"})
+    frame = without(graph.model.proto, {"graph", "functions"})
     for function in graph.model.proto.functions:
-        frame.functions.append(_without(function, _PAIRED_ELSEWHERE))
-    return frame, _without(graph.model.proto.graph, _PAIRED_ELSEWHERE | {"input", "output"})
-
-
-def _without(source: Message, names: Iterable[str]) -> Message:
-    """A copy of a message without some of its fields."""
-    copy = type(source)()
-    for field_, value in source.ListFields():
-        if field_.name in names:
-            continue
-        if field_.is_repeated:
-            getattr(copy, field_.name).extend(value)
-        elif field_.message_type is not None:
-            getattr(copy, field_.name).CopyFrom(value)
-        else:
-            setattr(copy, field_.name, value)
-    return copy
-
-
-def _same_message(before: Graph, after: Graph, ours: Message, theirs: Message, what: str) -> None:
-    """Two messages say the same, wherever the data of their tensors lie."""
-    if _bare(ours) != _bare(theirs):
-        raise DeviationError(f"{what} differs (opsets, metadata, functions, the interface of a nested graph)")
-    for a, b in zip(_tensors(ours), _tensors(theirs), strict=True):
-        _same_tensor(before, after, a, b, f"a tensor in {what}")
-
-
-def _bare(message: Message) -> bytes:
-    """The bytes of a message, the data of its tensors left out."""
-    copy = type(message)()
-    copy.CopyFrom(message)
-    for tensor in _tensors(copy):
-        for name in _DATA:
-            tensor.ClearField(name)
-    return bytes(copy.SerializeToString(deterministic=True))
-
-
-def _tensors(message: Message) -> Iterator[TensorProto]:
-    """Every tensor inside a message."""
-    if isinstance(message, TensorProto):
-        yield message
-        return
-    for field_, value in message.ListFields():
-        if field_.message_type is not None:
-            for entry in value if field_.is_repeated else [value]:
-                yield from _tensors(entry)
+        frame.functions.append(without(function, _PAIRED_ELSEWHERE))
+    return frame, without(graph.model.proto.graph, _PAIRED_ELSEWHERE | {"input", "output"})
 
 
 def _interface(graph: Graph, kind: str) -> list[bytes]:
@@ -155,65 +93,109 @@ def _interface(graph: Graph, kind: str) -> list[bytes]:
     return [entry.SerializeToString(deterministic=True) for entry in entries if entry.name not in constants]
 
 
-def _pair_nodes(before: Graph, after: Graph, gone: set[int], renamed: set[int], pairing: Pairing) -> None:
-    """Counterparts scope by scope, outer ones first; nested scopes are found through the nodes that hold them."""
-    scopes = {scope.path: scope for scope in after.scopes}
-    for scope in before.scopes:
-        path = _path_there(before, scope, pairing)
-        there = None if path is None else scopes.get(path)
-        if path is None or there is None:
-            continue
-        pairing.scopes[scope.path] = path
-        if scope.parent is not None:
-            ours, theirs = (_without(s.proto, _PAIRED_ELSEWHERE) for s in (scope, there))
-            _same_message(before, after, ours, theirs, f"something of {scope.path}")
-        theirs = _Awaited(iter(after.nodes_of(there)), before.names, pairing.new)
-        _pair_scope([node for node in before.nodes_of(scope) if node.id not in gone], theirs, renamed, pairing)
-    if len(pairing.scopes) != len(scopes):
-        raise DeviationError("the rewritten model has a nested graph or function that the original has not")
-
-
-def _path_there(before: Graph, scope: Scope, pairing: Pairing) -> str | None:
-    """The path of a scope's counterpart; None where the node that holds it has none."""
-    if scope.parent is None:
-        return scope.path
-    index, position, k = scope.address.nested[-1]
-    holder = before.nodes_of(scope.parent)[index]
-    there = pairing.nodes.get(holder.id)
-    if there is None:
-        return None
-    attribute = holder.proto.attribute[position].name
-    return f"{there.site}.{attribute}" + (f"[{k}]" if k >= 0 else "")
-
-
 @dataclass(frozen=True, slots=True)
-class _Awaited:
-    """The nodes of a rewritten scope in order; constants that a function was given go to `new` on the way."""
+class _Pairs:
+    """The search for counterparts. `renamed` are the nodes whose outputs may bear other names, homes included."""
 
-    nodes: Iterator[Node]
-    names: frozenset[str]
-    new: list[Node]
+    before: Graph
+    after: Graph
+    gone: set[int]
+    homes: set[int]
+    renamed: set[int]
+    pairing: Pairing
 
-    def next(self) -> Node | None:
-        for node in self.nodes:
+    def find(self) -> None:
+        """Scope by scope, outer ones first; nested scopes are found through the nodes that hold them."""
+        scopes = {scope.path: scope for scope in self.after.scopes}
+        for scope in self.before.scopes:
+            path = self.path_there(scope)
+            there = None if path is None else scopes.get(path)
+            if path is None or there is None:
+                continue
+            self.pairing.scopes[scope.path] = path
+            if scope.parent is not None:
+                ours, theirs = (without(s.proto, _PAIRED_ELSEWHERE) for s in (scope, there))
+                same_message(self.before, self.after, ours, theirs, f"something of {scope.path}")
+            self.pair_scope(scope, there)
+        if len(self.pairing.scopes) != len(scopes):
+            raise DeviationError("the rewritten model has a nested graph or function that the original has not")
+
+    def path_there(self, scope: Scope) -> str | None:
+        """The path of a scope's counterpart; None where the node that holds it has none."""
+        if scope.parent is None:
+            return scope.path
+        index, position, k = scope.address.nested[-1]
+        holder = self.before.nodes_of(scope.parent)[index]
+        there = self.pairing.nodes.get(holder.id)
+        if there is None:
+            return None
+        attribute = holder.proto.attribute[position].name
+        return f"{there.site}.{attribute}" + (f"[{k}]" if k >= 0 else "")
+
+    def pair_scope(self, scope: Scope, there: Scope) -> None:
+        """Counterparts in order; what is new in the rewritten scope is noted on the way."""
+        theirs = iter(self.after.nodes_of(there))
+        waiting = self.awaited(theirs)
+        for node in self.before.nodes_of(scope):
+            if node.id in self.gone or waiting is None:
+                continue
+            if not _corresponds(node, waiting, named=node.id not in self.renamed):
+                continue
+            self.pairing.nodes[node.id] = waiting
+            if node.id in self.homes:
+                self.note_added(node, waiting)
+            waiting = self.awaited(theirs)
+        if waiting is not None:
+            raise DeviationError(f"{waiting.site} of the rewritten model has no counterpart in the original")
+
+    def awaited(self, theirs: Iterator[Node]) -> Node | None:
+        """The next node of the rewritten model that needs a counterpart."""
+        added = {node.id for node in self.pairing.added.values()}
+        for node in theirs:
+            if node.id in added:
+                continue
             if not self.is_new(node):
                 return node
-            self.new.append(node)
+            self.pairing.new.append(node)
         return None
 
     def is_new(self, node: Node) -> bool:
-        in_function = node.op == "Constant" and node.scope.kind == "function"
-        return in_function and self.names.isdisjoint(node.proto.output)
+        """Whether a node is a constant or a dequantisation that homes may have been given."""
+        allowed = dequantises(node) or (node.op == "Constant" and node.scope.kind == "function")
+        return allowed and self.before.names.isdisjoint(node.proto.output)
 
+    def note_added(self, home: Node, there: Node) -> None:
+        """The Add that a home got for want of a bias: there is one more in the row of Adds behind it than before."""
+        if not lacks_bias(home):
+            return
+        row = self.adds_behind(self.after, there, set())
+        if len(row) != len(self.adds_behind(self.before, home, self.gone)) + 1:
+            return
+        added, raw = row[0], there.output(0)
+        between = self.after.nodes_of(there.scope)[there.index + 1 : added.index]
+        if added.scope is not there.scope or added.index < there.index or not all(self.is_new(n) for n in between):
+            raise DeviationError(f"{added.site} does not stand right behind {there.site}")
+        if raw is None or raw.name in self.before.names or len(self.after.readers(raw)) != 1:
+            raise DeviationError(f"{added.site} is not all that reads what {there.site} puts out, under a new name")
+        if self.after.is_graph_output(raw) or len(added.inputs) != 2 or added.input(0) is not raw:
+            raise DeviationError(f"{added.site} is no sum of what {there.site} puts out and a constant")
+        attributes = {a.name for a in added.proto.attribute}
+        if len(added.outputs) != 1 or not attributes <= (_OLD_BROADCASTING if added.scope.opset < 7 else set()):
+            raise DeviationError(f"{added.site} is no plain Add")
+        self.pairing.added[home.id] = added
 
-def _pair_scope(ours: list[Node], theirs: _Awaited, renamed: set[int], pairing: Pairing) -> None:
-    waiting = theirs.next()
-    for node in ours:
-        if waiting is not None and _corresponds(node, waiting, named=node.id not in renamed):
-            pairing.nodes[node.id] = waiting
-            waiting = theirs.next()
-    if waiting is not None:
-        raise DeviationError(f"{waiting.site} of the rewritten model has no counterpart in the original")
+    def adds_behind(self, graph: Graph, node: Node, gone: set[int]) -> list[Node]:
+        """The Adds, each the only reader of the one before, as they are when some nodes are gone."""
+        row: list[Node] = []
+        value = node.output(0)
+        while value is not None:
+            readers = [r.node for r in graph.readers(value) if not reads_form_alone(r)]
+            if len(readers) != 1 or not (readers[0].id in gone or readers[0].op == "Add"):
+                break
+            if readers[0].id not in gone:
+                row.append(readers[0])
+            value = readers[0].output(0)
+        return row
 
 
 def _corresponds(ours: Node, theirs: Node, *, named: bool) -> bool:
@@ -228,23 +210,27 @@ def _signature(node: Node, *, named: bool) -> list[bytes]:
     """All that a node says of itself, nested graphs left to their own scopes, data of tensors to `_same_attached`."""
     nested = {position for position, *_ in nested_graphs(node.proto)}
     return [
-        _bare(a)
+        bare(a)
         for position, a in enumerate(node.proto.attribute)
         if position not in nested and (named or a.name not in CLAIMED_ATTRIBUTES)
-    ] + [_bare(_without(node.proto, {"input", "output", "attribute"}))]
+    ] + [bare(without(node.proto, {"input", "output", "attribute"}))]
 
 
-def _name_values(before: Graph, gone: list[Node], pairing: Pairing) -> None:
+def _name_values(before: Graph, chains: Sequence[Chain], pairing: Pairing) -> None:
     """The name of every value in the rewritten model; what a claimed node put out is what it was fed."""
     for id_, node in pairing.nodes.items():
         for value, name in zip(before.nodes[id_].outputs, node.proto.output, strict=True):
             if value is not None:
                 pairing.names[value.id] = name
-    for node in gone:
-        source, target = node.input(0), node.output(0)
-        if source is None or target is None or source.id not in pairing.names:
-            raise DeviationError(f"the input of {node.site} is no node's output")
-        pairing.names[target.id] = pairing.names[source.id]
+    for id_, node in pairing.added.items():
+        value = before.nodes[id_].output(0)
+        if value is not None:
+            pairing.names[value.id] = node.proto.output[0]
+    for chain in chains:
+        target = chain.site.node.output(0)
+        if target is None or chain.site.source.id not in pairing.names:
+            raise DeviationError(f"the input of {chain.claim.site} is no node's output")
+        pairing.names[target.id] = pairing.names[chain.site.source.id]
 
 
 def _check_names(before: Graph, gone: set[int], changed: set[int], pairing: Pairing) -> None:
@@ -272,12 +258,12 @@ def _same_reading(ours: Node, theirs: Node, pairing: Pairing, *, is_home: bool) 
 def _same_attached(before: Graph, after: Graph, ours: Node, theirs: Node) -> None:
     """Tensors in a node's attributes hold the same bytes."""
     for a, b in zip(_attached(ours), _attached(theirs), strict=True):
-        _same_tensor(before, after, a, b, f"the tensor in {ours.site}")
+        same_tensor(before, after, a, b, f"the tensor in {ours.site}")
 
 
 def _attached(node: Node) -> list[TensorProto]:
     nested = {position for position, *_ in nested_graphs(node.proto)}
-    return [t for position, a in enumerate(node.proto.attribute) if position not in nested for t in _tensors(a)]
+    return [t for position, a in enumerate(node.proto.attribute) if position not in nested for t in tensors(a)]
 
 
 def _same_constants(before: Graph, after: Graph, pairing: Pairing, homes: set[int]) -> None:
@@ -290,27 +276,30 @@ def _same_constants(before: Graph, after: Graph, pairing: Pairing, homes: set[in
             originals[pairing.scopes[found.scope.path], value.name] = found.tensor
         if before.is_overridable(value) and value.name not in defaults:
             raise DeviationError(f"the input {value.name!r} has lost its default")
-    for new in (value for node in pairing.new for value in node.outputs if value is not None):
-        _new_and_private(before, after, new, homes)
+    for node in pairing.new:
+        _read_behind(after, node)
+        for new in (value for value in node.outputs if value is not None):
+            _new_and_private(before, after, new, homes)
     for value in after.values:
         theirs = after.initializer(value)
         if theirs is None:
             continue
         original = originals.get((theirs.scope.path, value.name))
         if original is not None:
-            _same_tensor(before, after, original, theirs.tensor, f"the constant {value.name!r}")
+            same_tensor(before, after, original, theirs.tensor, f"the constant {value.name!r}")
         else:
             _new_and_private(before, after, value, homes)
 
 
 def _new_and_private(before: Graph, after: Graph, value: Value, homes: set[int]) -> None:
-    """A new constant bears a new name, and only homes read it."""
+    """A new constant bears a new name, and only what was rewritten reads it."""
     others = [reader for reader in after.readers(value) if reader.node.id not in homes]
     if value.name in before.names or others or after.is_graph_output(value):
         raise DeviationError(f"the new constant {value.name!r} is read by something that was not rewritten")
 
 
-def _same_tensor(before: Graph, after: Graph, a: TensorProto, b: TensorProto, what: str) -> None:
-    same_form = (list(a.dims), a.data_type) == (list(b.dims), b.data_type)
-    if not same_form or before.model.sha256_of(a) != after.model.sha256_of(b):
-        raise DeviationError(f"{what} changed")
+def _read_behind(after: Graph, node: Node) -> None:
+    """What reads a new node stands behind it in the same scope, and there is such a node."""
+    readers = [r.node for value in node.outputs if value is not None for r in after.readers(value)]
+    if not readers or any(r.scope is not node.scope or r.index < node.index for r in readers):
+        raise DeviationError(f"{node.site} of the rewritten model does not stand where its readers are")

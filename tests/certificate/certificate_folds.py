@@ -6,7 +6,7 @@ lets the certificate judge any other candidate under those same claims. Nothing 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -72,9 +72,12 @@ class Fold:
     claims: tuple[Claim, ...]
 
     @classmethod
-    def of(cls, model: onnx.ModelProto) -> Fold:
+    def of(cls, model: onnx.ModelProto, *, normalizations_alone: bool = False) -> Fold:
+        """With `normalizations_alone` what is written by hand stays, whatever the planner can do with it."""
         graph = Graph.of(read(model))
         plan = make_plan(graph)
+        if normalizations_alone:
+            plan = replace(plan, moves=tuple(m for m in plan.moves if m.site.op == "BatchNormalization"))
         after = onnx.ModelProto.FromString(to_bytes(graph.model, rewrite(graph, plan).edits))
         return cls(model, after, plan, claims(plan))
 

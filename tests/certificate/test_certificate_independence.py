@@ -13,7 +13,13 @@ import bnfold
 
 ROOT = Path(bnfold.__file__).parents[1]
 FOLDING = ("bnfold.ops", "bnfold.planning", "bnfold.apply")
-CHECKING = ("bnfold.equality.certificate", "bnfold.equality.structure", "bnfold.equality.reference")
+CHECKING = tuple(
+    f"bnfold.equality.{name}"
+    for name in (
+        "certificate", "structure", "reference", "claim", "constants", "homes", "layout", "linear", "messages",
+        "numbers", "quantized", "steps",
+    )
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("module", CHECKING)

@@ -1,0 +1,178 @@
+"""Constants of one graph: evaluated node by node by onnx's reference evaluator, or else not constant.
+
+A constant is an initializer that no caller can replace, or an expression of constants. A dequantised one is never
+materialised: what stands behind it is compared as it is stored (quantized.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import ml_dtypes
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from bnfold.equality.claim import DeviationError, UncertainError
+from bnfold.graph import Graph
+from bnfold.nodes import Node, Value
+from bnfold.shapes import Shapes
+
+Float64 = NDArray[np.float64]
+
+FLOATS = frozenset({np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)})
+"""The types that an affine may be computed in. An integer one rounds, whatever the algebra says."""
+
+_BY_TYPE_ALONE = frozenset({("CastLike", 1)})
+_LITERAL = frozenset({("Constant", onnx.AttributeProto.TENSOR)})
+_DRAWN = "is drawn at random"
+_NOT_EVALUATED = {
+    "DequantizeLinear": "is dequantised, and never made a constant of its own",
+    "RandomNormal": _DRAWN,
+    "RandomUniform": _DRAWN,
+    "RandomNormalLike": _DRAWN,
+    "RandomUniformLike": _DRAWN,
+    "Multinomial": _DRAWN,
+    "Bernoulli": _DRAWN,
+}
+
+
+class Constants:
+    """Constants of one graph, evaluated when first asked for.
+
+    With `assume_inference` a BatchNormalization of before opset 7 is one at inference, whatever its `is_test` says.
+    """
+
+    def __init__(self, graph: Graph, *, assume_inference: bool = False) -> None:
+        self.graph = graph
+        self.assume_inference = assume_inference
+        self.shapes = Shapes(graph)
+        self._known: dict[int, NDArray[np.generic]] = {}
+
+    def array(self, value: Value) -> NDArray[np.generic]:
+        """The content of a constant value; raises UncertainError where it is none."""
+        pending = [value]
+        while pending:
+            current = pending[-1]
+            missing = [] if current.id in self._known else self._missing(current)
+            if missing:
+                pending += missing
+                continue
+            if current.id not in self._known:
+                self._known[current.id] = self._computed(current)
+            pending.pop()
+        return self._known.pop(value.id) if self.graph.initializer(value) is not None else self._known[value.id]
+
+    def floats(self, value: Value) -> NDArray[np.generic]:
+        """The content of a constant of a floating-point type."""
+        array = self.array(value)
+        if array.dtype not in FLOATS:
+            raise DeviationError(f"{value.name!r} is of the type {array.dtype}, in which no affine is exact")
+        return array
+
+    def shape(self, value: Value) -> tuple[int, ...] | None:
+        """The shape of a constant, or None where the value is none."""
+        found = self.graph.initializer(value)
+        if found is not None:
+            return tuple(found.tensor.dims)
+        try:
+            return self.array(value).shape
+        except UncertainError:
+            return None
+
+    def sizes(self, value: Value) -> tuple[int | None, ...] | None:
+        """The sizes of any value as far as they are known, or None where not even their number is."""
+        shape = self.shapes.shape(value)
+        return None if shape is None else tuple(size if isinstance(size, int) else None for size in shape)
+
+    def vector(self, value: Value | None) -> Float64:
+        """A constant vector in float64."""
+        if value is None:
+            raise UncertainError("a parameter is missing")
+        vector = self.array(value).astype(np.float64)
+        if vector.ndim != 1:
+            raise UncertainError(f"{value.name!r} is no vector")
+        return vector
+
+    def _missing(self, value: Value) -> list[Value]:
+        node = self.graph.producer(value)
+        if node is None or self.graph.initializer(value) is not None:
+            return []
+        refusal = _NOT_EVALUATED.get(node.op)
+        if refusal is not None:
+            raise UncertainError(f"{value.name!r} {refusal}")
+        return [v for i, v in enumerate(node.inputs) if v and v.id not in self._known and not _of_type_alone(node, i)]
+
+    def _computed(self, value: Value) -> NDArray[np.generic]:
+        initializer, node = self.graph.initializer(value), self.graph.producer(value)
+        if self.graph.is_overridable(value):
+            raise UncertainError(f"{value.name!r} is only a default, which a caller may replace")
+        if initializer is not None:
+            return self.graph.model.array(initializer.tensor)
+        if node is None:
+            raise UncertainError(f"{value.name!r} is not constant")
+        if any((node.op, a.type) in _LITERAL for a in node.proto.attribute):
+            return self.graph.model.array(node.proto.attribute[0].t)
+        return self._run(node, value)
+
+    def _run(self, node: Node, value: Value) -> NDArray[np.generic]:
+        feeds = {operand.name: self._fed(node, i, operand) for i, operand in enumerate(node.inputs) if operand}
+        opsets = [helper.make_opsetid(domain, version) for domain, version in node.scope.opsets.items()]
+        infos = [onnx.ValueInfoProto(name=name) for name in feeds]
+        graph = helper.make_graph([node.proto], "node", infos, [onnx.ValueInfoProto(name=value.name)])
+        try:
+            results = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run([value.name], feeds)
+            return np.asarray(next(iter(results)))
+        except Exception as error:  # the evaluator raises anything for what it cannot run
+            raise UncertainError(f"{value.name!r} cannot be recomputed: {error}") from error
+
+    def _fed(self, node: Node, index: int, operand: Value) -> NDArray[np.generic]:
+        if not _of_type_alone(node, index):
+            return self._known[operand.id]
+        element = self.shapes.element_type(operand)
+        if element is None:
+            raise UncertainError(f"the type of {operand.name!r} is not known")
+        return np.zeros(0, helper.tensor_dtype_to_np_dtype(element))
+
+
+def _of_type_alone(node: Node, index: int) -> bool:
+    return (node.op, index) in _BY_TYPE_ALONE
+
+
+def attribute(node: Node, name: str) -> onnx.AttributeProto | None:
+    """An attribute of a node; raises UncertainError where only a caller of the function that holds it knows it."""
+    found = next((a for a in node.proto.attribute if a.name == name), None)
+    if found is not None and found.ref_attr_name:
+        raise UncertainError(f"{name} of {node.site} is a parameter of the function that holds it")
+    return found
+
+
+def int_of(node: Node, name: str, default: int) -> int:
+    """An integer attribute."""
+    found = attribute(node, name)
+    return default if found is None else found.i
+
+
+def float_of(node: Node, name: str, default: float) -> float:
+    """A float attribute."""
+    found = attribute(node, name)
+    return default if found is None else found.f
+
+
+def ints_of(node: Node, name: str) -> tuple[int, ...] | None:
+    """A list of integers."""
+    found = attribute(node, name)
+    return None if found is None else tuple(found.ints)
+
+
+def text_of(node: Node, name: str) -> str:
+    """A string attribute, "" where it is absent."""
+    found = attribute(node, name)
+    return "" if found is None else found.s.decode("utf-8", "replace")
+
+
+def product(sizes: Iterable[int]) -> int:
+    """The number of elements of a shape."""
+    return int(np.prod(tuple(sizes), dtype=np.int64))

@@ -1,0 +1,138 @@
+"""Layout operators, which move elements and change none, written from ONNX's text.
+
+Layout is followed by carrying arrays along: an integer array that says, for each element of a value, which cell of
+the home it came from. A layout operator moves labels exactly as it moves values. Dimensions of 1 may stand for any
+size, and sizes from `unknown` on are taken for dimensions whose size is not known: a mapping that holds whatever the
+sizes is found the same with different ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.equality.claim import DeviationError, UncertainError
+from bnfold.equality.constants import Constants, int_of, ints_of, product
+from bnfold.nodes import Node
+
+Labels = NDArray[np.int64]
+Carried = NDArray[np.generic]
+
+LARGEST_LABELS = 1 << 26
+
+
+def same(constants: Constants, node: Node, carried: Carried, unknown: int) -> Carried:
+    """Identity: Y = X."""
+    del constants, node, unknown
+    return carried
+
+
+def dropout(constants: Constants, node: Node, carried: Carried, unknown: int) -> Carried:
+    """Dropout at inference is the identity."""
+    del unknown
+    if _drops(constants, node):
+        raise DeviationError(f"a claim passes {node.site}, which drops elements")
+    return carried
+
+
+def transpose(constants: Constants, node: Node, carried: Carried, unknown: int) -> Carried:
+    """Transpose: axis i of the output is axis perm[i] of the input; by default the axes are reversed."""
+    del constants, unknown
+    perm = ints_of(node, "perm") or tuple(reversed(range(carried.ndim)))
+    if sorted(perm) != list(range(carried.ndim)):
+        raise UncertainError(f"the permutation of {node.site} does not fit a value of {carried.ndim} dimensions")
+    return carried.transpose(perm)
+
+
+def unsqueeze(constants: Constants, node: Node, carried: Carried, unknown: int) -> Carried:
+    """Unsqueeze: `axes` say where dimensions of 1 stand in the output."""
+    del unknown
+    return np.expand_dims(carried, _axes(constants, node))
+
+
+def squeeze(constants: Constants, node: Node, carried: Carried, unknown: int) -> Carried:
+    """Squeeze: drops dimensions of 1, all of them where `axes` name none."""
+    axes = _axes(constants, node)
+    if not axes:
+        return _expanded(constants, node, carried, unknown).squeeze()
+    if any(carried.shape[axis] != 1 for axis in axes):
+        raise UncertainError(f"{node.site} drops a dimension that is not 1")
+    return carried.squeeze(axes)
+
+
+def flatten(constants: Constants, node: Node, carried: Carried, unknown: int) -> Carried:
+    """Flatten: what stands before `axis` becomes one dimension, what stands behind it another."""
+    full = _expanded(constants, node, carried, unknown)
+    axis = int_of(node, "axis", 1)
+    return full.reshape(product(full.shape[:axis]), -1)
+
+
+def reshape(constants: Constants, node: Node, carried: Carried, unknown: int) -> Carried:
+    """Reshape: the elements in row-major order; 0 keeps a dimension (unless `allowzero`), -1 is what is left."""
+    target = _target(constants, node)
+    if not target:
+        raise UncertainError(f"{node.site} has no shape")
+    # What is left for -1 is a whole number: the sizes of the input that are possible are those that allow it.
+    full = _expanded(constants, node, carried, unknown, divisor=product(size for size in target if size > 0))
+    return _reshaped(full, target, keeps_zero=bool(int_of(node, "allowzero", 0)))
+
+
+def _target(constants: Constants, node: Node) -> list[int]:
+    """The shape that a Reshape is given; where it is computed from sizes, what is known of its output."""
+    operand = node.input(1)
+    if operand is None:
+        return list(ints_of(node, "shape") or ())  # below opset 5
+    try:
+        return [int(size) for size in constants.array(operand).astype(np.int64).reshape(-1)]
+    except UncertainError:
+        output = node.output(0)
+        sizes = None if output is None else constants.sizes(output)
+        if sizes is None or sizes.count(None) > 1 or 0 in sizes:
+            raise
+        return [-1 if size is None else size for size in sizes]
+
+
+def _reshaped(carried: Carried, target: Sequence[int], *, keeps_zero: bool) -> Carried:
+    try:
+        sizes = [carried.shape[i] if size == 0 and not keeps_zero else size for i, size in enumerate(target)]
+        return carried.reshape(sizes)
+    except (ValueError, IndexError) as error:
+        raise UncertainError(f"a shape {list(target)} that sizes chosen for unknown dimensions do not fit") from error
+
+
+def _expanded(constants: Constants, node: Node, carried: Carried, unknown: int, *, divisor: int = 1) -> Carried:
+    """What is carried at the full size of the node's input, with `unknown` for what is not known.
+
+    Where one size alone is not known, it is chosen such that `divisor` divides the number of elements.
+    """
+    value = node.input(0)
+    shape = None if value is None else constants.sizes(value)
+    if shape is None or len(shape) != carried.ndim:
+        raise UncertainError(f"the shape before {node.site} is not known")
+    sizes = [ours if size is None and ours > 1 else size for size, ours in zip(shape, carried.shape, strict=True)]
+    rest = product(size for size in sizes if size is not None)
+    multiple = divisor // math.gcd(divisor, rest) if sizes.count(None) == 1 else 1
+    chosen = [(unknown + axis) * multiple if size is None else size for axis, size in enumerate(sizes)]
+    if product(chosen) > LARGEST_LABELS:
+        raise UncertainError(f"the value before {node.site} is too large to follow")
+    if any(ours not in {1, size} for ours, size in zip(carried.shape, chosen, strict=True)):
+        raise UncertainError(f"the shape before {node.site} is not what its producers make it")
+    return np.broadcast_to(carried, chosen)
+
+
+def _axes(constants: Constants, node: Node) -> tuple[int, ...]:
+    operand = node.input(1)
+    if operand is not None:
+        return tuple(constants.array(operand).astype(np.int64).reshape(-1).tolist())
+    return ints_of(node, "axes") or ()
+
+
+def _drops(constants: Constants, node: Node) -> bool:
+    """Whether a Dropout is in training mode, by the text of each version."""
+    if node.scope.opset < 12:
+        return node.scope.opset < 7 and not int_of(node, "is_test", 0)
+    mode = node.input(2)
+    return mode is not None and bool(np.any(constants.array(mode)))

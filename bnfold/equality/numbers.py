@@ -1,0 +1,61 @@
+"""Whether a written number is the right one, rounded once.
+
+    |written - reference| <= ulp/2 + 2*(K + 10)*2^-53 * (sum of the absolute terms)
+
+with K the number of terms: half a unit for the rounding, the rest for the float64 arithmetic of both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.equality.constants import Float64, product
+from bnfold.nodes import Site
+
+BLOCK = 1 << 20
+
+
+class WrongNumberError(Exception):
+    """A number of a home is not the one that the claims demand; the message says which."""
+
+    def __init__(self, site: Site, sentence: str) -> None:
+        super().__init__(sentence)
+        self.site = site
+
+
+def share(
+    now: NDArray[np.generic], reference: Float64, magnitude: Float64, *, terms: int, times: float = 1.0
+) -> Float64:
+    """|times*written - reference| as a share of the bound: at most 1 passes."""
+    with np.errstate(all="ignore"):
+        half = np.maximum(_half_ulp((reference / times).astype(now.dtype)), _half_ulp(now)) * abs(times)
+        bound = half + 2 * (terms + 10) * 2.0**-53 * magnitude
+        difference = np.abs(now.astype(np.float64) * times - reference)
+        found = difference / bound
+    found = np.where(np.isfinite(found), found, np.inf)
+    return np.asarray(np.where(difference == 0, 0.0, found))
+
+
+def _half_ulp(array: NDArray[np.generic]) -> Float64:
+    return np.asarray(np.spacing(np.abs(array)).astype(np.float64) / 2)
+
+
+def within(found: Float64, site: Site, what: str, now: NDArray[np.generic], reference: Float64) -> float:
+    """The worst share, or the error that names the number."""
+    worst = float(np.max(found, initial=0.0))
+    if worst <= 1.0:
+        return worst
+    index = np.unravel_index(int(np.argmax(found)), found.shape)
+    at = [int(i) for i in index]
+    sentence = f"the {what} of {site} at {at} is {now[index]!s}, and should be {reference[index]!s}"
+    raise WrongNumberError(site, sentence)
+
+
+def pieces(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of the first axis of about BLOCK elements, so that a large weight is never held in float64."""
+    step = max(1, BLOCK // max(1, product(shape[1:])))
+    for first in range(0, shape[0], step):
+        yield slice(first, first + step)

@@ -1,0 +1,193 @@
+"""From claims to steps: what arrives at each home, as one scale and one shift for each cell of its grid.
+
+Labels name the cells and are carried forward, from the home to the node that went. There, the affine is read off at
+every place that a label has come to; all places of one cell have to agree. Carried along is the gain, the product
+of the factors passed: behind a gain g, a shift s is one of s/g at the home. A home on the path takes the whole shift,
+and those farther on get the scale alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnfold.equality.claim import Chain, DeviationError, Link, UncertainError
+from bnfold.equality.constants import Constants, Float64, product
+from bnfold.equality.layout import Labels
+from bnfold.equality.reference import (
+    Affine,
+    affine_of,
+    follow,
+    is_factor,
+    is_normalization,
+    is_term,
+    reads_form_alone,
+)
+
+UNKNOWN_SIZES = (2, 3)
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One affine as a home sees it: for each cell, scale, shift and the sizes of the shift's terms.
+
+    `stops` says that the scale went on from here. `channels` is the size of the output's axis 1 where the step tells.
+    """
+
+    scale: Float64
+    shift: Float64
+    magnitude: Float64
+    terms: int
+    stops: bool
+    channels: int | None
+
+
+def steps_of(constants: Constants, chains: Sequence[Chain], grids: Mapping[int, Shape]) -> dict[int, list[Step]]:
+    """The steps of each home (by node id), in the order in which the values run through them."""
+    gone = frozenset(chain.site.node.id for chain in chains)
+    settled: set[int] = set()
+    steps: dict[int, list[Step]] = defaultdict(list)
+    for chain in chains:
+        _undisturbed(constants, chain, gone)
+        stops = frozenset(chain.links[place].node.id for place in chain.stops)
+        for place, (home, between) in enumerate(chain.homes):
+            walk = _Walk(constants, between, chain.site, gone, stops, frozenset(settled), takes_shift=place == 0)
+            steps[home.id].append(walk.step(grids[home.id], stops=home.id in stops))
+        settled |= {home.id for home, _ in chain.homes}
+    return steps
+
+
+def _undisturbed(constants: Constants, chain: Chain, gone: frozenset[int]) -> None:
+    """Nothing else reads what changes, and no affine is passed that stays one."""
+    for link in chain.links:
+        value, graph = link.source, constants.graph
+        others = [r.node for r in graph.readers(value) if r.node is not link.node and not reads_form_alone(r)]
+        if others or graph.is_graph_output(value):
+            raise DeviationError(f"{value.name!r} changes, and something else reads it")
+        if is_normalization(link.node) and link.node.id not in gone:
+            raise DeviationError(f"a claim passes {link.node.site}, which stays")
+    for place in chain.stops:
+        node = chain.links[place].node
+        if node.id in gone or not is_term(node):
+            raise DeviationError(f"a claim leaves a shift at {node.site}, which is no sum with a constant, or goes")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Walk:
+    """The way from one home of a claim to the node that went."""
+
+    constants: Constants
+    between: tuple[Link, ...]
+    site: Link
+    gone: frozenset[int]
+    stops: frozenset[int]
+    settled: frozenset[int]
+    """Homes of affines that run before this one: their constants are no longer the original's."""
+    takes_shift: bool
+
+    def step(self, grid: Shape, *, stops: bool) -> Step:
+        """What the affine is at a home with this grid."""
+        found = [self.at_home(grid, unknown) for unknown in UNKNOWN_SIZES]
+        if not all(np.array_equal(one, other) for one, other in zip(*found, strict=True)):
+            raise UncertainError("which channel goes where depends on a size that is not known")
+        factors = sum(is_factor(link.node) and link.node.id not in self.gone for link in self.between)
+        return Step(*found[0], terms=2 + factors, stops=stops, channels=self.channels(found[0][0].size))
+
+    def channels(self, size: int) -> int | None:
+        """A normalization right behind a home has as many parameters as there are channels."""
+        alone = all(link.node.id in self.gone for link in self.between)
+        if not alone or not is_normalization(self.site.node) or size < 1:
+            return None
+        return int(self.constants.vector(self.site.node.input(1)).size)
+
+    def at_home(self, grid: Shape, unknown: int) -> tuple[Float64, Float64, Float64]:
+        """Scale, shift and magnitude for each cell, with `unknown` for sizes that are not known."""
+        labels: Labels = np.arange(product(grid)).reshape(grid)
+        gain = np.ones([1] * labels.ndim)
+        for link in self.between:
+            labels, gain = self.through(link, labels, gain, unknown)
+        affine = affine_of(self.constants, self.site, labels.ndim)
+        self.check_sizes(labels, affine)
+        size = product(grid)
+        scale = _by_cell(labels, affine.scale, size)
+        if not self.takes_shift:
+            return scale, np.zeros(size), np.zeros(size)
+        shift, magnitude = self.divided(affine.shift, gain), self.divided(affine.magnitude, np.abs(gain))
+        return scale, _by_cell(labels, shift, size), _largest_by_cell(labels, magnitude, size)
+
+    def through(self, link: Link, labels: Labels, gain: Float64, unknown: int) -> tuple[Labels, Float64]:
+        """Labels and gain behind a node of the path."""
+        node = link.node
+        if node.id in self.gone:
+            return labels, gain
+        if is_term(node) and node.id not in self.stops:
+            raise UncertainError(f"a claim passes {node.site}, which is none of its homes")
+        if not is_term(node) and not is_factor(node):
+            return self.through_layout(link, labels, gain, unknown)
+        rank = max(labels.ndim, self.rank_of_operand(link))
+        labels = labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
+        gain = gain.reshape((1,) * (rank - gain.ndim) + gain.shape)
+        if is_term(node):
+            return labels, gain
+        if self.takes_shift and node.id in self.settled:
+            raise UncertainError(f"a shift passes {node.site}, into which another affine has gone")
+        return labels, gain * affine_of(self.constants, link, rank).scale
+
+    def through_layout(self, link: Link, labels: Labels, gain: Float64, unknown: int) -> tuple[Labels, Float64]:
+        """Both at one shape, so that a size that is not known is the same for both."""
+        if gain.size > 1:
+            shape = np.broadcast_shapes(labels.shape, gain.shape)
+            labels, gain = np.broadcast_to(labels, shape), np.broadcast_to(gain, shape)
+        moved = np.asarray(follow(self.constants, link, labels, unknown), np.int64)
+        if gain.size == 1:
+            return moved, gain.reshape([1] * moved.ndim)
+        return moved, np.asarray(follow(self.constants, link, gain, unknown), np.float64)
+
+    def rank_of_operand(self, link: Link) -> int:
+        """How many dimensions the constant of an elementwise operator has."""
+        others = [value for value in link.node.inputs if value is not None and value is not link.source]
+        return max((len(self.constants.shape(value) or ()) for value in others), default=0)
+
+    def divided(self, part: Float64, gain: Float64) -> Float64:
+        """A shift before the factors that stand between it and the home."""
+        part, gain = np.broadcast_arrays(part, gain)
+        if np.any((gain == 0) & (part != 0)):
+            raise DeviationError(f"the shift of {self.site.node.site} passes a factor of zero")
+        return np.divide(part, gain, out=np.zeros(part.shape), where=gain != 0)
+
+    def check_sizes(self, labels: Labels, affine: Affine) -> None:
+        """The parameters of the node that went fit its data, which they neither enlarge nor miss."""
+        sizes = self.constants.sizes(self.site.source) or (None,) * labels.ndim
+        parameters = np.broadcast_shapes(affine.scale.shape, affine.shift.shape)
+        if len(sizes) != labels.ndim:
+            raise UncertainError(f"the rank before {self.site.node.site} is not what its producers make it")
+        for ours, wanted, size in zip(labels.shape, parameters, sizes, strict=True):
+            if wanted in {1, ours}:
+                continue
+            if size is None and not is_normalization(self.site.node):
+                raise UncertainError(f"the sizes before {self.site.node.site} are not known")
+            if ours != 1 or size not in {None, wanted}:
+                raise DeviationError(f"{list(parameters)} numbers of {self.site.node.site} do not fit its data")
+
+
+def _by_cell(labels: Labels, values: Float64, size: int) -> Float64:
+    """The value at the places of each label, which have to agree."""
+    labels, values = np.broadcast_arrays(labels, values)
+    found = np.full(size, np.nan)
+    found[labels.reshape(-1)] = values.reshape(-1)
+    if not np.array_equal(found[labels], values) or np.any(np.isnan(found)):
+        raise DeviationError("a number of a home serves places where what settled in it differs, or none")
+    return found
+
+
+def _largest_by_cell(labels: Labels, values: Float64, size: int) -> Float64:
+    """The largest value at the places of each label."""
+    labels, values = np.broadcast_arrays(labels, values)
+    found = np.zeros(size)
+    np.maximum.at(found, labels.reshape(-1), values.reshape(-1))
+    return found
