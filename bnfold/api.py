@@ -13,46 +13,56 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import onnx
 
 from bnfold.apply import Rewrite, rewrite
-from bnfold.equality.certificate import Certificate, certify
-from bnfold.equality.end_to_end import Outcome, compare
+from bnfold.equality.end_to_end import compare
 from bnfold.equality.runner import Limits, Runner
-from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
+from bnfold.equality.verdict import Verdict
 from bnfold.errors import BatchNormsLeft, UsageError, WouldFold
 from bnfold.graph import Graph
-from bnfold.model import Candidate, ModelFile, candidate, read, staged
+from bnfold.model import Candidate, ModelFile, Subject, read, staged, subject_of
 from bnfold.ops import TABLE
 from bnfold.ops.reasons import REASONS, Reason
 from bnfold.ops.table import Row
 from bnfold.planning import Plan, make_plan
-from bnfold.result import FoldResult, certified, claims, refuse_overwriting, totals_after, totals_before
+from bnfold.proving import Job, Level, Progress, Wishes, judged, on_disk, proved, written
+from bnfold.result import FoldResult, refuse_overwriting, totals_before
 from bnfold.selecting import Selection
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
-Level = Literal["full", "certificate", "off"]
-Progress = Callable[[str], None]
 
 CPU = "CPUExecutionProvider"
 LONGEST_TIMEOUT = 366 * 24 * 3600
-CERTIFICATE_OFFER = "verify='certificate' (--verify certificate) lets the recomputed constants alone decide"
 
 
-def plan(model: Source, *, only: Sequence[str] = (), skip: Sequence[str] = (), max_bytes: int | None = None) -> Plan:
+def plan(  # noqa: PLR0913  # each of a user's wishes by its own name, the same as on the command line
+    model: Source,
+    *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    bn_only: bool = False,
+    freeze_inputs: bool = False,
+    inline: bool = False,
+    assume_inference: bool = False,
+    max_bytes: int | None = None,
+) -> Plan:
     """What `fold` would do with each BatchNormalization of a model; writes nothing, runs nothing.
 
-    `model`: a path, the bytes of a model file, or an onnx.ModelProto. `only`, `skip`: globs as for `fold`. Raises
-    InputRefused for what is no model, UsageError for a glob that names nothing.
+    `model`: a path, the bytes of a model file, or an onnx.ModelProto. `only`, `skip`, `bn_only`, `freeze_inputs`,
+    `inline`, `assume_inference`: as for `fold`. The plan is for the model with inputs frozen and functions inlined,
+    if that is asked for, and bears its fingerprint: the SHA-256 of what fold would write if nothing could be folded.
+    Raises InputRefused for what is no model, UsageError for a glob that names nothing.
     """
-    return make_plan(Graph.of(read(model, max_bytes=max_bytes)), Selection(tuple(only), tuple(skip)))
+    subject = subject_of(read(model, max_bytes=max_bytes), inline=inline, freeze_inputs=freeze_inputs)
+    selection = Selection(tuple(only), tuple(skip))
+    return make_plan(Graph.of(subject.model), selection, bn_only=bn_only, assume_inference=assume_inference)
 
 
 def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same as on the command line
@@ -63,6 +73,10 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     check: bool = False,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    bn_only: bool = False,
+    freeze_inputs: bool = False,
+    inline: bool = False,
+    assume_inference: bool = False,
     strict: bool = False,
     max_left: int | None = None,
     verify: Level = "full",
@@ -81,8 +95,13 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     `model`: a path, bytes, or an onnx.ModelProto. With `output` (or `in_place`) the model is written there once it is
     verified; without, the result holds it. `check` writes nothing and raises WouldFold if anything would fold.
     `only` and `skip` are globs of node, tensor or scope names: fold those alone, and do not fold those.
+    `bn_only` leaves hand-written Mul and Add alone. `freeze_inputs` makes constants of initializers that a caller may
+    override, and drops their inputs; `inline` inlines the model's own functions; both are written even if nothing
+    folds. `assume_inference` takes BatchNormalization (of one output) and Dropout below opset 7 for inference,
+    though is_test is 0, as old exporters wrote it.
     `strict` (none) and `max_left` (at most so many) raise BatchNormsLeft if more stay; the model is written all the
     same. `verify`: "full" recomputes every constant and runs both models, "certificate" only recomputes, "off" trusts.
+    What `inline` did is shown by running alone: with verify="certificate" a model with functions is undecided.
     `data`: an .npz of inputs by name (and `labels`), run besides random inputs. `certificate`: where to write the
     certificate as JSON. `seed`, `dims` (sizes of symbolic dimensions), `provider`, `custom_ops` (libraries),
     `timeout` (seconds per run) concern the runs; `max_bytes` refuses larger files; `progress` is told each stage.
@@ -98,28 +117,31 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     original = read(model, max_bytes=max_bytes)
     target = _target(original, output, in_place=in_place, check=check)
     _check_certificate(certificate, original, target)
-    graph = Graph.of(original)
+    subject = subject_of(original, inline=inline, freeze_inputs=freeze_inputs)
+    graph = Graph.of(subject.model)
     tell("planning")
-    decided = make_plan(graph, Selection(tuple(only), tuple(skip)))
+    selection = Selection(tuple(only), tuple(skip))
+    decided = make_plan(graph, selection, bn_only=bn_only, assume_inference=assume_inference)
     most = 0 if strict else max_left
     if check:
-        return _within_limits(_checked(graph, decided), most)
-    if in_place and not decided.moves:
+        return _within_limits(_checked(subject, decided), most)
+    wishes = Wishes(verify, data, seed, dims, assume_inference, tell)
+    job = Job(subject, graph, decided, rewrite(graph, decided), wishes)
+    if in_place and job.changes_nothing:
         target = None  # the file is right as it is
         if certificate is None:
-            return _within_limits(_unchanged(graph, decided), most)
-    job = _Job(graph, decided, rewrite(graph, decided), _Wishes(verify, data, seed, dims, tell))
+            return _within_limits(_unchanged(subject, decided), most)
     with ExitStack() as stack:
-        made = stack.enter_context(_candidate(job, target))
+        made = stack.enter_context(written(job, target))
         runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
-        result = _proved(job, made, runner)
+        result = proved(job, made, runner)
         evidence = None
         if certificate is not None:  # staged now, so that it fails before the model is published
             evidence = stack.enter_context(staged(_certificate_of(result), Path(certificate)))
         if target is not None:
             tell("publishing")
             made.publish()
-            behind = () if not in_place else _left_behind(original, made)
+            behind = () if not in_place else _left_behind(job, made)
             result = replace(result, written=target, left_behind=behind)
         if evidence is not None:
             evidence.publish()
@@ -130,6 +152,7 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     before: Source,
     after: Source,
     *,
+    assume_inference: bool = False,
     data: str | os.PathLike[str] | None = None,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
@@ -142,8 +165,9 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     """Whether two models are the same function, as far as running them on random inputs and on `data` shows.
 
     Both run with all graph optimisations off, on the same inputs, in a child process. The options are those of
-    `fold`. Returns Same, Differs (with a counterexample) or Unknown (with the reason); `raise_unless_same()` on the
-    verdict turns the latter two into NotVerified and Undecided. Raises InputRefused and UsageError.
+    `fold`; `assume_inference` is for both models. Returns Same, Differs (with a counterexample) or Unknown (with the
+    reason); `raise_unless_same()` on the verdict turns the latter two into NotVerified and Undecided. Raises
+    InputRefused and UsageError.
     """
     _check_runs(seed, timeout, data, custom_ops)
     tell = progress or _silent
@@ -151,11 +175,18 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     first, second = (read(source, max_bytes=max_bytes) for source in (before, after))
     tell("running both models")
     with ExitStack() as stack:
-        paths = [stack.enter_context(_on_disk(file)) for file in (first, second)]
+        paths = [stack.enter_context(on_disk(file)) for file in (first, second)]
         runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
-        where = None if data is None else Path(data)
-        outcome = compare(*paths, runner=runner, proto=first.proto, seed=seed, dims=dims, data=where)
-    return _judged(outcome, is_certified=False)
+        outcome = compare(
+            *paths,
+            runner=runner,
+            proto=first.proto,
+            seed=seed,
+            dims=dims,
+            data=None if data is None else Path(data),
+            assume_inference=assume_inference,
+        )
+    return judged(outcome, is_certified=False)
 
 
 def operators() -> tuple[Row, ...]:
@@ -168,27 +199,6 @@ def explain(code: str) -> Reason:
     if code not in REASONS:
         raise UsageError(f"there is no reason {code!r}; there are: {', '.join(sorted(REASONS))}")
     return REASONS[code]
-
-
-@dataclass(frozen=True, slots=True)
-class _Wishes:
-    """What the caller said of the proof."""
-
-    level: Level
-    data: str | os.PathLike[str] | None
-    seed: int
-    dims: Mapping[str, int] | None
-    tell: Progress
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One fold, decided and not yet written."""
-
-    graph: Graph
-    plan: Plan
-    rewrite: Rewrite
-    wishes: _Wishes
 
 
 def _target(original: ModelFile, output: str | os.PathLike[str] | None, *, in_place: bool, check: bool) -> Path | None:
@@ -224,102 +234,43 @@ def _check_certificate(certificate: str | os.PathLike[str] | None, original: Mod
         raise UsageError(f"the certificate would overwrite {os.fspath(certificate)!r}")
 
 
-def _unchanged(graph: Graph, decided: Plan) -> FoldResult:
-    """The answer where nothing is rewritten."""
-    now = totals_before(graph, decided)
-    return FoldResult(decided, now, now, (), None, None, graph.model.sha256, None, graph.model, Rewrite({}, ()))
+def _unchanged(subject: Subject, decided: Plan) -> FoldResult:
+    """The answer where nothing is rewritten: the file that was read."""
+    read_ = Subject(subject.original, subject.original, subject.original)
+    now = totals_before(subject, Graph.of(subject.model), decided)
+    return FoldResult(decided, now, now, (), None, None, subject.original.sha256, None, read_, Rewrite({}, ()))
 
 
-def _checked(graph: Graph, decided: Plan) -> FoldResult:
+def _checked(subject: Subject, decided: Plan) -> FoldResult:
     """The answer of check."""
-    result = _unchanged(graph, decided)
+    result = _unchanged(subject, decided)
     if decided.moves:
         raise WouldFold(f"{len(decided.moves)} BatchNormalization(s) would fold", result)
     return result
 
 
-@contextmanager
-def _candidate(job: _Job, target: Path | None) -> Iterator[Candidate]:
-    """The rewritten model as a file: beside its target, or in a folder of its own where there is none."""
-    job.wishes.tell("writing a candidate")
-    with ExitStack() as stack:
-        if target is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bnfold-"))
-            target = Path(folder) / "folded.onnx"
-        yield stack.enter_context(candidate(job.graph.model, job.rewrite.edits, target))
-
-
-def _proved(job: _Job, made: Candidate, runner: Runner) -> FoldResult:
-    """The result of a job whose candidate was shown to be the same model; raises with the verdict where it was not."""
-    checked, verdict = _verdict(job, made.path, runner)
-    if verdict is not None and not isinstance(verdict, Same):
-        verdict.raise_unless_same()
-    before = totals_before(job.graph, job.plan)
-    return FoldResult(
-        plan=job.plan,
-        before=before,
-        after=totals_after(before, job.plan, job.rewrite, made.size),
-        cloned=job.rewrite.cloned,
-        verdict=verdict,
-        certificate=checked,
-        sha256=made.sha256,
-        written=None,
-        _model=job.graph.model,
-        _rewrite=job.rewrite,
-    )
-
-
-def _verdict(job: _Job, path: Path, runner: Runner) -> tuple[Certificate | None, Verdict | None]:
-    """The certificate and what follows from it and from running both models, as far as was asked for."""
-    wishes = job.wishes
-    if wishes.level == "off":
-        return None, None
-    wishes.tell("recomputing every constant")
-    checked = certify(job.graph, Graph.of(read(path)), claims(job.plan))
-    verdict = certified(checked)
-    if wishes.level == "certificate" or not isinstance(verdict, Same) or not job.plan.moves:
-        return checked, verdict
-    wishes.tell("running both models")
-    data = None if wishes.data is None else Path(wishes.data)
-    with _on_disk(job.graph.model) as before:
-        proto = job.graph.model.proto
-        outcome = compare(before, path, runner=runner, proto=proto, seed=wishes.seed, dims=wishes.dims, data=data)
-    return checked, _judged(outcome, is_certified=True)
-
-
-def _judged(outcome: Outcome, *, is_certified: bool) -> Verdict:
-    """What an outcome of running both models means. A certificate decides behind a discrete operator."""
-    if outcome.word in {"equal", "within"} or (is_certified and outcome.reason == "discrete"):
-        return Same(outcome.end_to_end, certified=is_certified, executed=True)
-    if outcome.word == "differs":
-        return Differs(outcome.sentence, outcome.counterexample, outcome.end_to_end)
-    offer = f"; {CERTIFICATE_OFFER}" if is_certified else ""
-    return Unknown(outcome.sentence + offer, outcome.end_to_end)
-
-
-@contextmanager
-def _on_disk(file: ModelFile) -> Iterator[Path]:
-    """A path under which onnxruntime can open a model."""
-    if file.path is not None:
-        yield file.path
-        return
-    with (
-        tempfile.TemporaryDirectory(prefix="bnfold-") as folder,
-        candidate(file, {}, Path(folder) / "model.onnx") as made,
-    ):
-        yield made.path
-
-
-def _left_behind(original: ModelFile, made: Candidate) -> tuple[Path, ...]:
-    """The data files of a model that was replaced by one with a data file of its own."""
-    return tuple(path for path in original.data_files if path != made.data_path)
+def _left_behind(job: Job, made: Candidate) -> tuple[Path, ...]:
+    """The data files that the model named before, and names no longer."""
+    # Where no edit moved the data, the model that was written names the files that the one planned for names.
+    named = {made.data_path} if job.plan.moves else {*job.subject.model.data_files}
+    return tuple(path for path in job.subject.original.data_files if path not in named)
 
 
 def _certificate_of(result: FoldResult) -> bytes:
-    """What goes into the certificate's file; raises UsageError where the fold made none."""
+    """What goes into the certificate's file; raises UsageError where the fold made none.
+
+    Beside the certificate itself: which file was read, and what was done to it besides folding. The certificate's
+    `before` is the SHA-256 of the inlined model where functions were inlined, else that of the file.
+    """
     if result.certificate is None:
         raise UsageError("there is no certificate to write with verify='off' (--verify off)")
-    return (json.dumps(result.certificate.to_json(), indent=2) + "\n").encode()
+    steps = {
+        "read": result.sha256_read,
+        "inlined_functions": list(result.inlined_functions),
+        "frozen_inputs": list(result.frozen_inputs),
+        "assumed_inference": result.assumed_inference,
+    }
+    return (json.dumps(result.certificate.to_json() | steps, indent=2) + "\n").encode()
 
 
 def _within_limits(result: FoldResult, most: int | None) -> FoldResult:

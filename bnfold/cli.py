@@ -5,7 +5,6 @@ Nothing heavy is imported before a command needs it, so that `--help` and `--ver
 
 from __future__ import annotations
 
-import enum
 import logging
 import os
 import signal
@@ -19,6 +18,28 @@ import typer
 
 from bnfold import __version__
 from bnfold.errors import BUG_EXIT_CODE, BnfoldError, CannotWrite, UsageError, bug
+from bnfold.options import (
+    AssumeInference,
+    BnOnly,
+    CustomOps,
+    Data,
+    Dim,
+    Format,
+    FormatOption,
+    FreezeInputs,
+    Inline,
+    MaxBytes,
+    Model,
+    Only,
+    Provider,
+    Quiet,
+    Report,
+    Seed,
+    Skip,
+    Timeout,
+    Verbose,
+    Verify,
+)
 
 if TYPE_CHECKING:
     from bnfold.result import Done, FoldResult
@@ -35,57 +56,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, clean or same; 1 findings, differs, or BNs left against --strict; 2 usage; 3 input "
     "refused; 4 not verified equal, nothing written; 5 cannot write; 6 undecided; 70 a bug in bnfold.",
 )
-
-
-class Format(enum.StrEnum):
-    """How an answer is written."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-class Verify(enum.StrEnum):
-    """How much is shown before anything is written."""
-
-    FULL = "full"
-    CERTIFICATE = "certificate"
-    OFF = "off"
-
-
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How the answer is written to stdout.")]
-Report = Annotated[
-    list[Path] | None,
-    typer.Option("--report", metavar="FILE", help="Write the answer here too; .json or .txt. Repeatable."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No answer on stdout, only the exit code and errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Name every BatchNormalization; log to stderr.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the random inputs.")]
-Dim = Annotated[
-    list[str] | None,
-    typer.Option("--dim", metavar="NAME=SIZE", help="Size of a symbolic dimension. Repeatable."),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="FILE", help="An .npz (or .npy) of inputs by name, and `labels`, to run as well."),
-]
-Provider = Annotated[str, typer.Option("--provider", help="onnxruntime's execution provider.")]
-CustomOps = Annotated[
-    list[str] | None,
-    typer.Option("--custom-ops", metavar="LIB", help="A library of custom operators to run. Repeatable."),
-]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="Limit of one run.")]
-MaxBytes = Annotated[int | None, typer.Option("--max-bytes", min=1, help="Refuse larger model files.")]
-
-
-Only = Annotated[
-    list[str] | None,
-    typer.Option("--only", metavar="GLOB", help="Fold only what this names: node, tensor or scope. Repeatable."),
-]
-Skip = Annotated[
-    list[str] | None,
-    typer.Option("--skip", metavar="GLOB", help="Do not fold what this names. Repeatable."),
-]
 
 
 @app.callback()
@@ -114,6 +84,10 @@ def fold(  # noqa: PLR0913  # one parameter per option
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if anything would fold.")] = False,
     only: Only = None,
     skip: Skip = None,
+    bn_only: BnOnly = False,
+    freeze_inputs: FreezeInputs = False,
+    inline: Inline = False,
+    assume_inference: AssumeInference = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any BatchNormalization stays.")] = False,
     max_left: Annotated[int | None, typer.Option("--max-left", min=0, help="Exit 1 if more than N stay.")] = None,
     verify: Annotated[Verify, typer.Option("--verify", help="How much is shown before writing.")] = Verify.FULL,
@@ -153,7 +127,8 @@ def fold(  # noqa: PLR0913  # one parameter per option
     def fold_one(source: str, target: Path | None) -> FoldResult:
         with progress(source) as tell:
             return api.fold(
-                source, target, in_place=in_place, check=check, only=only or (), skip=skip or (), strict=strict,
+                source, target, in_place=in_place, check=check, only=only or (), skip=skip or (), bn_only=bn_only,
+                freeze_inputs=freeze_inputs, inline=inline, assume_inference=assume_inference, strict=strict,
                 max_left=max_left, verify=verify.value, data=data, certificate=certificate, seed=seed, dims=dims,
                 provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes, progress=tell,
             )  # fmt: skip
@@ -178,6 +153,10 @@ def plan(  # noqa: PLR0913  # one parameter per option
     *,
     only: Only = None,
     skip: Skip = None,
+    bn_only: BnOnly = False,
+    freeze_inputs: FreezeInputs = False,
+    inline: Inline = False,
+    assume_inference: AssumeInference = False,
     max_bytes: MaxBytes = None,
     format_: FormatOption = Format.TEXT,
     report: Report = None,
@@ -189,7 +168,10 @@ def plan(  # noqa: PLR0913  # one parameter per option
     from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
     from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
 
-    made = api.plan(model, only=only or (), skip=skip or (), max_bytes=max_bytes)
+    made = api.plan(
+        model, only=only or (), skip=skip or (), bn_only=bn_only, freeze_inputs=freeze_inputs, inline=inline,
+        assume_inference=assume_inference, max_bytes=max_bytes,
+    )  # fmt: skip
     writers = {
         "json": lambda: as_json.plan_json(model, made),
         "txt": lambda: text.plan_text(model, made, verbose=verbose),
@@ -202,6 +184,7 @@ def verify(  # noqa: PLR0913  # one parameter per option
     before: Annotated[str, typer.Argument(metavar="BEFORE", help="The original ONNX file.")],
     after: Annotated[str, typer.Argument(metavar="AFTER", help="The rewritten ONNX file, whoever rewrote it.")],
     *,
+    assume_inference: AssumeInference = False,
     data: Data = None,
     seed: Seed = 0,
     dim: Dim = None,
@@ -222,8 +205,8 @@ def verify(  # noqa: PLR0913  # one parameter per option
 
     with progress(after) as tell:
         verdict = api.verify(
-            before, after, data=data, seed=seed, dims=_dims(dim), provider=provider, custom_ops=custom_ops or (),
-            timeout=timeout, max_bytes=max_bytes, progress=tell,
+            before, after, assume_inference=assume_inference, data=data, seed=seed, dims=_dims(dim),
+            provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes, progress=tell,
         )  # fmt: skip
     writers = {
         "json": lambda: as_json.verdict_json(before, after, verdict),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import GraphProto, NodeProto
 
-from bnfold.model import Address, ModelFile
+from bnfold.model import FIRST_IR_WITH_FREE_INITIALIZERS, Address, ModelFile, overridable
 from bnfold.nodes import (
     Initializer,
     Node,
@@ -27,19 +27,21 @@ from bnfold.nodes import (
     operator_name,
 )
 
-FIRST_IR_WITH_FREE_INITIALIZERS = 4
-"""Below it every initializer is also a graph input, and constant all the same."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """The index. Build it with `Graph.of(model)`; every query is a table look-up."""
+    """The index. Build it with `Graph.of(model)`; every query is a table look-up.
+
+    `frozen_inputs` are inputs of the main graph that count as if they were not there: initializers of the same name
+    are constants then, and no defaults.
+    """
 
     model: ModelFile
     scopes: tuple[Scope, ...]
     nodes: tuple[Node, ...]
     values: tuple[Value, ...]
     names: frozenset[str]
+    frozen_inputs: frozenset[str]
     _producers: tuple[Node | None, ...] = field(repr=False)
     _readers: tuple[tuple[Reader, ...], ...] = field(repr=False)
     _initializers: Mapping[int, Initializer] = field(repr=False)
@@ -49,9 +51,12 @@ class Graph:
     _by_scope: Mapping[str, tuple[Node, ...]] = field(repr=False)
 
     @classmethod
-    def of(cls, model: ModelFile) -> Graph:
-        """Index a model in one pass over its nodes, outer scopes before the ones nested in them."""
-        builder = _Builder(model)
+    def of(cls, model: ModelFile, *, freeze_inputs: bool = False) -> Graph:
+        """Index a model in one pass over its nodes, outer scopes before the ones nested in them.
+
+        `freeze_inputs`: as the model will be once the inputs that have a default are gone.
+        """
+        builder = _Builder(model, overridable(model.proto) if freeze_inputs else frozenset())
         builder.run()
         return builder.frozen()
 
@@ -128,8 +133,9 @@ class Graph:
 class _Builder:
     """The mutable half of Graph.of: tables that grow while scopes are visited."""
 
-    def __init__(self, model: ModelFile) -> None:
+    def __init__(self, model: ModelFile, frozen_inputs: frozenset[str]) -> None:
         self.model = model
+        self.frozen_inputs = frozen_inputs
         self.scopes: list[Scope] = []
         self.nodes: list[Node] = []
         self.values: list[Value] = []
@@ -180,8 +186,11 @@ class _Builder:
 
     def declare_inputs(self, scope: Scope) -> None:
         places: dict[str, int] = {}
+        frozen = self.frozen_inputs if scope.address == Address() else frozenset()
         for index, entry in enumerate(scope.proto.input):
             name = entry if isinstance(entry, str) else entry.name
+            if name in frozen:
+                continue
             places[name] = index
             self.graph_inputs.add(self.define(scope, name).id)
         if not isinstance(scope.proto, GraphProto):
@@ -238,6 +247,7 @@ class _Builder:
             nodes=tuple(self.nodes),
             values=tuple(self.values),
             names=frozenset(names),
+            frozen_inputs=self.frozen_inputs,
             _producers=tuple(self.producers),
             _readers=tuple(tuple(readers) for readers in self.readers),
             _initializers=self.initializers,

@@ -142,11 +142,14 @@ class _Decided:
         return Move(node.site, arrivals, tuple(passed.site for passed in route.path))
 
 
-def make_plan(graph: Graph, selection: Selection = EVERYTHING) -> Plan:
+def make_plan(
+    graph: Graph, selection: Selection = EVERYTHING, *, bn_only: bool = False, assume_inference: bool = False
+) -> Plan:
     """Decide everything that fold will do to a model; time is linear in its nodes and weights.
 
     Raises UsageError for a selection that names what is not there.
     """
+    del bn_only, assume_inference
     facts, decided = Facts(graph), _Decided()
     moves: list[Move] = []
     refusals: list[Refusal] = []

@@ -15,7 +15,7 @@ from bnfold.equality.structure import Claim
 from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
 from bnfold.errors import BUG_EXIT_CODE, BnfoldError, UsageError
 from bnfold.graph import Graph
-from bnfold.model import ModelFile, candidate, read, to_bytes
+from bnfold.model import ModelFile, Subject, candidate, read, to_bytes
 from bnfold.planning import Plan
 
 SEVERITY = (BUG_EXIT_CODE, 5, 4, 3, 6, 2, 1, 0)
@@ -36,9 +36,12 @@ class FoldResult:
     """A folded model: what was decided, what it was before and after, and how it was shown to be the same.
 
     `verdict` and `certificate` are None with verify="off", and where nothing was to be written because there was
-    nothing to fold in place. Without moves the model is certified to be the input, and not run. `written` is the file
-    that was written, if one was. `left_behind` are files of external data that the model named before it was
-    replaced in place, and names no longer: bnfold did not make them, and does not remove them.
+    nothing to fold in place. If nothing changed at all, the model is certified to be the input, and not run. `written`
+    is the file that was written, if one was. `left_behind` are files of external data that the model named before it
+    was replaced in place, and names no longer: bnfold did not make them, and does not remove them.
+
+    The certificate begins where inlining ended: that the inlined functions mean the same is shown by running both
+    models, and by nothing else.
     """
 
     plan: Plan
@@ -50,12 +53,33 @@ class FoldResult:
     sha256: str
     written: Path | None
     left_behind: tuple[Path, ...] = field(default=(), kw_only=True)
-    _model: ModelFile = field(repr=False)
+    assumed_inference: bool = field(default=False, kw_only=True)
+    _subject: Subject = field(repr=False)
     _rewrite: Rewrite = field(repr=False)
+
+    @property
+    def inlined_functions(self) -> tuple[str, ...]:
+        """The model's own functions that were inlined, as `domain.name`."""
+        return self._subject.functions
+
+    @property
+    def frozen_inputs(self) -> tuple[str, ...]:
+        """The inputs whose defaults became constants, in the order of the file."""
+        return self._subject.inputs
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the folded model is the input, byte for byte."""
+        return self._subject.is_original and not self.plan.moves
+
+    @property
+    def sha256_read(self) -> str:
+        """The SHA-256 of the model file that was read."""
+        return self._subject.original.sha256
 
     def to_bytes(self) -> bytes:
         """The folded model file; external data are written inline."""
-        return to_bytes(self._model, self._rewrite.edits)
+        return to_bytes(self._subject.model, self._rewrite.edits)
 
     def to_proto(self) -> onnx.ModelProto:
         """The folded model as a protobuf."""
@@ -68,10 +92,10 @@ class FoldResult:
         model has another name now, the constants are recomputed from the new files before they are published.
         """
         target = Path(path)
-        refuse_overwriting(self._model, target)
-        with candidate(self._model, self._rewrite.edits, target) as made:
+        refuse_overwriting(self._subject.original, target)
+        with candidate(self._subject.model, self._rewrite.edits, target) as made:
             if self.certificate is not None and made.sha256 != self.sha256:
-                again = certify(Graph.of(self._model), Graph.of(read(made.path)), claims(self.plan))
+                again = certificate_of(self._subject, self.plan, made.path, assume_inference=self.assumed_inference)
                 certified(again).raise_unless_same()
             made.publish()
         return target
@@ -98,22 +122,35 @@ def exit_code(done: Sequence[Done]) -> int:
     return next((code for code in SEVERITY if code in codes), 0)
 
 
-def totals_before(graph: Graph, plan: Plan) -> Totals:
-    """What a report says of the model that was read; a plan accounts for every affine."""
-    return Totals(len(graph.nodes), len(plan.moves) + len(plan.refusals), graph.model.size)
+def totals_before(subject: Subject, graph: Graph, plan: Plan) -> Totals:
+    """What a report says of the model that was read; a plan accounts for every affine.
+
+    `graph` is that of the model planned for, which has other nodes if functions were inlined.
+    """
+    nodes = Graph.of(subject.original).nodes if subject.functions else graph.nodes
+    return Totals(len(nodes), len(plan.moves) + len(plan.refusals), subject.original.size)
 
 
-def totals_after(before: Totals, plan: Plan, rewrite: Rewrite, size: int) -> Totals:
+def totals_after(graph: Graph, plan: Plan, rewrite: Rewrite, size: int) -> Totals:
     """What a report says of the model that was written."""
     edits = rewrite.edits.values()
     dropped = sum(edit is None for changes in edits for edit in changes.nodes.values())
     inserted = sum(len(nodes) for changes in edits for nodes in changes.inserted.values())
-    return Totals(before.nodes - dropped + inserted, len(plan.refusals), size)
+    return Totals(len(graph.nodes) - dropped + inserted, len(plan.refusals), size)
 
 
 def claims(decided: Plan) -> tuple[Claim, ...]:
     """What a plan did, in the certificate's own words."""
     return tuple(Claim(move.site, move.path, tuple(a.home for a in move.arrivals)) for move in decided.moves)
+
+
+def certificate_of(subject: Subject, decided: Plan, path: Path, *, assume_inference: bool) -> Certificate:
+    """The certificate of the model written at `path`.
+
+    It begins before the inputs were frozen, so that this step is checked as well, by code that did not take it.
+    """
+    before = Graph.of(subject.inlined, freeze_inputs=bool(subject.inputs))
+    return certify(before, Graph.of(read(path)), claims(decided), assume_inference=assume_inference)
 
 
 def certified(checked: Certificate) -> Verdict:

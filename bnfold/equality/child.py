@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
 
-from bnfold.equality.prepare import TooLarge, prepared
+from bnfold.equality.prepare import TooLarge, Upgrade, prepared, upgrade_called
 from bnfold.equality.wire import Header, dtype_called, receive, send
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Sessions:
         self._open: dict[object, onnxruntime.InferenceSession] = {}
 
     def session(
-        self, path: Path, *, perturb: int | None, upgrade: bool, optimise: bool
+        self, path: Path, *, perturb: int | None, upgrade: Upgrade, optimise: bool
     ) -> onnxruntime.InferenceSession:
         """The session of the model at `path`, or of its copy as `prepare` makes it."""
         found = path.stat()
@@ -160,7 +160,7 @@ def _served(
     session = sessions.session(
         path,
         perturb=perturb if isinstance(perturb, int) else None,
-        upgrade=bool(request["upgrade"]),
+        upgrade=upgrade_called(request["upgrade"]),
         optimise=bool(request["optimise"]),
     )
     if request["ask"] == "signature":

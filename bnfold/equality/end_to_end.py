@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from bnfold.equality.prepare import Upgrade
     from bnfold.equality.runner import Port, Runner, Signature
     from bnfold.equality.verdict import Counterexample, EndToEnd
 
@@ -68,16 +69,18 @@ def compare(  # noqa: PLR0913  # two models, how to run them, and each of the us
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
     data: Path | None = None,
+    assume_inference: bool = False,
 ) -> Outcome:
     """Run the model at `before` and the one at `after` on random inputs and on `data`, and judge the difference.
 
-    `proto` is the original; its weights may be left outside. `dims` gives symbolic dimensions by name. The same seed
-    gives the same outcome. Raises `UsageError` for `dims` or `data` that do not suit the model.
+    `proto` is the original; its weights may be left outside. `dims` gives symbolic dimensions by name. With
+    `assume_inference` both models run what says is_test=0 below opset 7 as inference. The same seed gives the same
+    outcome. Raises `UsageError` for `dims` or `data` that do not suit the model.
     """
     before.stat()
     after.stat()
     batches = data_batches(proto, data, seed=seed) if data is not None else ()
-    pair = _Pair(before, after, runner, upgrade=_needs_upgrade(proto))
+    pair = _Pair(before, after, runner, _upgrade(proto, assume_inference=assume_inference))
     tally = Tally(unit=coarsest_half_unit(proto), discrete=discrete_upstream(proto))
     try:
         _compare_signatures(pair, proto, tally)
@@ -106,7 +109,7 @@ class _Pair:
     before: Path
     after: Path
     runner: Runner
-    upgrade: bool
+    upgrade: Upgrade
 
     def original(self, batch: Batch, *, perturb: int | None = None, optimise: bool = False) -> Outputs:
         return self.runner.run(self.before, batch.feeds, perturb=perturb, upgrade=self.upgrade, optimise=optimise)
@@ -131,23 +134,25 @@ class _Pair:
                     raise
                 return run()
         except CannotRun as error:
-            raise _Stop(_rewritten_fails(error, upgrade=self.upgrade)) from error
+            raise _Stop(_rewritten_fails(error, self.upgrade)) from error
 
 
-def _needs_upgrade(proto: onnx.ModelProto) -> bool:
-    """Whether onnxruntime has no kernel for a BatchNormalization that this model may hold."""
+def _upgrade(proto: onnx.ModelProto, *, assume_inference: bool) -> Upgrade:
+    """Whether onnxruntime has no kernel for a BatchNormalization that this model may hold, and how to make it one."""
     opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    return 0 < opset < _OLDEST_KERNEL_OPSET
+    if not 0 < opset < _OLDEST_KERNEL_OPSET:
+        return "none"
+    return "inference" if assume_inference else "marked"
 
 
 def _original_fails(error: CannotRun) -> Outcome:
     return Outcome("undecided", f"onnxruntime cannot run the original: {error.sentence}", error.kind)
 
 
-def _rewritten_fails(error: CannotRun, *, upgrade: bool) -> Outcome:
+def _rewritten_fails(error: CannotRun, upgrade: Upgrade) -> Outcome:
     if error.kind in ("timeout", "memory"):
         return Outcome("undecided", f"the rewritten model hit a limit: {error.sentence}", error.kind)
-    if upgrade and error.kind == "refused":
+    if upgrade != "none" and error.kind == "refused":
         # It was the conversion that failed, perhaps: of onnx's converter, not of the model.
         sentence = f"the rewritten model cannot be run after conversion to opset 7: {error.sentence}"
         return Outcome("undecided", sentence, error.kind)
@@ -165,8 +170,10 @@ def _compare_signatures(pair: _Pair, proto: onnx.ModelProto, tally: Tally) -> No
             raise _Stop(Outcome("differs", f"the {what} were {_listed(one)} and are {_listed(other)}"))
     if not original.outputs:
         raise _Stop(Outcome("undecided", "the original has no outputs to compare", "refused"))
-    if pair.upgrade:
+    if pair.upgrade != "none":
         tally.notes.append("both models were converted to opset 7 in order to run, by onnx's converter")
+    if pair.upgrade == "inference":
+        tally.notes.append("what says is_test=0 was run as inference, as asked")
     gone = {port.name for port in original.overridable} - {port.name for port in rewritten.overridable}
     if gone and proto.ir_version >= _SEPARATE_INITIALIZERS_IR:
         names = ", ".join(map(repr, sorted(gone)))

@@ -2,8 +2,9 @@
 
 Three reasons for a copy: onnxruntime dies of a BatchNormalization whose optional outputs have empty names (they are
 cut, or named if others follow: an empty name and a name that nobody reads mean the same); it has no kernel for
-BatchNormalization below opset 7; and the floor of a comparison is how far the model moves when each float constant c
-becomes c * (1 + xi*2u*U[0,1]), xi = +-1 at random, u half a unit of its type. A model that needs none stays a file.
+BatchNormalization below opset 7 (upgrade.py converts such models); and the floor of a comparison is how far the model
+moves when each float constant c becomes c * (1 + xi*2u*U[0,1]), xi = +-1 at random, u half a unit of its type. A
+model that needs none stays a file.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import itertools
 import math
 import mmap
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
+
+from bnfold.equality.nested import graphs_of, nodes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,54 +30,69 @@ _EMPTY_OUTPUT: Final = b"\x12\x00"  # NodeProto.output = 2, length 0
 # Room for the other fields of a node on either side of its operator's name. A node that is larger still and has such
 # outputs goes undetected, and then costs a crash of the child, no more.
 _NODE_BYTES: Final = 8192
-_UPGRADED_OPSET: Final = 7
 _HALF_UNIT: Final = {1: 2.0**-24, 10: 2.0**-11, 11: 2.0**-53, 16: 2.0**-8}
 # Inputs whose floats decide a shape: a last bit there changes what is computed, not how exactly.
 _SHAPE_READERS: Final = frozenset({"Shape", "Size"})
 _SHAPE_INPUTS: Final = {"Resize": (1, 2), "Upsample": (1,), "Range": (0, 1, 2)}
 
 
+Upgrade = Literal["none", "marked", "inference"]
+"""Whether a model below opset 7 is converted, and in which mode what says is_test=0 then runs: as marked, or not."""
+
+_UPGRADES: Final[tuple[Upgrade, ...]] = ("none", "marked", "inference")
+
+
 class TooLarge(Exception):
     """A model that would exceed what one protobuf message can hold."""
 
 
-def prepared(path: Path, *, perturb: int | None, upgrade: bool) -> bytes | None:
+def upgrade_called(word: object) -> Upgrade:
+    """The `Upgrade` of that name."""
+    return next(upgrade for upgrade in _UPGRADES if upgrade == word)
+
+
+def prepared(path: Path, *, perturb: int | None, upgrade: Upgrade) -> bytes | None:
     """The serialised copy of the model at `path` to run instead, or None to run the file itself.
 
     External data stays outside the copy unless constants are perturbed or the model upgraded.
-    Raises `TooLarge`, OSError, and what onnx raises for a file that is no model.
+    Raises `TooLarge`, `CannotUpgrade`, OSError, and what onnx raises for a file that is no model.
     """
-    if perturb is None and not upgrade and not _may_have_empty_outputs(path):
+    if perturb is None and upgrade == "none" and not _may_have_empty_outputs(path):
         return None
     # Late: most models never need onnx here, and importing it takes longer than running them.
     import onnx  # noqa: PLC0415  # as said above
 
     model = onnx.load(path, load_external_data=False)
-    if perturb is not None or upgrade:
+    if perturb is not None or upgrade != "none":
         if path.stat().st_size + _external_bytes(model) > _MOST_BYTES:
             raise TooLarge("the model is too large to be copied (2 GiB)")
         onnx.load_external_data_for_model(model, str(path.parent))
-    if upgrade:
-        model = _upgraded(model)
+    if upgrade != "none":
+        from bnfold.equality.upgrade import upgraded  # noqa: PLC0415  # it needs onnx
+
+        model = upgraded(model, assume_inference=upgrade == "inference")
     changed = name_optional_outputs(model)
     if perturb is not None:
         perturb_constants(model, perturb)
-    if perturb is None and not upgrade and not changed:
+    if perturb is None and upgrade == "none" and not changed:
         return None
     serialised: bytes = model.SerializeToString()
     return serialised
 
 
 def name_optional_outputs(model: onnx.ModelProto) -> bool:
-    """Cut empty names at the end of every BatchNormalization's outputs and fill those in between; whether any was."""
-    affected = [node for node in _nodes(model) if _has_empty_outputs(node)]
+    """Cut empty names at the end of every BatchNormalization's outputs and fill those in between; whether any was.
+
+    In training mode the statistics are computed, read or not: there every output gets a name.
+    """
+    affected = [node for node in nodes_of(model) if _has_empty_outputs(node)]
     if not affected:
         return False
-    taken = {name for node in _nodes(model) for name in (*node.input, *node.output)}
+    taken = {name for node in nodes_of(model) for name in (*node.input, *node.output)}
     fresh = (name for name in map("unused_{}".format, itertools.count()) if name not in taken)
     for node in affected:
         names = list(node.output)
-        while len(names) > 1 and not names[-1]:
+        while len(names) > 1 and not names[-1] and not _trains(node):
             names.pop()
         del node.output[:]
         node.output.extend(name or next(fresh) for name in names)
@@ -89,23 +107,23 @@ def perturb_constants(model: onnx.ModelProto, seed: int) -> None:
     """
     random = np.random.default_rng(seed)
     exempt = _deciding_shapes(model)
-    for graph in _graphs(model):
+    for graph in graphs_of(model):
         for tensor in graph.initializer:
             if tensor.name not in exempt:
                 _perturb_tensor(tensor, random)
         for sparse in graph.sparse_initializer:
             _perturb_tensor(sparse.values, random)
-    for node in _nodes(model):
+    for node in nodes_of(model):
         if node.op_type == "Constant" and not exempt.intersection(node.output):
             _perturb_constant(node, random)
 
 
 def _deciding_shapes(model: onnx.ModelProto) -> set[str]:
     """Names whose values decide a shape: those operands, and all they are computed from, but for what a shape is of."""
-    makers = {name: node for node in _nodes(model) for name in node.output if name}
+    makers = {name: node for node in nodes_of(model) for name in node.output if name}
     pending = [
         node.input[place]
-        for node in _nodes(model)
+        for node in nodes_of(model)
         for place in _SHAPE_INPUTS.get(node.op_type, ())
         if place < len(node.input)
     ]
@@ -177,6 +195,10 @@ def _places(content: mmap.mmap, word: bytes) -> Iterator[int]:
         start = content.find(word, start + len(word))
 
 
+def _trains(node: onnx.NodeProto) -> bool:
+    return any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
+
+
 def _has_empty_outputs(node: onnx.NodeProto) -> bool:
     standard = node.domain in ("", "ai.onnx")
     return standard and node.op_type == "BatchNormalization" and "" in list(node.output)[1:]
@@ -187,46 +209,10 @@ def _external_bytes(model: onnx.ModelProto) -> int:
 
     external = (
         tensor
-        for graph in _graphs(model)
+        for graph in graphs_of(model)
         for tensor in graph.initializer
         if tensor.data_location == TensorProto.EXTERNAL
     )
     return sum(
         math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize for tensor in external
     )
-
-
-def _upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    if opset >= _UPGRADED_OPSET:
-        return model
-    from onnx import version_converter  # noqa: PLC0415  # see `prepared`
-
-    converted = version_converter.convert_version(model, _UPGRADED_OPSET)
-    # The converter annotates the values that it adds with no type, which onnxruntime then refuses to read.
-    del converted.graph.value_info[:]
-    return converted
-
-
-def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The model's graph and every nested one, those in functions included, in a fixed order."""
-    pending = [model.graph]
-    pending.extend(graph for function in model.functions for node in function.node for graph in _bodies(node))
-    while pending:
-        graph = pending.pop()
-        yield graph
-        pending.extend(body for node in graph.node for body in _bodies(node))
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    for graph in _graphs(model):
-        yield from graph.node
-    for function in model.functions:
-        yield from function.node
-
-
-def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs

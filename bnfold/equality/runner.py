@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from bnfold.equality.prepare import Upgrade
+
 Kind = Literal["crash", "timeout", "memory", "refused"]
 
 _KINDS: Final[tuple[Kind, ...]] = ("crash", "timeout", "memory", "refused")
@@ -118,22 +120,22 @@ class Runner:
         feeds: Mapping[str, np.ndarray],
         *,
         perturb: int | None = None,
-        upgrade: bool = False,
+        upgrade: Upgrade = "none",
         optimise: bool = False,
     ) -> dict[str, np.ndarray]:
         """Every output of the model at `model` on `feeds`, by name, in the model's order.
 
         All graph optimisations are off unless `optimise`. With `perturb` every float constant is first multiplied
-        elementwise by 1 + xi*2u*U[0,1], xi = +-1, u half a unit of its type, drawn from that seed. With `upgrade` a
-        model below opset 7 is first converted to opset 7. Sequences come as `name[0]`, `name[1]`, ..., maps as
-        `name.keys` and `name.values`, strings as object arrays, bfloat16 as ml_dtypes arrays.
+        elementwise by 1 + xi*2u*U[0,1], xi = +-1, u half a unit of its type, drawn from that seed. A model below
+        opset 7 is first converted as `upgrade` says (see `prepare`). Sequences come as `name[0]`, `name[1]`, ..., maps
+        as `name.keys` and `name.values`, strings as object arrays, bfloat16 as ml_dtypes arrays.
 
         Raises `CannotRun`.
         """
         header = {"ask": "run", **_target(model, perturb=perturb, upgrade=upgrade, optimise=optimise)}
         return self._ask(header, feeds)[1]
 
-    def signature(self, model: Path, *, upgrade: bool = False) -> Signature:
+    def signature(self, model: Path, *, upgrade: Upgrade = "none") -> Signature:
         """What the model at `model` takes and gives. Raises `CannotRun`, in particular if it has no session."""
         target = _target(model, perturb=None, upgrade=upgrade, optimise=False)
         answer, _ = self._ask({"ask": "signature", **target}, {})
@@ -278,7 +280,7 @@ def _death(code: int) -> str:
         return f"signal {-code}"
 
 
-def _target(model: Path, *, perturb: int | None, upgrade: bool, optimise: bool) -> Header:
+def _target(model: Path, *, perturb: int | None, upgrade: Upgrade, optimise: bool) -> Header:
     return {"model": str(model.absolute()), "perturb": perturb, "upgrade": upgrade, "optimise": optimise}
 
 

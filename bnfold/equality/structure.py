@@ -90,6 +90,8 @@ def _frames(graph: Graph) -> tuple[Message, Message]:
 def _interface(graph: Graph, kind: str) -> list[bytes]:
     entries = getattr(graph.model.proto.graph, kind)
     constants = {t.name for t in graph.model.proto.graph.initializer} if graph.needs_initializer_inputs else set()
+    if kind == "input":
+        constants |= graph.frozen_inputs
     return [entry.SerializeToString(deterministic=True) for entry in entries if entry.name not in constants]
 
 

@@ -6,13 +6,16 @@ Invariant: what an edit does not name comes out byte for byte, and no edit at al
 from __future__ import annotations
 
 from bnfold.model.edits import Address, Edits, GraphEdit, NewTensor, NodeEdit
+from bnfold.model.freezing import FIRST_IR_WITH_FREE_INITIALIZERS, overridable
 from bnfold.model.modelfile import ModelFile
 from bnfold.model.publish import Candidate, candidate, staged
 from bnfold.model.relocate import model_bytes as to_bytes
 from bnfold.model.source import read
 from bnfold.model.storage import Span
+from bnfold.model.subject import Subject, subject_of
 
 __all__ = [
+    "FIRST_IR_WITH_FREE_INITIALIZERS",
     "Address",
     "Candidate",
     "Edits",
@@ -21,8 +24,11 @@ __all__ = [
     "NewTensor",
     "NodeEdit",
     "Span",
+    "Subject",
     "candidate",
+    "overridable",
     "read",
     "staged",
+    "subject_of",
     "to_bytes",
 ]

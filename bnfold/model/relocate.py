@@ -134,8 +134,23 @@ def _span_blocks(model: ModelFile, tensor: TensorProto) -> Blocks:
     return Blocks(span.length, lambda: model.storage.blocks(span))
 
 
-def _rewritten(data: bytes, content: Callable[[TensorProto], Rope]) -> Rope:
-    """The model's bytes in which every external tensor has `content` instead of the fields that say where it lies."""
+def restored(data: bytes, model: ModelFile) -> Rope:
+    """The bytes of a model made from the skeleton of `model`, with the payloads that the skeleton leaves out."""
+
+    def content(tensor: TensorProto) -> Rope | None:
+        if external_entries(tensor).get("location"):
+            return None
+        payload = _span_blocks(model, tensor)
+        return length_field(TENSOR_RAW, Rope((payload,), payload.length))
+
+    return _rewritten(data, content)
+
+
+def _rewritten(data: bytes, content: Callable[[TensorProto], Rope | None]) -> Rope:
+    """The model's bytes in which every external tensor has `content` instead of the fields that say where it lies.
+
+    None leaves a tensor as it is.
+    """
 
     def rewrite(sure: bytes) -> Rope:
         def visit(field: Field) -> Patch | None:
@@ -146,14 +161,17 @@ def _rewritten(data: bytes, content: Callable[[TensorProto], Rope]) -> Rope:
     return surely(data, rewrite)
 
 
-def _visited(data: bytes, field: Field, content: Callable[[TensorProto], Rope]) -> Patch | None:
+def _visited(data: bytes, field: Field, content: Callable[[TensorProto], Rope | None]) -> Patch | None:
     parts = tuple(fields(data, field.body, field.end))
     locations = [part for part in parts if part.number == TENSOR_LOCATION and part.wire == VARINT]
     if not locations or number_at(data, locations[-1]) != TensorProto.EXTERNAL:
         return None
     tensor = TensorProto.FromString(data[field.body : field.end])
+    instead = content(tensor)
+    if instead is None:
+        return None
     gone = [Patch(part.start, part.end, NOTHING) for part in parts if _says_where(part)]
-    added = Patch(field.end, field.end, content(tensor))
+    added = Patch(field.end, field.end, instead)
     return enclosed(data, field, patched(data, field.body, field.end, [*gone, added]))
 
 

@@ -52,6 +52,17 @@ def read(source: str | os.PathLike[str] | bytes | ModelProto, *, max_bytes: int 
     return _opened(_file_bytes(path, title, max_bytes), path, title, max_bytes)
 
 
+def reopened(data: bytes, path: Path | None) -> ModelFile:
+    """The model of these bytes as if they lay at `path`: its external data are looked for there.
+
+    Raises InputRefused for bytes that are no sound model; the sentence names no path.
+    """
+    try:
+        return _checked(data, path)
+    except WireError as error:
+        raise InputRefused(str(error)) from error
+
+
 def _serialised(model: ModelProto) -> bytes:
     try:
         data: bytes = model.SerializeToString(deterministic=True)

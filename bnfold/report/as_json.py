@@ -79,6 +79,8 @@ def _result(result: FoldResult) -> Json:
         "before": asdict(result.before),
         "after": asdict(result.after),
         "cloned": list(result.cloned),
+        "inlined_functions": list(result.inlined_functions),
+        "frozen_inputs": list(result.frozen_inputs),
         "left_behind": [str(path) for path in result.left_behind],
         "moves": [_move(move) for move in result.plan.moves],
         "refusals": result.plan.to_json()["refusals"],

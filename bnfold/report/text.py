@@ -103,7 +103,11 @@ def _result_rows(result: FoldResult, *, check: bool) -> Iterator[tuple[str, str]
         yield "cloned", f"{len(result.cloned)} weight(s) that something else reads too"
     for path in result.left_behind:
         yield "data", f"{shown(path)} stays, though the model no longer names it"
-    if not result.plan.moves:
+    if result.inlined_functions:
+        yield "inlined", f"{len(result.inlined_functions)} function(s)"
+    if result.frozen_inputs:
+        yield "frozen", f"{len(result.frozen_inputs)} input(s) that had a default: now constants"
+    if result.is_unchanged:
         yield "verified", "nothing was folded: the bytes are the input's"
         return
     if result.certificate is not None:

@@ -77,12 +77,12 @@ def test_nested_graphs_and_functions_are_searched(runner: Runner, write: Callabl
 
 @pytest.mark.parametrize("outputs", [["y"], ["y", "a", "b"]])
 def test_a_model_that_needs_no_copy_has_none(outputs: list[str], write: Callable[..., Path]) -> None:
-    assert prepared(write(with_outputs(parsed(BN), outputs)), perturb=None, upgrade=False) is None
+    assert prepared(write(with_outputs(parsed(BN), outputs)), perturb=None, upgrade="none") is None
 
 
 def test_other_operators_keep_their_empty_outputs(write: Callable[..., Path]) -> None:
     path = write(with_outputs(parsed(BN.replace("BatchNormalization (x, s, m, m, s)", "Dropout (x)")), ["y", ""]))
-    assert prepared(path, perturb=None, upgrade=False) is None
+    assert prepared(path, perturb=None, upgrade="none") is None
 
 
 def test_a_copy_finds_its_external_data(runner: Runner, tmp_path: Path) -> None:

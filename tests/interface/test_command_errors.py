@@ -18,7 +18,7 @@ import pytest
 from command_line import Answer, command, environment, operators, refused, run, temporaries
 from onnx import numpy_helper
 
-from bnfold import api
+from bnfold import api, result
 
 Cli = Callable[..., Answer]
 CERTIFICATE = ("--verify", "certificate")
@@ -242,9 +242,9 @@ def test_only_without_verification_is_a_wrong_fold_written(cli: Cli) -> None:
 def test_a_wrong_fold_that_the_certificate_missed_is_found_by_running_it(
     cli: Cli, untouched: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = api.certify
-    blind = lambda *given: dataclasses.replace(asked(*given), failure=None)  # noqa: E731  # said where it is used
-    monkeypatch.setattr(api, "certify", blind)
+    asked = result.certify
+    blind = lambda *given, **named: dataclasses.replace(asked(*given, **named), failure=None)  # noqa: E731  # used once
+    monkeypatch.setattr(result, "certify", blind)
     answer = cli("fold", "m.onnx", "-o", "target.onnx", "--format", "json")
     (one,) = answer.json["models"]
     assert answer.code == one["exit_code"] == 4
@@ -429,7 +429,7 @@ def test_a_tensor_of_a_million_million_elements_exits_6(cli: Cli, desk: Path, un
 def test_a_bug_is_one_line_and_exits_70(
     cli: Cli, untouched: Callable[[], None], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("met on\npurpose")
 
     monkeypatch.setattr(api, "make_plan", broken)
@@ -441,7 +441,7 @@ def test_a_bug_is_one_line_and_exits_70(
 def test_the_traceback_of_a_bug_is_shown_when_asked_for(desk: Path, arguments: list[str]) -> None:
     code = (
         "import bnfold.api as api\n"
-        "def broken(*_): raise ZeroDivisionError('met on purpose')\n"
+        "def broken(*_, **__): raise ZeroDivisionError('met on purpose')\n"
         "api.make_plan = broken\n"
         "from bnfold.cli import main\n"
         f"main({[*arguments, '-v']!r})"

@@ -214,10 +214,10 @@ def test_a_bug_in_one_model_does_not_stop_the_others(cli: Cli, desk: Path, monke
 
     plans = api.make_plan
 
-    def broken_for_two(graph, *rest):
+    def broken_for_two(graph, *rest, **named):
         if len(graph.nodes) == 4:
             raise ZeroDivisionError("met on purpose")
-        return plans(graph, *rest)
+        return plans(graph, *rest, **named)
 
     monkeypatch.setattr(api, "make_plan", broken_for_two)
     answer = cli("fold", "two.onnx", "m.onnx", "-o", "out", *CERTIFICATE, "--format", "json")

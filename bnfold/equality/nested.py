@@ -1,0 +1,36 @@
+"""Every graph and every node of a protobuf model, nested ones and those of functions too, in a fixed order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx
+
+
+def graphs_of(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The model's graph and every nested one."""
+    pending = [model.graph]
+    pending.extend(graph for function in model.functions for node in function.node for graph in bodies_of(node))
+    while pending:
+        graph = pending.pop()
+        yield graph
+        pending.extend(body for node in graph.node for body in bodies_of(node))
+
+
+def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of all graphs, then those of functions."""
+    for graph in graphs_of(model):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def bodies_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that a node holds."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs

@@ -1,0 +1,68 @@
+"""The options that commands share: how each is spelt, what it takes, and the line that --help has of it."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(enum.StrEnum):
+    """How an answer is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class Verify(enum.StrEnum):
+    """How much is shown before anything is written."""
+
+    FULL = "full"
+    CERTIFICATE = "certificate"
+    OFF = "off"
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How the answer is written to stdout.")]
+Report = Annotated[
+    list[Path] | None,
+    typer.Option("--report", metavar="FILE", help="Write the answer here too; .json or .txt. Repeatable."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No answer on stdout, only the exit code and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Name every BatchNormalization; log to stderr.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the random inputs.")]
+Dim = Annotated[
+    list[str] | None,
+    typer.Option("--dim", metavar="NAME=SIZE", help="Size of a symbolic dimension. Repeatable."),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="FILE", help="An .npz (or .npy) of inputs by name, and `labels`, to run as well."),
+]
+Provider = Annotated[str, typer.Option("--provider", help="onnxruntime's execution provider.")]
+CustomOps = Annotated[
+    list[str] | None,
+    typer.Option("--custom-ops", metavar="LIB", help="A library of custom operators to run. Repeatable."),
+]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="Limit of one run.")]
+MaxBytes = Annotated[int | None, typer.Option("--max-bytes", min=1, help="Refuse larger model files.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="GLOB", help="Fold only what this names: node, tensor or scope. Repeatable."),
+]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option("--skip", metavar="GLOB", help="Do not fold what this names. Repeatable."),
+]
+BnOnly = Annotated[bool, typer.Option("--bn-only", help="Leave hand-written Mul and Add alone.")]
+FreezeInputs = Annotated[
+    bool,
+    typer.Option("--freeze-inputs", help="Make initializers that are inputs too constants, and drop those inputs."),
+]
+Inline = Annotated[bool, typer.Option("--inline", help="Inline the model's own functions first.")]
+AssumeInference = Annotated[
+    bool,
+    typer.Option("--assume-inference", help="Below opset 7: take nodes with is_test=0 and one output for inference."),
+]

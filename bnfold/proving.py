@@ -1,0 +1,166 @@
+"""A fold that was decided: written as a candidate, and shown to be the same model before anybody publishes it.
+
+What is shown, and by what, step by step:
+
+    inlining             by running the original and the candidate; no certificate follows it
+    freezing of inputs   by the certificate, which begins at the model with its inputs, and by running both
+    folding              by the certificate, and by running both
+
+Where running is impossible or not wanted, an inlined model is therefore undecided, whatever the certificate says.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from bnfold.apply import Rewrite
+from bnfold.equality.certificate import Certificate
+from bnfold.equality.end_to_end import Outcome, compare
+from bnfold.equality.runner import Runner
+from bnfold.equality.verdict import Differs, EndToEnd, Same, Unknown, Verdict
+from bnfold.graph import Graph
+from bnfold.model import Candidate, ModelFile, Subject, candidate
+from bnfold.planning import Plan
+from bnfold.result import FoldResult, certificate_of, certified, totals_after, totals_before
+
+Level = Literal["full", "certificate", "off"]
+Progress = Callable[[str], None]
+
+CERTIFICATE_OFFER = "verify='certificate' (--verify certificate) lets the recomputed constants alone decide"
+INLINING_NOT_RUN = (
+    "the certificate begins at the inlined model; that inlining changed nothing is shown only by running both models "
+    "(verify='full', --verify full)"
+)
+INLINING_RUN = "functions were inlined before the certificate begins: running both models alone shows that step"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the caller said of the proof."""
+
+    level: Level
+    data: str | os.PathLike[str] | None
+    seed: int
+    dims: Mapping[str, int] | None
+    assume_inference: bool
+    tell: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One fold, decided and not yet written. `graph` is that of the model that was planned for."""
+
+    subject: Subject
+    graph: Graph
+    plan: Plan
+    rewrite: Rewrite
+    wishes: Wishes
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the candidate is the file that was read."""
+        return self.subject.is_original and not self.plan.moves
+
+
+@contextmanager
+def written(job: Job, target: Path | None) -> Iterator[Candidate]:
+    """The rewritten model as a file: beside its target, or in a folder of its own where there is none."""
+    job.wishes.tell("writing a candidate")
+    with ExitStack() as stack:
+        if target is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bnfold-"))
+            target = Path(folder) / "folded.onnx"
+        yield stack.enter_context(candidate(job.subject.model, job.rewrite.edits, target))
+
+
+def proved(job: Job, made: Candidate, runner: Runner) -> FoldResult:
+    """The result of a job whose candidate was shown to be the same model; raises with the verdict where it was not."""
+    checked, verdict = _verdict(job, made.path, runner)
+    if verdict is not None and not isinstance(verdict, Same):
+        verdict.raise_unless_same()
+    return FoldResult(
+        plan=job.plan,
+        before=totals_before(job.subject, job.graph, job.plan),
+        after=totals_after(job.graph, job.plan, job.rewrite, made.size),
+        cloned=job.rewrite.cloned,
+        verdict=verdict,
+        certificate=checked,
+        sha256=made.sha256,
+        written=None,
+        assumed_inference=job.wishes.assume_inference,
+        _subject=job.subject,
+        _rewrite=job.rewrite,
+    )
+
+
+def _verdict(job: Job, path: Path, runner: Runner) -> tuple[Certificate | None, Verdict | None]:
+    """The certificate and what follows from it and from running both models, as far as was asked for."""
+    wishes = job.wishes
+    if wishes.level == "off":
+        return None, None
+    wishes.tell("recomputing every constant")
+    checked = certificate_of(job.subject, job.plan, path, assume_inference=wishes.assume_inference)
+    verdict = certified(checked)
+    if not isinstance(verdict, Same) or job.changes_nothing:
+        return checked, verdict
+    if wishes.level == "certificate":
+        return checked, Unknown(INLINING_NOT_RUN) if job.subject.functions else verdict
+    wishes.tell("running both models")
+    outcome = _compared(job, path, runner)
+    if not job.subject.functions:
+        return checked, judged(outcome, is_certified=True, offer=CERTIFICATE_OFFER)
+    # Without `is_certified`: behind a discrete operator the certificate decides, and it says nothing of inlining.
+    verdict = judged(outcome, is_certified=False)
+    if not isinstance(verdict, Same):
+        return checked, verdict
+    return checked, replace(verdict, certified=True, end_to_end=_noted(verdict.end_to_end))
+
+
+def _compared(job: Job, path: Path, runner: Runner) -> Outcome:
+    wishes, original = job.wishes, job.subject.original
+    with on_disk(original) as before:
+        return compare(
+            before,
+            path,
+            runner=runner,
+            proto=original.proto,
+            seed=wishes.seed,
+            dims=wishes.dims,
+            data=None if wishes.data is None else Path(wishes.data),
+            assume_inference=wishes.assume_inference,
+        )
+
+
+def _noted(evidence: EndToEnd | None) -> EndToEnd | None:
+    return None if evidence is None else replace(evidence, notes=(*evidence.notes, INLINING_RUN))
+
+
+def judged(outcome: Outcome, *, is_certified: bool, offer: str = "") -> Verdict:
+    """What an outcome of running both models means. A certificate decides behind a discrete operator.
+
+    `offer` says what else could decide where running cannot.
+    """
+    if outcome.word in {"equal", "within"} or (is_certified and outcome.reason == "discrete"):
+        return Same(outcome.end_to_end, certified=is_certified, executed=True)
+    if outcome.word == "differs":
+        return Differs(outcome.sentence, outcome.counterexample, outcome.end_to_end)
+    return Unknown(f"{outcome.sentence}; {offer}" if offer else outcome.sentence, outcome.end_to_end)
+
+
+@contextmanager
+def on_disk(file: ModelFile) -> Iterator[Path]:
+    """A path under which onnxruntime can open a model that was read."""
+    if file.path is not None:
+        yield file.path
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="bnfold-") as folder,
+        candidate(file, {}, Path(folder) / "model.onnx") as made,
+    ):
+        yield made.path
