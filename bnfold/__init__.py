@@ -28,9 +28,9 @@ if TYPE_CHECKING:
         UsageError,
         WouldFold,
     )
+    from bnfold.moves import Move, Plan, Refusal
     from bnfold.nodes import Site
     from bnfold.ops.reasons import Reason
-    from bnfold.planning import Move, Plan, Refusal
     from bnfold.result import FoldResult, Totals
 
 _HOMES = {
@@ -51,7 +51,7 @@ _HOMES = {
     ),
     "bnfold.nodes": ("Site",),
     "bnfold.ops.reasons": ("Reason",),
-    "bnfold.planning": ("Move", "Plan", "Refusal"),
+    "bnfold.moves": ("Move", "Plan", "Refusal"),
     "bnfold.result": ("FoldResult", "Totals"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -146,10 +146,10 @@ def _sizes(axes: Sequence[int], dims: Sequence[Dim]) -> list[int] | None:
 
 
 def _regrouped(array: Float64, full: Sequence[int], result: Sequence[int]) -> Float64:
-    return _compressed(np.broadcast_to(array, full).reshape(result))
+    return compressed(np.broadcast_to(array, full).reshape(result))
 
 
-def _compressed(array: Float64) -> Float64:
+def compressed(array: Float64) -> Float64:
     """The same array with every dimension along which nothing varies cut to 1."""
     for axis, size in enumerate(array.shape):
         first = array.take([0], axis) if size else array

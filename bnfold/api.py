@@ -28,10 +28,11 @@ from bnfold.equality.verdict import Verdict
 from bnfold.errors import BatchNormsLeft, UsageError, WouldFold
 from bnfold.graph import Graph
 from bnfold.model import Candidate, ModelFile, Subject, read, staged, subject_of
+from bnfold.moves import Plan
 from bnfold.ops import TABLE
 from bnfold.ops.reasons import REASONS, Reason
 from bnfold.ops.table import Row
-from bnfold.planning import Plan, make_plan
+from bnfold.planning import make_plan
 from bnfold.proving import Job, Level, Progress, Wishes, judged, on_disk, proved, written
 from bnfold.result import FoldResult, refuse_overwriting, totals_before
 from bnfold.selecting import Selection
@@ -245,7 +246,9 @@ def _checked(subject: Subject, decided: Plan) -> FoldResult:
     """The answer of check."""
     result = _unchanged(subject, decided)
     if decided.moves:
-        raise WouldFold(f"{len(decided.moves)} BatchNormalization(s) would fold", result)
+        by_hand = len(decided.by_hand.moves)
+        further = f" and {by_hand} affine(s) written by hand" if by_hand else ""
+        raise WouldFold(f"{len(decided.batch_norms.moves)} BatchNormalization(s){further} would fold", result)
     return result
 
 

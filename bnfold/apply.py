@@ -8,22 +8,22 @@ and, below IR 4, their graph inputs) goes with it; what was unused before is lef
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
-
-import onnx
-from onnx import NodeProto, ValueInfoProto, helper
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from bnfold.affine import Affine
+from bnfold.assembly import Assembly, CopiedNode, Fresh, FurnishedHome, NamedConstant, Names, Removed
 from bnfold.errors import UsageError
 from bnfold.graph import Graph
-from bnfold.model import Address, Edits, GraphEdit, NewTensor, NodeEdit
-from bnfold.nodes import Initializer, Node, Scope, Value, nested_graphs
-from bnfold.ops.facts import Array, Constant, Facts, constant_node
-from bnfold.ops.linear import Linear, absorbed_bias, absorbed_weight, linear_of
-from bnfold.planning import Plan
+from bnfold.model import Edits
+from bnfold.moves import Plan
+from bnfold.nodes import Node, Value, nested_graphs
+from bnfold.ops.affine import AffineOp, affine_of
+from bnfold.ops.facts import Facts
+from bnfold.ops.home import NewNode
+from bnfold.ops.linear import home_for
+from bnfold.ops.reasons import Obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,46 +38,38 @@ def rewrite(graph: Graph, plan: Plan) -> Rewrite:
     """The edits that carry out `plan`; raises UsageError where the plan was made for another model."""
     if plan.fingerprint != graph.model.sha256:
         raise UsageError("the plan was made for another model: its fingerprint is not this file's")
-    fresh = _Fresh(set(graph.names))
-    names = _names(graph, plan, fresh)
-    facts = Facts(graph)
+    fresh = Fresh(set(graph.names))
+    facts = Facts(graph, assume_inference=plan.assumes_inference)
+    moved = [_moved(facts, graph.at(move.site)) for move in plan.moves]
+    names = _names(graph, plan, moved, fresh)
     homes = [_home(facts, graph.at(site), after, fresh) for site, after in plan.homes().items()]
-    removed = _removed(graph, [graph.at(move.site) for move in plan.moves], homes)
-    edits = _Assembly(graph, names, homes, removed).edits()
+    removed = _removed(graph, moved, homes)
+    edits = Assembly(graph, names, homes, removed, fresh).edits()
     return Rewrite(edits, tuple(_cloned(graph, homes, removed)))
 
 
-@dataclass(slots=True)
-class _Fresh:
-    """Gives out names that nothing in the model bears yet."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Moved:
+    """A node that goes, and which of its inputs takes the place of its output."""
 
-    taken: set[str]
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def __call__(self, name: str) -> str:
-        candidate = name
-        while candidate in self.taken:
-            self.counts[name] += 1
-            candidate = f"{name}_{self.counts[name]}"
-        self.taken.add(candidate)
-        return candidate
+    node: Node
+    data: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """New names by value id, and the values whose own name ends because they became one with a later value."""
+def _moved(facts: Facts, node: Node) -> _Moved:
+    found = affine_of(facts, node)
+    if not isinstance(found, AffineOp):
+        raise UsageError(f"the plan moves {node.site}, which is no affine")
+    return _Moved(node, found.data)
 
-    renamed: dict[int, str]
-    merged: frozenset[int]
 
-
-def _names(graph: Graph, plan: Plan, fresh: _Fresh) -> _Names:
+def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names:
     """The new name of every value whose content changes: those between a home and what settled in it."""
-    moved = [graph.at(move.site) for move in plan.moves]
     passed = [graph.at(site) for move in plan.moves for site in move.path]
     homes = [graph.at(site) for site in plan.homes()]
     changed = {value.id: value for value in (node.output(0) for node in (*homes, *passed)) if value is not None}
-    becomes = {x.id: y for x, y in ((node.input(0), node.output(0)) for node in moved) if x is not None and y}
+    pairs = ((each.node.inputs[each.data], each.node.output(0)) for each in moved)
+    becomes = {x.id: y for x, y in pairs if x is not None and y is not None}
     names: dict[int, str] = {}
     renamed: dict[int, str] = {}
     for value in changed.values():
@@ -87,67 +79,36 @@ def _names(graph: Graph, plan: Plan, fresh: _Fresh) -> _Names:
         if final.id not in names:
             names[final.id] = fresh(f"{final.name}_folded") if final.id in changed else final.name
         renamed[value.id] = names[final.id]
-    return _Names(renamed, frozenset(becomes))
+    return Names(renamed, frozenset(becomes))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _New:
-    """A new constant: which input reads it, its name, what it is made of, and the constant it replaces (or follows)."""
-
-    index: int
-    name: str
-    content: partial[Array]
-    beside: Constant
-    replaces: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Home:
-    """A home and its new constants; `dropped` are the attributes that the bias has taken in."""
-
-    node: Node
-    news: tuple[_New, ...]
-    dropped: frozenset[str]
-
-
-def _home(facts: Facts, node: Node, after: Affine, fresh: _Fresh) -> _Home:
-    linear = linear_of(facts, node)
-    if not isinstance(linear, Linear):
+def _home(facts: Facts, node: Node, after: Affine, fresh: Fresh) -> FurnishedHome:
+    home = home_for(facts, node, after)
+    if home is None or isinstance(home, Obstacle):
         raise UsageError(f"the plan names {node.site} as a home, and it is none")
-    weight, old = linear.weight, linear.bias
-    content = partial(absorbed_weight, linear, after)
-    news = [_New(linear.weight_input, fresh(f"{weight.value.name}_folded"), content, weight, replaces=True)]
-    bias = absorbed_bias(linear, after)
-    if bias is None:
-        return _Home(node, tuple(news), frozenset())
-    name = fresh(_bias_name(weight.value.name) if old is None else f"{old.value.name}_folded")
-    news.append(_New(linear.bias_input, name, partial(_same, bias), old or weight, replaces=old is not None))
-    return _Home(node, tuple(news), linear.dropped)
+    needed = home.furnishing(after)
+    constants = tuple(NamedConstant(fresh(new.hint), new) for new in needed.constants)
+    copied = tuple(_copied(new, fresh) for new in needed.nodes)
+    added = None if needed.added is None else NamedConstant(fresh(needed.added.hint), needed.added)
+    return FurnishedHome(node, constants, copied, needed.dropped, added, after.rank)
 
 
-def _same(array: Array) -> Array:
-    return array
+def _copied(new: NewNode, fresh: Fresh) -> CopiedNode:
+    constants = tuple(NamedConstant(fresh(constant.hint), constant) for constant in new.constants)
+    return CopiedNode(fresh(f"{new.like.proto.output[0]}_folded"), new, constants)
 
 
-@dataclass(frozen=True, slots=True)
-class _Removed:
-    """What goes: node ids, initializers by value id, and the values that nothing produces any more."""
-
-    nodes: set[int]
-    initializers: dict[int, Initializer]
-    values: set[int]
-
-
-def _removed(graph: Graph, moved: list[Node], homes: list[_Home]) -> _Removed:
+def _removed(graph: Graph, moved: list[_Moved], homes: list[FurnishedHome]) -> Removed:
     """The moved nodes and all that nobody reads once they are gone, from reader to producer."""
-    removed = _Removed({node.id for node in moved}, {}, set())
+    removed = Removed({each.node.id for each in moved}, {}, set())
     lost: Counter[int] = Counter()
-    suspects = [new.beside.value for home in homes for new in home.news if new.replaces]
-    suspects += [value for node in moved for value in node.inputs[1:] if value is not None]
+    suspects = list(_left(moved, homes))
+    read_again = _read_by_copies(homes)
     while suspects:
         value = suspects.pop()
         lost[value.id] += 1
-        if lost[value.id] < len(graph.readers(value)) or not _removable(graph, value):
+        kept = value.id in read_again or not _removable(graph, value)
+        if kept or lost[value.id] < len(graph.readers(value)):
             continue
         initializer, producer = graph.initializer(value), graph.producer(value)
         if initializer is not None:
@@ -158,6 +119,25 @@ def _removed(graph: Graph, moved: list[Node], homes: list[_Home]) -> _Removed:
             removed.values.update(output.id for output in producer.outputs if output is not None)
             suspects += [operand for operand in producer.inputs if operand is not None]
     return removed
+
+
+def _left(moved: list[_Moved], homes: list[FurnishedHome]) -> Iterator[Value]:
+    """Every value that loses a reader: one entry for each."""
+    for home in homes:
+        yield from (named.new.beside.value for named in home.constants if named.new.replaces)
+        yield from (value for copied in home.copied if (value := home.node.inputs[copied.new.index]) is not None)
+    for each in moved:
+        yield from (value for i, value in enumerate(each.node.inputs) if value is not None and i != each.data)
+
+
+def _read_by_copies(homes: list[FurnishedHome]) -> set[int]:
+    """What the copies of nodes read of what was there before."""
+    found: set[int] = set()
+    for copied in (copied for home in homes for copied in home.copied):
+        own = {named.new.index for named in copied.constants}
+        inputs = enumerate(copied.new.like.inputs)
+        found.update(value.id for i, value in inputs if value is not None and i not in own)
+    return found
 
 
 def _removable(graph: Graph, value: Value) -> bool:
@@ -173,156 +153,11 @@ def _is_dead(graph: Graph, node: Node, lost: Counter[int]) -> bool:
     return all(lost[v.id] >= len(graph.readers(v)) and _removable(graph, v) for v in outputs)
 
 
-def _cloned(graph: Graph, homes: list[_Home], removed: _Removed) -> Iterator[str]:
+def _cloned(graph: Graph, homes: list[FurnishedHome], removed: Removed) -> Iterator[str]:
     """The weights that stay although a home has got its own, because something else reads them."""
-    originals = {new.beside.value.id: new.beside.value for home in homes for new in home.news if new.replaces}
+    news = [named.new for home in homes for named in home.all_constants()]
+    originals = {new.beside.value.id: new.beside.value for new in news if new.replaces}
     for value in originals.values():
         producer = graph.producer(value)
         if value.id not in removed.initializers and (producer is None or producer.id not in removed.nodes):
             yield value.name
-
-
-@dataclass(slots=True)
-class _Pending:
-    """What is to change in one scope, while it is being collected."""
-
-    nodes: dict[int, NodeEdit | None] = field(default_factory=dict)
-    inserted: dict[int, list[NodeProto]] = field(default_factory=lambda: defaultdict(list))
-    tensors: list[tuple[Initializer | None, NewTensor]] = field(default_factory=list)
-    dropped: list[Initializer] = field(default_factory=list)
-    names: dict[str, str | None] = field(default_factory=dict)
-
-
-class _Assembly:
-    """Puts names, homes and removals together as one edit per scope."""
-
-    def __init__(self, graph: Graph, names: _Names, homes: list[_Home], removed: _Removed) -> None:
-        self.graph = graph
-        self.removed = removed
-        self.inputs: dict[int, list[str]] = {}
-        self.outputs: dict[int, list[str]] = {}
-        self.dropped_attributes: dict[int, frozenset[str]] = {}
-        self.pending: dict[Scope, _Pending] = defaultdict(_Pending)
-        self.rename(names)
-        for home in homes:
-            self.furnish(home)
-        self.remove()
-
-    def edits(self) -> dict[Address, GraphEdit]:
-        """The edits of all scopes."""
-        for id_ in (self.inputs.keys() | self.outputs.keys()) - self.removed.nodes:
-            node = self.graph.nodes[id_]
-            self.pending[node.scope].nodes[node.index] = self.node_edit(id_)
-        return {scope.address: self.graph_edit(scope, pending) for scope, pending in self.pending.items()}
-
-    def rename(self, names: _Names) -> None:
-        """Write the new names at producers and readers, and remember what becomes of the old ones' value_info."""
-        for id_, name in names.renamed.items():
-            value = self.graph.values[id_]
-            producer = self.graph.producer(value)
-            if producer is not None:
-                _list(self.outputs, producer.id, producer.proto.output)[producer.outputs.index(value)] = name
-            for reader in self.graph.readers(value):
-                _list(self.inputs, reader.node.id, reader.node.proto.input)[reader.index] = name
-            self.pending[value.scope].names[value.name] = None if id_ in names.merged else name
-
-    def furnish(self, home: _Home) -> None:
-        """Let a home read its new constants, and put them where the old ones lay."""
-        inputs = _list(self.inputs, home.node.id, home.node.proto.input)
-        self.dropped_attributes[home.node.id] = home.dropped
-        for new in home.news:
-            inputs += [""] * (new.index + 1 - len(inputs))
-            inputs[new.index] = new.name
-            anchor = self.graph.initializer(new.beside.value)
-            scope = self.holder(home.node, anchor)
-            if scope.kind == "function":
-                self.pending[scope].inserted[home.node.index].append(constant_node(new.name, new.content()))
-            else:
-                self.pending[scope].tensors.append((anchor, _tensor(new)))
-
-    def holder(self, home: Node, anchor: Initializer | None) -> Scope:
-        """The scope of a new constant: where the old one lies, else the home's own; below IR 4 the main graph's."""
-        if anchor is not None:
-            return anchor.scope
-        in_main = self.graph.needs_initializer_inputs and home.scope.address.function is None
-        return self.graph.scopes[0] if in_main else home.scope
-
-    def remove(self) -> None:
-        for id_ in self.removed.nodes:
-            node = self.graph.nodes[id_]
-            self.pending[node.scope].nodes[node.index] = None
-        for id_ in self.removed.values:
-            value = self.graph.values[id_]
-            self.pending[value.scope].names[value.name] = None
-        for initializer in self.removed.initializers.values():
-            self.pending[initializer.scope].dropped.append(initializer)
-
-    def node_edit(self, id_: int) -> NodeEdit:
-        inputs, outputs = self.inputs.get(id_), self.outputs.get(id_)
-        return NodeEdit(
-            inputs=None if inputs is None else tuple(inputs),
-            outputs=None if outputs is None else tuple(outputs),
-            dropped_attributes=self.dropped_attributes.get(id_, frozenset()),
-        )
-
-    def graph_edit(self, scope: Scope, pending: _Pending) -> GraphEdit:
-        replaced: dict[int, list[NewTensor]] = {entry.index: [] for entry in pending.dropped}
-        added: list[NewTensor] = []
-        for anchor, tensor in pending.tensors:
-            replaced.get(-1 if anchor is None else anchor.index, added).append(tensor)
-        listed = self.graph.needs_initializer_inputs and scope.parent is None
-        return GraphEdit(
-            nodes=dict(sorted(pending.nodes.items())),
-            inserted={index: tuple(nodes) for index, nodes in pending.inserted.items()},
-            initializers={index: tuple(tensors) for index, tensors in replaced.items()},
-            added_initializers=tuple(added),
-            inputs={entry.input_index: None for entry in pending.dropped if entry.input_index is not None},
-            added_inputs=tuple(_inputs(tensor for _, tensor in pending.tensors)) if listed else (),
-            value_info=_value_info(scope, pending.names),
-        )
-
-
-def _list(table: dict[int, list[str]], id_: int, names: Iterable[str]) -> list[str]:
-    """The names of a node's inputs (or outputs) as they stand so far."""
-    if id_ not in table:
-        table[id_] = list(names)
-    return table[id_]
-
-
-def _value_info(scope: Scope, names: dict[str, str | None]) -> dict[int, ValueInfoProto | None]:
-    """What becomes of the scope's value_info: dropped with its value, or under the value's new name."""
-    entries: dict[int, ValueInfoProto | None] = {}
-    for index, info in enumerate(scope.proto.value_info):
-        if info.name in names:
-            name = names[info.name]
-            entries[index] = None if name is None else _named(info, name)
-    return entries
-
-
-def _named(info: ValueInfoProto, name: str) -> ValueInfoProto:
-    renamed = ValueInfoProto()
-    renamed.CopyFrom(info)
-    renamed.name = name
-    return renamed
-
-
-def _inputs(tensors: Iterable[NewTensor]) -> Iterator[ValueInfoProto]:
-    """Below IR 4 each initializer of the main graph is also an input of it."""
-    for tensor in tensors:
-        header = tensor.header
-        yield helper.make_tensor_value_info(header.name, header.data_type, list(header.dims))
-
-
-def _tensor(new: _New) -> NewTensor:
-    """A weight is computed when it is written, and not held; a bias is small."""
-    if new.content.func is _same:
-        return NewTensor.of(new.name, new.content())
-    header = onnx.TensorProto(name=new.name, data_type=new.beside.data_type, dims=new.beside.dims)
-    nbytes = new.beside.dtype.itemsize
-    for dim in new.beside.dims:
-        nbytes *= dim
-    return NewTensor(header, nbytes, lambda: NewTensor.of(new.name, new.content()).blocks())
-
-
-def _bias_name(weight: str) -> str:
-    return f"{weight.removesuffix('weight')}bias" if weight.endswith("weight") else f"{weight}_bias"

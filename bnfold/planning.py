@@ -2,121 +2,42 @@
 
 One pass in topological order, producers first. A search for a home carries an affine from value to value; at each
 value it either settles (ops/linear.py), passes (ops/passing.py, possibly to several values: all of them must find
-a home, or none is used), or meets an obstacle. What was decided earlier is seen by what comes later: a node that
+a home, or none is used; a constant on the way may keep the shift), or meets an obstacle, upon which it goes back to
+the last node that could have taken over everything. What was decided earlier is seen by what comes later: a node that
 has moved away is transparent, and a home composes what settles in it. Nothing is changed here; `Plan` is a value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Self
 
 import numpy as np
 
 from bnfold.affine import Affine
-from bnfold.errors import UsageError
 from bnfold.graph import Graph
-from bnfold.nodes import Node, Site, Value
-from bnfold.ops.affine import AFFINE, AffineOp, affine_nodes
+from bnfold.moves import Arrival, Move, Plan, Refusal
+from bnfold.nodes import Node, Value
+from bnfold.ops.affine import AffineOp, affine_nodes, affine_of, is_batch_norm
 from bnfold.ops.facts import Facts, reads_metadata_alone
-from bnfold.ops.linear import Linear, linear_of, obstacle_to
-from bnfold.ops.passing import PASSING, Passage, backward, known_rank, known_size
+from bnfold.ops.linear import home_for, ways_of
+from bnfold.ops.passing import Passed, backward, known_rank, known_size, may_pass
 from bnfold.ops.reasons import (
     BLOCKED,
     BROKEN_PARAMETERS,
     GRAPH_OUTPUT,
     LAYOUT,
+    NO_GAIN,
     NO_HOME,
     OTHER_READERS,
     OUTER_SCOPE,
-    REASONS,
     SKIPPED,
     Obstacle,
-    Reason,
 )
 from bnfold.selecting import Selection
 
 EVERYTHING = Selection()
-Json = str | int | float | list[Any] | dict[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """One home of a move, and the affine of the home's output that it takes over."""
-
-    home: Site
-    after: Affine
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """One affine that goes: where it stood, the homes it settles in, and the nodes it passed, nearest first."""
-
-    site: Site
-    arrivals: tuple[Arrival, ...]
-    path: tuple[Site, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """One affine that stays: the reason, a sentence about this case, and the node to blame (if it is another)."""
-
-    site: Site
-    reason: Reason
-    detail: str
-    blamed: Site | None = None
-
-    @property
-    def remedy(self) -> str:
-        """What to do about it."""
-        return self.reason.remedy
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """All that will be done to one model, and all that will not: `fingerprint` is the model file's SHA-256."""
-
-    fingerprint: str
-    moves: tuple[Move, ...]
-    refusals: tuple[Refusal, ...]
-
-    def accounts_for(self, graph: Graph) -> bool:
-        """Whether every affine of the graph stands in exactly one move or refusal (the invariant of a plan)."""
-        ours = sorted([move.site for move in self.moves] + [refusal.site for refusal in self.refusals])
-        return ours == sorted(node.site for node in affine_nodes(graph))
-
-    @property
-    def left(self) -> int:
-        """How many affines stay although nobody asked them to."""
-        return sum(refusal.reason is not SKIPPED for refusal in self.refusals)
-
-    def to_json(self) -> dict[str, Json]:
-        """This plan as JSON values; `from_json` gives an equal plan back."""
-        return {
-            "fingerprint": self.fingerprint,
-            "moves": [_move_to_json(move) for move in self.moves],
-            "refusals": [_refusal_to_json(refusal) for refusal in self.refusals],
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The plan that `to_json` wrote; raises UsageError for anything else."""
-        try:
-            moves = tuple(_move_from_json(entry) for entry in value["moves"])
-            refusals = tuple(_refusal_from_json(entry) for entry in value["refusals"])
-            return cls(str(value["fingerprint"]), moves, refusals)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"this is no plan: {error!r}") from error
-
-    def homes(self) -> dict[Site, Affine]:
-        """What each home takes over in all: the composition of its arrivals, in the order of the moves."""
-        homes: dict[Site, Affine] = {}
-        for move in self.moves:
-            for arrival in move.arrivals:
-                earlier = homes.get(arrival.home)
-                homes[arrival.home] = arrival.after if earlier is None else arrival.after @ earlier
-        return homes
+BN_ONLY = "it is written by hand, and --bn-only was asked for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +51,22 @@ class _Route:
 
 @dataclass(slots=True)
 class _Decided:
-    """What the moves made so far mean for the next search."""
+    """What the moves made so far mean for the next search.
 
-    gone: set[int] = field(default_factory=set)
+    `gone` leads from a node that has moved past all that moved before it: to the first of them and what that was fed.
+    """
+
+    gone: dict[int, tuple[Node, Value]] = field(default_factory=dict)
     homes: dict[int, Affine] = field(default_factory=dict)
+    kept: set[int] = field(default_factory=set)
 
-    def settle(self, node: Node, route: _Route) -> Move:
-        self.gone.add(node.id)
+    def settle(self, graph: Graph, affine: AffineOp, route: _Route) -> Move:
+        before = graph.producer(_fed(affine))
+        first = None if before is None else self.gone.get(before.id)
+        self.gone[affine.node.id] = first or (affine.node, _fed(affine))
         self.homes.update((home.id, total) for home, total in route.totals)
-        arrivals = tuple(Arrival(home.site, affine) for home, affine in route.arrivals)
-        return Move(node.site, arrivals, tuple(passed.site for passed in route.path))
+        arrivals = tuple(Arrival(home.site, after) for home, after in route.arrivals)
+        return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path))
 
 
 def make_plan(
@@ -147,33 +74,51 @@ def make_plan(
 ) -> Plan:
     """Decide everything that fold will do to a model; time is linear in its nodes and weights.
 
-    Raises UsageError for a selection that names what is not there.
+    `bn_only` leaves affines that are written by hand; `assume_inference` takes BatchNormalizations older than opset 7
+    for inference whatever their is_test says. Raises UsageError for a selection that names what is not there.
     """
-    del bn_only, assume_inference
-    facts, decided = Facts(graph), _Decided()
+    facts, decided = Facts(graph, assume_inference=assume_inference), _Decided()
     moves: list[Move] = []
     refusals: list[Refusal] = []
-    nodes = affine_nodes(graph)
-    left_out = selection.left_out(nodes)
+    nodes = affine_nodes(facts)
+    left_out = dict(selection.left_out(nodes))
+    decided.kept.update(selection.untouched(nodes))
+    if bn_only:
+        left_out |= {node.id: BN_ONLY for node in nodes if not is_batch_norm(node.op)}
     for node in nodes:
         if node.id in left_out:
             refusals.append(Refusal(node.site, SKIPPED, left_out[node.id]))
             continue
-        route = _route(facts, decided, node)
-        if isinstance(route, _Route):
-            moves.append(decided.settle(node, route))
-            continue
-        blamed = None if route.node is None or route.node is node else route.node.site
-        refusals.append(Refusal(node.site, route.reason, route.detail, blamed))
-    return Plan(graph.model.sha256, tuple(moves), tuple(refusals))
+        affine = affine_of(facts, node)
+        route = _Backward(facts, decided, affine).search() if isinstance(affine, AffineOp) else affine
+        if isinstance(affine, AffineOp) and isinstance(route, _Route):
+            moves.append(decided.settle(graph, affine, route))
+        elif isinstance(route, Obstacle):
+            blamed = None if route.node is None or route.node is node else route.node.site
+            refusals.append(Refusal(node.site, route.reason, route.detail, blamed))
+    return Plan(graph.model.sha256, tuple(moves), tuple(refusals), assume_inference)
 
 
-def _route(facts: Facts, decided: _Decided, node: Node) -> _Route | Obstacle:
-    """The first way that leads home. Today one is tried: backward."""
-    found = AFFINE[node.op](facts, node)
-    if isinstance(found, Obstacle):
-        return found
-    return _Backward(facts, decided, found).search()
+def _fed(affine: AffineOp) -> Value:
+    value = affine.node.inputs[affine.data]
+    if value is None:
+        raise ValueError(f"{affine.node.site} has no input, and is no affine")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Fallback:
+    """A node that could take over all that a search carried when it passed there, and what was found until then."""
+
+    node: Node
+    affine: Affine
+    pending: tuple[_Step, ...]
+    arrivals: int
+    path: int
+
+
+_Step = tuple[Node, Value, Affine]
+"""A node, the value that it reads, and the affine which that value must bear."""
 
 
 @dataclass(slots=True)
@@ -186,27 +131,31 @@ class _Backward:
     arrivals: list[tuple[Node, Affine]] = field(default_factory=list)
     totals: list[tuple[Node, Affine]] = field(default_factory=list)
     path: list[Node] = field(default_factory=list)
+    fallbacks: list[_Fallback] = field(default_factory=list)
 
     def search(self) -> _Route | Obstacle:
-        start = self.affine.node.input(0)
-        if start is None:
-            return Obstacle(BROKEN_PARAMETERS, "its input is missing", self.affine.node)
+        start = _fed(self.affine)
         rank = known_rank(self.facts, self.through(start))
         if rank is None:
             return self.without_rank(start)
         wrong = self.wrong_length(start, rank)
         if wrong is not None:
             return wrong
-        pending: list[tuple[Node, Value, Affine]] = [(self.affine.node, start, self.affine.at_rank(rank))]
+        affine = self.affine.at_rank(rank)
+        if affine is None:
+            return Obstacle(LAYOUT, f"it gives its input of {rank} dimension(s) further ones", self.affine.node)
+        pending: list[_Step] = [(self.affine.node, start, affine)]
         while pending:
-            reader, value, affine = pending.pop()
-            step = self.step(reader, value, affine)
+            step = self.step(*pending.pop(), tuple(pending))
             if isinstance(step, Obstacle):
-                return step
+                retreat = self.retreat()
+                if retreat is None:
+                    return step
+                step, pending = (), list(retreat)
             pending.extend(reversed(step))
         return _Route(tuple(self.arrivals), tuple(self.totals), tuple(self.path))
 
-    def step(self, reader: Node, value: Value, affine: Affine) -> tuple[tuple[Node, Value, Affine], ...] | Obstacle:
+    def step(self, reader: Node, value: Value, affine: Affine, rest: tuple[_Step, ...]) -> tuple[_Step, ...] | Obstacle:
         """Bring an affine of `value` (read by `reader`) to the node that produces it."""
         obstacle = _not_free(self.facts.graph, value, reader)
         if obstacle is not None:
@@ -216,70 +165,118 @@ class _Backward:
             return Obstacle(NO_HOME, f"{value.name!r} is no node's output")
         if node.output(0) is not value:
             return Obstacle(NO_HOME, f"{value.name!r} is a further output of {node.op}", node)
+        if node.id in self.decided.kept:
+            return Obstacle(BLOCKED, f"the {node.op} before it was asked to stay as it is", node)
         if node.id in self.decided.gone:
             self.path.append(node)
-            return self.onward(node, (Passage(0, affine),))
-        linear = linear_of(self.facts, node)
-        if isinstance(linear, Obstacle):
-            return linear
-        if linear is not None:
-            return self.settle(linear, affine) or ()
-        passages = backward(self.facts, node, affine)
-        if isinstance(passages, Obstacle):
-            return passages
-        self.path.append(node)
-        return self.onward(node, passages)
+            return ((*self.decided.gone[node.id], affine),)
+        passed = backward(self.facts, node, affine)
+        if passed is None:
+            return self.settle(node, affine) or ()
+        if isinstance(passed, Passed) and passed.may_stay:
+            passed = self.past_a_home(node, affine) or passed
+        if isinstance(passed, Obstacle):
+            return passed
+        return self.onward(node, affine, passed, rest)
 
-    def onward(self, node: Node, passages: tuple[Passage, ...]) -> tuple[tuple[Node, Value, Affine], ...] | Obstacle:
+    def past_a_home(self, node: Node, affine: Affine) -> Passed | Obstacle | None:
+        """How a factor is passed that has grown: behind r*p*x, (a, s) is what (a, s/r) is behind p*x, times r."""
+        earlier = self.decided.homes.get(node.id)
+        if earlier is None or not affine.has_shift:
+            return None
+        if not np.all(earlier.scale):
+            return Obstacle(BLOCKED, "its constant has become zero somewhere, and lets no shift pass", node)
+        return backward(self.facts, node, Affine(affine.scale, affine.shift / earlier.scale))
+
+    def onward(
+        self, node: Node, affine: Affine, passed: Passed, rest: tuple[_Step, ...]
+    ) -> tuple[_Step, ...] | Obstacle:
         """The steps to the inputs that passages lead to; where one is missing, an affine would be lost."""
-        inputs = [node.input(passage.index) for passage in passages]
-        steps = [(node, x, passage.affine) for x, passage in zip(inputs, passages, strict=True) if x is not None]
-        if len(steps) < len(passages) or not steps:
+        inputs = [node.input(passage.index) for passage in passed.passages]
+        steps = [(node, x, passage.affine) for x, passage in zip(inputs, passed.passages, strict=True) if x is not None]
+        if len(steps) < len(passed.passages):
             return Obstacle(NO_HOME, f"an input of {node.op} is missing", node)
+        if passed.keeps:
+            obstacle = self.settle(node, affine)
+            if obstacle is not None:
+                return obstacle
+        elif passed.may_stay:
+            self.fallbacks.append(_Fallback(node, affine, rest, len(self.arrivals), len(self.path)))
+        if steps:
+            self.path.append(node)
         return tuple(steps)
 
-    def settle(self, linear: Linear, affine: Affine) -> Obstacle | None:
-        """Let a home take over an affine besides what it has already, if its numbers allow that."""
-        node = linear.node
+    def retreat(self) -> tuple[_Step, ...] | None:
+        """Settle where that was possible last, and what then is still pending; None where it was nowhere."""
+        while self.fallbacks:
+            last = self.fallbacks.pop()
+            del self.arrivals[last.arrivals :], self.totals[last.arrivals :], self.path[last.path :]
+            if self.settle(last.node, last.affine) is None:
+                return last.pending
+        return None
+
+    def settle(self, node: Node, affine: Affine) -> Obstacle | None:
+        """Let a home take over an affine besides what it has already, if its operator and its numbers allow that."""
         earlier = self.decided.homes.get(node.id)
-        # Of two ranks one is not the home's: that is for obstacle_to to say.
+        # Of two ranks one is not the home's: that is for the home to say.
         total = affine if earlier is None or earlier.rank != affine.rank else affine @ earlier
-        number = obstacle_to(linear, total)
-        if number is not None:
-            return number
+        home = home_for(self.facts, node, total)
+        if home is None:
+            return Obstacle(BLOCKED, f"{node.op} lets no per-channel affine pass", node)
+        if isinstance(home, Obstacle):
+            return home
+        had_add = earlier is not None and home.needs_add(earlier)
+        if home.needs_add(total) and not had_add and self.is_shift_alone():
+            return Obstacle(NO_GAIN, f"{node.op} has no bias, so that its shift would become another Add", node)
         self.arrivals.append((node, affine))
         self.totals.append((node, total))
         return None
 
+    def is_shift_alone(self) -> bool:
+        """Whether what moves is itself no more than an Add."""
+        return self.affine.channels is None and bool(np.all(np.abs(self.affine.scale) == 1))
+
     def wrong_length(self, value: Value, rank: int) -> Obstacle | None:
         """Parameters for another number of channels than there are; one channel would broadcast unseen."""
+        affine, node = self.affine, self.affine.node
+        if affine.axis is None:
+            return self.enlarging(value, rank)
         if rank < 2:
-            return Obstacle(BROKEN_PARAMETERS, f"its input has {rank} dimension(s)", self.affine.node)
-        channels, known = self.affine.channels, known_size(self.facts, self.through(value), self.affine.axis)
-        if known == channels or (known is None and channels > 1):
+            return Obstacle(BROKEN_PARAMETERS, f"its input has {rank} dimension(s)", node)
+        channels, known = affine.channels, known_size(self.facts, self.through(value), affine.axis)
+        if known == channels or (known is None and channels != 1):
             return None
         if known is None:
-            return Obstacle(LAYOUT, "it is not known how many channels the input has", self.affine.node)
+            return Obstacle(LAYOUT, "it is not known how many channels the input has", node)
         detail = f"the parameters are for {channels} channel(s), the input has {known}"
-        return Obstacle(BROKEN_PARAMETERS, detail, self.affine.node)
+        return Obstacle(BROKEN_PARAMETERS, detail, node)
+
+    def enlarging(self, value: Value, rank: int) -> Obstacle | None:
+        """A constant that may give its value larger dimensions: there is no affine before it that does so."""
+        written = self.affine.written
+        missing = max(0, rank - len(written))
+        for axis, size in enumerate(written, start=missing):
+            known = known_size(self.facts, self.through(value), axis)
+            if size not in {1, known}:
+                found = "a size that is not known" if known is None else str(known)
+                detail = f"its constant has {size} elements along axis {axis}, its input {found}"
+                return Obstacle(LAYOUT, detail, self.affine.node)
+        return None
 
     def through(self, value: Value) -> Value:
         """The value before the nodes that have moved away: the same as this one, once they are gone."""
         node = self.facts.graph.producer(value)
-        while node is not None and node.id in self.decided.gone and (before := node.input(0)) is not None:
-            value = before
-            node = self.facts.graph.producer(value)
-        return value
+        return value if node is None or node.id not in self.decided.gone else self.decided.gone[node.id][1]
 
     def without_rank(self, start: Value) -> Obstacle:
         """The obstacle of an input of unknown rank: the nearest one that a search would have met."""
         node = self.facts.graph.producer(start)
         if node is None:
             return Obstacle(NO_HOME, f"{start.name!r} is no node's output")
-        linear = linear_of(self.facts, node)
-        if isinstance(linear, Obstacle):
-            return linear
-        if node.op not in PASSING:
+        ways = ways_of(self.facts, node)
+        if isinstance(ways, Obstacle):
+            return ways
+        if ways is None and not may_pass(node):
             return Obstacle(BLOCKED, f"{node.op} lets no per-channel affine pass", node)
         return Obstacle(LAYOUT, f"the rank of {start.name!r} is not known", node)
 
@@ -309,51 +306,3 @@ def _other_readers(graph: Graph, value: Value, reader: Node) -> Iterator[Node]:
             seen = True
             continue
         yield entry.node
-
-
-def _site_to_json(site: Site) -> dict[str, Json]:
-    return {"scope": site.scope, "index": site.index, "op": site.op, "name": site.name}
-
-
-def _site_from_json(value: Mapping[str, Any]) -> Site:
-    return Site(str(value["scope"]), int(value["index"]), str(value["op"]), str(value["name"]))
-
-
-def _move_to_json(move: Move) -> dict[str, Json]:
-    return {
-        "site": _site_to_json(move.site),
-        "homes": [{"home": _site_to_json(a.home), "after": _affine_to_json(a.after)} for a in move.arrivals],
-        "path": [_site_to_json(site) for site in move.path],
-    }
-
-
-def _move_from_json(value: Mapping[str, Any]) -> Move:
-    arrivals = (Arrival(_site_from_json(a["home"]), _affine_from_json(a["after"])) for a in value["homes"])
-    return Move(_site_from_json(value["site"]), tuple(arrivals), tuple(_site_from_json(s) for s in value["path"]))
-
-
-def _affine_to_json(affine: Affine) -> dict[str, Json]:
-    return {
-        name: {"shape": list(array.shape), "data": array.reshape(-1).tolist()}
-        for name, array in (("scale", affine.scale), ("shift", affine.shift))
-    }
-
-
-def _affine_from_json(value: Mapping[str, Any]) -> Affine:
-    scale, shift = (np.array(v["data"], np.float64).reshape(v["shape"]) for v in (value["scale"], value["shift"]))
-    return Affine(scale, shift)
-
-
-def _refusal_to_json(refusal: Refusal) -> dict[str, Json]:
-    return {
-        "site": _site_to_json(refusal.site),
-        "code": refusal.reason.code,
-        "detail": refusal.detail,
-        "blamed": None if refusal.blamed is None else _site_to_json(refusal.blamed),
-        "remedy": refusal.remedy,
-    }
-
-
-def _refusal_from_json(value: Mapping[str, Any]) -> Refusal:
-    blamed = None if value["blamed"] is None else _site_from_json(value["blamed"])
-    return Refusal(_site_from_json(value["site"]), REASONS[value["code"]], str(value["detail"]), blamed)

@@ -23,10 +23,11 @@ from bnfold.apply import Rewrite
 from bnfold.equality.certificate import Certificate
 from bnfold.equality.end_to_end import Outcome, compare
 from bnfold.equality.runner import Runner
+from bnfold.equality.tally import DIFFERS
 from bnfold.equality.verdict import Differs, EndToEnd, Same, Unknown, Verdict
 from bnfold.graph import Graph
 from bnfold.model import Candidate, ModelFile, Subject, candidate
-from bnfold.planning import Plan
+from bnfold.moves import Plan
 from bnfold.result import FoldResult, certificate_of, certified, totals_after, totals_before
 
 Level = Literal["full", "certificate", "off"]
@@ -119,7 +120,7 @@ def _verdict(job: Job, path: Path, runner: Runner) -> tuple[Certificate | None, 
     verdict = judged(outcome, is_certified=False)
     if not isinstance(verdict, Same):
         return checked, verdict
-    return checked, replace(verdict, certified=True, end_to_end=_noted(verdict.end_to_end))
+    return checked, replace(verdict, certified=True, end_to_end=_noted(verdict.end_to_end, INLINING_RUN))
 
 
 def _compared(job: Job, path: Path, runner: Runner) -> Outcome:
@@ -137,17 +138,22 @@ def _compared(job: Job, path: Path, runner: Runner) -> Outcome:
         )
 
 
-def _noted(evidence: EndToEnd | None) -> EndToEnd | None:
-    return None if evidence is None else replace(evidence, notes=(*evidence.notes, INLINING_RUN))
+def _noted(evidence: EndToEnd | None, note: str) -> EndToEnd | None:
+    return None if evidence is None else replace(evidence, notes=(*evidence.notes, note))
 
 
 def judged(outcome: Outcome, *, is_certified: bool, offer: str = "") -> Verdict:
-    """What an outcome of running both models means. A certificate decides behind a discrete operator.
+    """What an outcome of running both models means.
 
-    `offer` says what else could decide where running cannot.
+    A certificate decides where running cannot: behind a discrete operator, and where the outputs are apart by more than
+    rounding mostly explains, and less than it never does. `offer` says what else could decide where running cannot.
     """
     if outcome.word in {"equal", "within"} or (is_certified and outcome.reason == "discrete"):
         return Same(outcome.end_to_end, certified=is_certified, executed=True)
+    worst = None if outcome.end_to_end is None else outcome.end_to_end.worst
+    if is_certified and outcome.reason == "floor" and worst is not None and worst.ratio <= DIFFERS:
+        note = f"{outcome.sentence}: that decides nothing, and the certificate does"
+        return Same(_noted(outcome.end_to_end, note), certified=True, executed=True)
     if outcome.word == "differs":
         return Differs(outcome.sentence, outcome.counterexample, outcome.end_to_end)
     return Unknown(f"{outcome.sentence}; {offer}" if offer else outcome.sentence, outcome.end_to_end)

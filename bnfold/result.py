@@ -16,7 +16,7 @@ from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
 from bnfold.errors import BUG_EXIT_CODE, BnfoldError, UsageError
 from bnfold.graph import Graph
 from bnfold.model import ModelFile, Subject, candidate, read, to_bytes
-from bnfold.planning import Plan
+from bnfold.moves import Plan
 
 SEVERITY = (BUG_EXIT_CODE, 5, 4, 3, 6, 2, 1, 0)
 """Exit codes, the most severe first."""
@@ -128,7 +128,8 @@ def totals_before(subject: Subject, graph: Graph, plan: Plan) -> Totals:
     `graph` is that of the model planned for, which has other nodes if functions were inlined.
     """
     nodes = Graph.of(subject.original).nodes if subject.functions else graph.nodes
-    return Totals(len(nodes), len(plan.moves) + len(plan.refusals), subject.original.size)
+    ours = plan.batch_norms
+    return Totals(len(nodes), len(ours.moves) + len(ours.refusals), subject.original.size)
 
 
 def totals_after(graph: Graph, plan: Plan, rewrite: Rewrite, size: int) -> Totals:
@@ -136,7 +137,7 @@ def totals_after(graph: Graph, plan: Plan, rewrite: Rewrite, size: int) -> Total
     edits = rewrite.edits.values()
     dropped = sum(edit is None for changes in edits for edit in changes.nodes.values())
     inserted = sum(len(nodes) for changes in edits for nodes in changes.inserted.values())
-    return Totals(len(graph.nodes) - dropped + inserted, len(plan.refusals), size)
+    return Totals(len(graph.nodes) - dropped + inserted, len(plan.batch_norms.refusals), size)
 
 
 def claims(decided: Plan) -> tuple[Claim, ...]:

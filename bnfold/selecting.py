@@ -38,6 +38,10 @@ class Selection:
         sentences = {node.id: "no --only glob names it" for node in nodes if node.id not in wanted}
         return sentences | dict.fromkeys(sorted(skipped), "a --skip glob names it")
 
+    def untouched(self, nodes: Sequence[Node]) -> frozenset[int]:
+        """The ids of the nodes that were asked to stay as they are: not even another affine may settle in them."""
+        return frozenset(node.id for node in nodes if _matched(self.skip, frozenset(_names(node))))
+
 
 def _names(node: Node) -> Iterable[str]:
     yield from (node.proto.name, node.scope.path, str(node.site))
@@ -51,4 +55,4 @@ def _matched(globs: Sequence[str], names: Iterable[str]) -> bool:
 def _unmatched(option: str, glob: str, names: Sequence[str]) -> str:
     near = get_close_matches(glob, names, n=3, cutoff=0.4)
     hint = f"; near names are {', '.join(repr(name) for name in near)}" if near else ""
-    return f"--{option} {glob!r} names no BatchNormalization{hint}"
+    return f"--{option} {glob!r} names nothing that could fold{hint}"

@@ -56,10 +56,8 @@ class Certificate:
 def certify(before: Graph, after: Graph, claims: tuple[Claim, ...], *, assume_inference: bool = False) -> Certificate:
     """Check the claims on two models; the answer is in the certificate, nothing is raised for a wrong fold.
 
-
-def certify(before: Graph, after: Graph, claims: tuple[Claim, ...], *, assume_inference: bool = False) -> Certificate:
-    """Check the claims on two models; the answer is in the certificate, nothing is raised for a wrong fold."""
-    del assume_inference
+    With `assume_inference` a BatchNormalization of before opset 7 is one at inference, whatever its `is_test` says.
+    """
     hashes = before.model.sha256, after.model.sha256
     checks: list[HomeCheck] = []
     try:

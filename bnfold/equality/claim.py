@@ -84,17 +84,32 @@ def chains_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Chain, ...]:
     """
     order = {node.id: place for place, node in enumerate(graph.producers_first())}
     sites = {claim: _found(graph, claim.site) for claim in claims}
-    gone: dict[int, Link] = {}
+    gone: dict[int, _Gone] = {}
     chains: list[Chain] = []
     for claim in sorted(claims, key=lambda claim: order[sites[claim].id]):
         if sites[claim].id in gone:
             raise DeviationError(f"{claim.site} is claimed twice")
         chains.append(_chain(graph, claim, gone))
-        gone[sites[claim].id] = chains[-1].site
+        link = chains[-1].site
+        before = _gone_before(graph, link.source, gone)
+        gone[sites[claim].id] = _Gone(link, link.source if before is None else before.root)
     return tuple(chains)
 
 
-def _chain(graph: Graph, claim: Claim, gone: Mapping[int, Link]) -> Chain:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Gone:
+    """A node that goes, and what stands for its output then: what the first of those right before it was fed."""
+
+    link: Link
+    root: Value
+
+
+def _gone_before(graph: Graph, value: Value, gone: Mapping[int, _Gone]) -> _Gone | None:
+    producer = graph.producer(value)
+    return None if producer is None else gone.get(producer.id)
+
+
+def _chain(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Chain:
     if not claim.homes:
         raise UncertainError(f"{claim.site} has 0 homes, which the certificate cannot follow")
     nodes = {site: _found(graph, site) for site in (claim.site, *claim.path, *claim.homes)}
@@ -119,23 +134,19 @@ def _found(graph: Graph, site: Site) -> Node:
         raise DeviationError(f"a claim names {site}, which the original has not") from error
 
 
-def _links(graph: Graph, earlier: Node, later: Node, gone: Mapping[int, Link]) -> tuple[Link, ...]:
-    """The link to a node from another one, and those of the nodes between them, which go themselves."""
+def _links(graph: Graph, earlier: Node, later: Node, gone: Mapping[int, _Gone]) -> tuple[Link, ...]:
+    """The link to a node from another one, behind that of the last node between them that goes, if any does.
+
+    Those before that one change nothing that its own claim does not say.
+    """
     start = earlier.output(0)
-    ways = [_way(graph, start, Link(later, i), gone) for i, value in enumerate(later.inputs) if value is not None]
-    found = [way for way in ways if start is not None and way[0].source is start]
+    found: list[tuple[Link, ...]] = []
+    for i, value in enumerate(later.inputs):
+        between = None if value is None else _gone_before(graph, value, gone)
+        if value is not None and value is start:
+            found.append((Link(later, i),))
+        elif between is not None and between.root is start:
+            found.append((between.link, Link(later, i)))
     if len(found) != 1:
         raise DeviationError(f"{later.site} does not read from {earlier.site} (once), as a claim says")
     return found[0]
-
-
-def _way(graph: Graph, start: Value | None, last: Link, gone: Mapping[int, Link]) -> tuple[Link, ...]:
-    """From a link back over nodes that go, as far as they lead, or to where the way is to start."""
-    way = [last]
-    while way[0].source is not start:
-        producer = graph.producer(way[0].source)
-        before = None if producer is None else gone.get(producer.id)
-        if before is None:
-            break
-        way.insert(0, before)
-    return tuple(way)

@@ -39,6 +39,7 @@ _FILLS: Final = ((2, 1), (8,), (16,), (32,), (64,), (224,))
 _INTEGERS: Final = (8, 1)
 _OLDEST_KERNEL_OPSET: Final = 7
 _SEPARATE_INITIALIZERS_IR: Final = 4
+_FEW: Final = 3  # names in a note
 _T = TypeVar("_T")
 
 
@@ -176,8 +177,9 @@ def _compare_signatures(pair: _Pair, proto: onnx.ModelProto, tally: Tally) -> No
         tally.notes.append("what says is_test=0 was run as inference, as asked")
     gone = {port.name for port in original.overridable} - {port.name for port in rewritten.overridable}
     if gone and proto.ir_version >= _SEPARATE_INITIALIZERS_IR:
-        names = ", ".join(map(repr, sorted(gone)))
-        tally.notes.append(f"initializers that a caller could replace and no longer can: {names}")
+        first = ", ".join(map(repr, sorted(gone)[:_FEW]))
+        further = f" and {len(gone) - _FEW} more" if len(gone) > _FEW else ""
+        tally.notes.append(f"initializers that a caller could replace and no longer can: {first}{further}")
 
 
 def _named_types(ports: tuple[Port, ...]) -> list[tuple[str, str]]:

@@ -133,6 +133,7 @@ def _axes(constants: Constants, node: Node) -> tuple[int, ...]:
 def _drops(constants: Constants, node: Node) -> bool:
     """Whether a Dropout is in training mode, by the text of each version."""
     if node.scope.opset < 12:
-        return node.scope.opset < 7 and not int_of(node, "is_test", 0)
+        told = constants.assume_inference or int_of(node, "is_test", 0)
+        return node.scope.opset < 7 and not told
     mode = node.input(2)
     return mode is not None and bool(np.any(constants.array(mode)))

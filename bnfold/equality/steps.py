@@ -50,15 +50,17 @@ class Step:
 def steps_of(constants: Constants, chains: Sequence[Chain], grids: Mapping[int, Shape]) -> dict[int, list[Step]]:
     """The steps of each home (by node id), in the order in which the values run through them."""
     gone = frozenset(chain.site.node.id for chain in chains)
-    settled: set[int] = set()
+    grown: dict[int, Float64] = {}
     steps: dict[int, list[Step]] = defaultdict(list)
     for chain in chains:
         _undisturbed(constants, chain, gone)
         stops = frozenset(chain.links[place].node.id for place in chain.stops)
         for place, (home, between) in enumerate(chain.homes):
-            walk = _Walk(constants, between, chain.site, gone, stops, frozenset(settled), takes_shift=place == 0)
-            steps[home.id].append(walk.step(grids[home.id], stops=home.id in stops))
-        settled |= {home.id for home, _ in chain.homes}
+            walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift=place == 0)
+            step = walk.step(grids[home.id], stops=home.id in stops)
+            steps[home.id].append(step)
+            if is_factor(home):
+                grown[home.id] = grown.get(home.id, np.ones(())) * step.scale.reshape(grids[home.id])
     return steps
 
 
@@ -86,8 +88,8 @@ class _Walk:
     site: Link
     gone: frozenset[int]
     stops: frozenset[int]
-    settled: frozenset[int]
-    """Homes of affines that run before this one: their constants are no longer the original's."""
+    grown: Mapping[int, Float64]
+    """What the factors that are homes of affines before this one have been multiplied by."""
     takes_shift: bool
 
     def step(self, grid: Shape, *, stops: bool) -> Step:
@@ -134,9 +136,7 @@ class _Walk:
         gain = gain.reshape((1,) * (rank - gain.ndim) + gain.shape)
         if is_term(node):
             return labels, gain
-        if self.takes_shift and node.id in self.settled:
-            raise UncertainError(f"a shift passes {node.site}, into which another affine has gone")
-        return labels, gain * affine_of(self.constants, link, rank).scale
+        return labels, gain * affine_of(self.constants, link, rank).scale * self.grown.get(node.id, 1.0)
 
     def through_layout(self, link: Link, labels: Labels, gain: Float64, unknown: int) -> tuple[Labels, Float64]:
         """Both at one shape, so that a size that is not known is the same for both."""

@@ -1,14 +1,19 @@
 """The op table: the one place that knows operators.
 
-affine.py    operators that ARE an affine
-linear.py    operators that ABSORB one
-passing.py   operators that let one PASS
-facts.py     what is known of a value before anything runs: its constant, its shape
-reasons.py   why an affine may have to stay, each with its page
-table.py     how the three kinds register, and the support matrix made from that
+affine.py       operators that ARE an affine
+linear.py       operators that ABSORB one
+elementwise.py  a constant Mul, Add, Sub or Div, which may be all three
+passing.py      operators that let one PASS
+absorb.py       the arithmetic of absorbing, written once
+quantized.py    weights that are integers: the scale absorbs
+home.py         what a home is, and what it needs to have written
+facts.py        what is known of a value before anything runs: its constant, its shape
+rounding.py     float64 to a narrower type, rounded once
+reasons.py      why an affine may have to stay, each with its page
+table.py        how the three kinds register, and the support matrix made from that
 """
 
-from bnfold.ops import affine, linear, passing
+from bnfold.ops import affine, elementwise, linear, passing
 from bnfold.ops.table import TABLE
 
-__all__ = ["TABLE", "affine", "linear", "passing"]
+__all__ = ["TABLE", "affine", "elementwise", "linear", "passing"]

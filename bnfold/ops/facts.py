@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar, cast
 
 import numpy as np
@@ -22,7 +23,7 @@ from onnx import AttributeProto, TensorProto, helper
 from bnfold.affine import Dim
 from bnfold.graph import Graph
 from bnfold.nodes import Node, Reader, Value, nested_graphs
-from bnfold.ops.reasons import NOT_CONSTANT, OVERRIDABLE, QUANTIZED, SPARSE, Obstacle
+from bnfold.ops.reasons import NOT_CONSTANT, OVERRIDABLE, QUANTIZED, SPARSE, Obstacle, Reason
 from bnfold.shapes import Shapes
 
 Array = NDArray[np.generic]
@@ -54,6 +55,22 @@ def reads_metadata_alone(reader: Reader) -> bool:
     return (reader.node.op, reader.index) in METADATA_INPUTS
 
 
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """Why an expression is no constant: what it depends on, or a sentence that says all."""
+
+    reason: Reason
+    what: str
+    node: Node | None
+    is_sentence: bool = False
+
+    def obstacle(self, value: Value) -> Obstacle:
+        """The same, said of the value that was asked for."""
+        return Obstacle(
+            self.reason, self.what if self.is_sentence else f"{value.name!r} depends on {self.what}", self.node
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Constant:
     """A value known before anything runs; `array()` reads or computes it anew, so keep it no longer than needed."""
@@ -77,27 +94,34 @@ class Constant:
 class Facts:
     """Constants and shapes of one graph, computed on demand and remembered."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, *, assume_inference: bool = False) -> None:
         self.graph = graph
+        self.assume_inference = assume_inference
         self.shapes = Shapes(graph)
         self._computed: dict[int, Array | None] = {}
-        self._said: dict[int, object] = {}
+        self._said: dict[tuple[int, object], object] = {}
         self._called = _called(graph)
 
     def once(self, node: Node, function: Callable[[Facts, Node], Answer]) -> Answer:
         """What a function of the op table says of a node; asked again, the same answer."""
-        if node.id not in self._said:
-            self._said[node.id] = function(self, node)
-        return cast("Answer", self._said[node.id])
+        key = node.id, function
+        if key not in self._said:
+            self._said[key] = function(self, node)
+        return cast("Answer", self._said[key])
+
+    def is_constant(self, value: Value) -> bool:
+        """Whether a value is a constant as far as its expression goes: cheap to ask of any value."""
+        direct = self._direct(value)
+        return isinstance(direct, Constant) or (direct is None and value.id not in self._varying)
 
     def constant(self, value: Value) -> Constant | Obstacle:
         """The constant a value is, or what keeps it from being one."""
         found = self._direct(value)
         if found is not None:
             return found
-        leaf = self._unknown_leaf(value)
+        leaf = self._varying.get(value.id)
         if leaf is not None:
-            return leaf
+            return leaf.obstacle(value)
         array = self._evaluated(value)
         if array is None:
             return Obstacle(NOT_CONSTANT, f"{value.name!r} cannot be computed ahead", self.graph.producer(value))
@@ -129,32 +153,40 @@ class Facts:
             return Obstacle(NOT_CONSTANT, f"{value.name!r} has more dimensions than can be computed with", node)
         return Constant(value, tuple(tensor.dims), tensor.data_type, tensor, graph)
 
-    def _unknown_leaf(self, value: Value) -> Obstacle | None:
-        """What an expression depends on that is no constant, or None where all of it is."""
-        pending, seen = [value], {value.id}
-        while pending:
-            current = pending.pop()
-            direct = self._direct(current)
-            if isinstance(direct, Obstacle):
-                return direct
-            if direct is not None:
+    @cached_property
+    def _varying(self) -> Mapping[int, _Leaf]:
+        """What each value that is no constant depends on: one pass, producers first."""
+        leaves: dict[int, _Leaf] = {}
+        for node in self.graph.producers_first():
+            leaf = self._leaf(node, leaves)
+            if leaf is not None:
+                leaves.update((value.id, leaf) for value in node.outputs if value is not None)
+        produced = {value.id for node in self.graph.nodes for value in node.outputs if value is not None}
+        for value in self.graph.values:
+            if value.id not in produced and self._direct(value) is None:
+                leaves[value.id] = _Leaf(NOT_CONSTANT, f"{value.name!r}, which is not constant", None)
+        return leaves
+
+    def _leaf(self, node: Node, leaves: Mapping[int, _Leaf]) -> _Leaf | None:
+        """What keeps the outputs of a node from being constants; None where nothing does."""
+        for i, operand in enumerate(node.inputs):
+            if operand is None or self._stand_in(node, i) is not None:
                 continue
-            node = self.graph.producer(current)
-            if node is None:
-                return Obstacle(NOT_CONSTANT, f"{value.name!r} depends on {current.name!r}, which is not constant")
-            runs = self._runs(node)
-            if runs & QUANTIZED_SOURCES:
-                return Obstacle(QUANTIZED, f"{value.name!r} comes from DequantizeLinear", node)
-            if runs & (RANDOM | MISCOMPUTED) or node.refers_to_attributes or any(nested_graphs(node.proto)):
-                return Obstacle(NOT_CONSTANT, f"{value.name!r} depends on {node.op}", node)
-            if self._is_huge(current):
-                return Obstacle(NOT_CONSTANT, f"{value.name!r} depends on {current.name!r}, too large to compute", node)
-            for i, operand in enumerate(node.inputs):
-                if operand is None or operand.id in seen or self._stand_in(node, i) is not None:
-                    continue
-                seen.add(operand.id)
-                pending.append(operand)
-        return None
+            direct = self._direct(operand)
+            if isinstance(direct, Obstacle):
+                return _Leaf(direct.reason, direct.detail, direct.node, is_sentence=True)
+            if direct is None and operand.id in leaves:
+                return leaves[operand.id]
+            if direct is None and self.graph.producer(operand) is None:
+                return _Leaf(NOT_CONSTANT, f"{operand.name!r}, which is not constant", None)
+        runs = self._runs(node)
+        if runs & QUANTIZED_SOURCES:
+            return _Leaf(QUANTIZED, "a DequantizeLinear", node)
+        if runs & (RANDOM | MISCOMPUTED) or node.refers_to_attributes or any(nested_graphs(node.proto)):
+            return _Leaf(NOT_CONSTANT, node.op, node)
+        computed = (v for v in node.outputs if v is not None and self._direct(v) is None)
+        huge = next((v for v in computed if self._is_huge(v)), None)
+        return None if huge is None else _Leaf(NOT_CONSTANT, f"{huge.name!r}, too large to compute", node)
 
     def _is_huge(self, value: Value) -> bool:
         """Whether an expression is known to have more elements than anyone means: a few bytes of file can say 2^40."""

@@ -1,107 +1,94 @@
-"""Operators that ABSORB an affine: one function each, node -> Linear, a view of its weight and bias.
+"""Operators that ABSORB an affine behind them: one function each, node -> the ways in which it can.
 
-With the weight seen as (group, out, in, taps) and the bias as something that broadcasts against the output, the
-absorbing arithmetic is the same for all of them. An affine (a, s) after  y = W x + b  gives
-
-    W'[g, o, i, t] = a[g, o] * W[g, o, i, t]          b' = a * b + s
-
-in float64, rounded once into the weight's own type. It is exact in real arithmetic for any padding, stride and
-dilation, because what is added for padding (zero) stays zero under W.
+Each says where its weight stands, a view of it as (group, out, in, taps...), and where its outputs lie; what then
+happens to the weight is written once (ops/absorb.py). Where two operands are constant, or one owns several axes of
+the output, there are several ways.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bnfold.affine import Affine, Float64
+from bnfold.affine import Affine
 from bnfold.nodes import Node
+from bnfold.ops.absorb import Linear, View
+from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Array, Constant, Facts
-from bnfold.ops.reasons import (
-    AXIS,
-    BIAS,
-    BLOCKED,
-    NOT_CONSTANT,
-    NOT_FINITE,
-    OVERFLOW,
-    PRECISION,
-    TYPE,
-    Obstacle,
-)
+from bnfold.ops.home import Home
+from bnfold.ops.quantized import Dequantized, dequantized
+from bnfold.ops.reasons import BIAS, BLOCKED, LAYOUT, NOT_CONSTANT, NOT_FINITE, TYPE, Obstacle
+from bnfold.ops.rounding import FLOAT_TYPES
 from bnfold.ops.table import register
 
-FOLDED_TYPES = tuple(np.dtype(t) for t in (np.float16, np.float32, np.float64))
-BLOCK = 1 << 18
-"""Elements computed at a time: 2 MB in float64."""
-
-MOST_ROUNDING = 4.0
-"""Units of rounding, as a root mean square over a channel, beyond which a narrow type has lost the weight."""
+Ways = tuple[Home, ...] | Obstacle
+LINEAR: dict[str, Callable[[Facts, Node], Ways]] = {}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Linear:
-    """A node whose output is linear in a constant weight.
-
-    `view` gives an array of the weight's dims as (group, out, in, taps), without copying. The group*out outputs lie
-    along `axis` of an output of `rank` dimensions; `channels` counts them, in `groups`. `bias` is None where there is
-    none; it acts multiplied by `bias_factor`, and a rewritten node drops `dropped` (Gemm's beta) because its bias has
-    taken that in.
-    """
-
-    node: Node
-    weight: Constant
-    weight_input: int
-    view: Callable[[Array], Array] = field(repr=False)
-    rank: int
-    axis: int
-    bias: Constant | None
-    bias_input: int = 2
-    bias_factor: float = 1.0
-    bias_is_vector: bool = True
-    dropped: frozenset[str] = frozenset()
-    channels: int = field(init=False)
-    groups: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Read the number of outputs off the weight's dims."""
-        shape = self.view(np.broadcast_to(np.zeros((), np.float32), self.weight.dims)).shape
-        object.__setattr__(self, "groups", shape[0])
-        object.__setattr__(self, "channels", shape[0] * shape[1])
+def ways_of(facts: Facts, node: Node) -> Ways | None:
+    """How a node absorbs an affine, or what keeps it from doing so; None for an operator that never does."""
+    return facts.once(node, LINEAR[node.op]) if node.op in LINEAR else None
 
 
-LINEAR: dict[str, Callable[[Facts, Node], Linear | Obstacle]] = {}
+def home_for(facts: Facts, node: Node, after: Affine) -> Home | Obstacle | None:
+    """The first way in which a node can absorb this affine, or what keeps it from doing so."""
+    ways = ways_of(facts, node)
+    if ways is None or isinstance(ways, Obstacle):
+        return ways
+    value = node.output(0)
+    rank_is_stated = any(isinstance(way, Linear) and way.rank is not None for way in ways)
+    shape = None if value is None or rank_is_stated else facts.shape(value)
+    if shape is not None and len(shape) != after.rank:
+        detail = f"its output has {len(shape)} dimension(s) by what it reads, {after.rank} by what reads it"
+        return Obstacle(LAYOUT, detail, node)
+    obstacles: list[Obstacle] = []
+    for home in ways:
+        obstacle = home.obstacle_to(after)
+        if obstacle is None:
+            return home
+        obstacles.append(obstacle)
+    return obstacles[0]
 
 
 @register("linear", LINEAR, "Conv")
-def conv(facts: Facts, node: Node) -> Linear | Obstacle:
-    """constant weight; 1, 2, 3 or more dimensions, any group, pads, dilation, stride, auto_pad; bias or none"""
+def conv(facts: Facts, node: Node) -> Ways:
+    """constant weight; any rank, group, pads, dilation, stride, auto_pad; bias or none
+
+    Not: a weight or bias that is computed, sparse or overridable; a bias that is not one value per output.
+    """
     group = node.int_attribute("group", 1)
 
     def view(weight: Array) -> Array:
         outputs, inputs, *kernel = weight.shape
         return weight.reshape(group, outputs // group, inputs, _product(kernel))
 
-    return _convolution(facts, node, view, out_axis=0, group=group)
+    return _convolution(facts, node, view, out_axis=0, weight_axis=0)
 
 
 @register("linear", LINEAR, "ConvTranspose")
-def conv_transpose(facts: Facts, node: Node) -> Linear | Obstacle:
-    """constant weight; any group, pads, dilation, stride, output padding; bias or none"""
+def conv_transpose(facts: Facts, node: Node) -> Ways:
+    """constant weight; any rank, group, pads, dilation, stride, output padding; bias or none
+
+    Not: a weight or bias that is computed, sparse or overridable; a bias that is not one value per output; a
+    quantised weight in groups, unless all channels take the same factor.
+    """
     group = node.int_attribute("group", 1)
 
     def view(weight: Array) -> Array:
         inputs, outputs, *kernel = weight.shape
         return weight.reshape(group, inputs // group, outputs, _product(kernel)).swapaxes(1, 2)
 
-    return _convolution(facts, node, view, out_axis=0, group=group)
+    return _convolution(facts, node, view, out_axis=0, weight_axis=1 if group == 1 else None)
 
 
 @register("linear", LINEAR, "Gemm")
-def gemm(facts: Facts, node: Node) -> Linear | Obstacle:
-    """constant B (or constant A, whose rows then own the first axis); any alpha, beta, transA, transB, C or none"""
+def gemm(facts: Facts, node: Node) -> Ways:
+    """constant B (or constant A, whose rows then own the first axis); any alpha, beta, transA, transB, C or none
+
+    Not: a C that is computed, or of another shape than broadcasts; a C of integers that is multiplied by beta.
+    """
     factors = node.float_attribute("alpha", 1.0), node.float_attribute("beta", 1.0)
     if not np.all(np.isfinite(factors)):
         return Obstacle(NOT_FINITE, f"alpha is {factors[0]}, beta is {factors[1]}", node)
@@ -126,171 +113,176 @@ def gemm(facts: Facts, node: Node) -> Linear | Obstacle:
         view=view,
         rank=2,
         axis=1 if right else 0,
+        weight_axis=0 if outputs_first else 1,
         bias=bias,
+        bias_input=2,
         bias_factor=factors[1],
         bias_is_vector=False,
         dropped=frozenset({"beta"}),
     )
+    if isinstance(bias, Dequantized) and (bias.dims != (linear.channels,) or not right or factors[1] != 1.0):
+        return Obstacle(BIAS, "a bias of integers that is not one per output, or is multiplied by beta", node)
     return _with_fitting_bias(linear)
 
 
-def linear_of(facts: Facts, node: Node) -> Linear | Obstacle | None:
-    """How a node absorbs an affine, or what keeps it from doing so; None for an operator that never does."""
-    if node.op not in LINEAR:
-        return None
-    return facts.once(node, LINEAR[node.op])
+@register("linear", LINEAR, "MatMul")
+def matmul(facts: Facts, node: Node) -> Ways:
+    """constant right operand (channels on the last axis) or left one (on the last but one); a shift becomes an Add
 
-
-def obstacle_to(linear: Linear, after: Affine) -> Obstacle | None:
-    """What keeps a home from taking over an affine of its output: the axes, or a number."""
-    if after.rank != linear.rank or not after.varies_only_along(linear.axis):
-        detail = f"the affine has the shape {after.shape}, the outputs lie along axis {linear.axis} of {linear.rank}"
-        return Obstacle(AXIS, detail, linear.node)
-    if max(after.shape) not in {1, linear.channels}:
-        detail = f"{max(after.shape)} channels are to settle in {linear.channels} outputs"
-        return Obstacle(AXIS, detail, linear.node)
-    return _weight_obstacle(linear, after) or _bias_obstacle(linear, after)
-
-
-def absorbed_weight(linear: Linear, after: Affine) -> Array:
-    """W' = a*W in the weight's own type and shape, rounded once; requires that no obstacle_to stands."""
-    folded = np.empty(linear.weight.dims, linear.weight.array().dtype)
-    target = linear.view(folded)
-    for group, outputs, exact in _products(linear, after):
-        target[group, outputs] = exact
-    return folded
-
-
-def absorbed_bias(linear: Linear, after: Affine) -> Array | None:
-    """b' = a*b + s in the weight's type; None where there was no bias and no shift is to be added."""
-    exact = _exact_bias(linear, after)
-    return None if exact is None else exact.astype(linear.weight.dtype)
-
-
-def _products(linear: Linear, after: Affine) -> Iterator[tuple[int, slice, Float64]]:
-    """(group, slice of its outputs, a*W exactly there), in pieces of about BLOCK elements."""
-    source = linear.view(linear.weight.array())
-    groups, outputs, inputs, taps = source.shape
-    scale, _ = after.along(linear.axis, groups * outputs)
-    factors = scale.reshape(groups, outputs, 1, 1)
-    step = max(1, BLOCK // (inputs * taps))
-    for group in range(groups):
-        for first in range(0, outputs, step):
-            piece = slice(first, first + step)
-            with np.errstate(over="ignore", invalid="ignore"):
-                exact = np.multiply(source[group, piece], factors[group, piece], dtype=np.float64)
-            yield group, piece, exact
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def _exact_bias(linear: Linear, after: Affine) -> Float64 | None:
-    """a*b + s in float64 and in the shape that the operator wants."""
-    scale, shift = after.along(linear.axis, linear.channels)
-    if linear.bias is None:
-        if not after.has_shift:
-            return None
-        return shift if linear.bias_is_vector or linear.axis == linear.rank - 1 else shift[:, np.newaxis]
-    original = linear.bias.array().astype(np.float64) * linear.bias_factor
-    if linear.bias_is_vector:
-        return np.asarray(original * scale + shift)
-    exact = np.asarray(original * after.scale + after.shift)
-    return exact[0] if original.ndim < exact.ndim and exact.shape[0] == 1 else exact
-
-
-def _weight_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
-    """The first output channel whose weights are lost in rounding: not finite, or imprecise in a 16-bit type."""
-    dtype = linear.weight.dtype
-    for group, outputs, exact in _products(linear, after):
-        rounded = _rounded(exact, dtype)
-        if np.all(np.isfinite(rounded)):
-            bad = _imprecise(exact, rounded) if dtype.itemsize == 2 else np.zeros(1, np.bool_)
-            reason, how = PRECISION, "too small for"
+    Not: channels on any other axis (axis 1 of three is rows); a weight of one dimension; an Add, which would only be
+    replaced by another one.
+    """
+    ways: list[Home] = []
+    obstacles: list[Obstacle] = []
+    for index, axis in ((1, -1), (0, -2)):
+        weight = _weight(facts, node, index, rank=None)
+        if isinstance(weight, Obstacle):
+            obstacles.append(weight)
+        elif len(weight.dims) >= 2:
+            rank = len(weight.dims)
+            ways.append(Linear(node, weight, index, _last_axes_view(axis), None, axis, rank + axis, least_rank=rank))
         else:
-            bad = ~np.all(np.isfinite(rounded), axis=(1, 2))
-            finite = bool(np.all(np.isfinite(linear.view(linear.weight.array())[group, outputs])))
-            reason, how = (OVERFLOW, "too large for") if finite else (NOT_FINITE, "not finite in")
-        if np.any(bad):
-            row = int(np.argmax(bad))
-            channel = group * (linear.channels // linear.groups) + outputs.start + row
-            size = float(np.max(np.abs(exact[row])))
-            detail = f"the weights of output channel {channel}, up to {size:.3g} in size, would be {how} {dtype.name}"
-            return Obstacle(reason, detail, linear.node)
-    return None
+            obstacles.append(Obstacle(BLOCKED, "a weight of one dimension has no output channels", node))
+    return tuple(ways) or obstacles[0]
 
 
-def _bias_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
-    exact = _exact_bias(linear, after)
-    if exact is None or np.all(np.isfinite(_rounded(exact, linear.weight.dtype))):
-        return None
-    if linear.bias is not None and not np.all(np.isfinite(linear.bias.array())):
-        return Obstacle(NOT_FINITE, "the bias holds NaN or infinity", linear.node)
-    size = float(np.max(np.abs(exact)))
-    detail = f"the bias, up to {size:.3g} in size, would be too large for {linear.weight.dtype.name}"
-    return Obstacle(OVERFLOW, detail, linear.node)
+@register("linear", LINEAR, "Einsum")
+def einsum(facts: Facts, node: Node) -> Ways:
+    """a constant operand that alone owns a label of the output, along that label; a shift becomes an Add
+
+    Not: a label that another operand has too, that is summed over, or that stands twice in a term; an Add, which would
+    only be replaced by another one.
+    """
+    terms, output = _labels(node.string_attribute("equation", ""))
+    if node.refers_to_attributes or len(terms) != len(node.inputs):
+        return Obstacle(BLOCKED, "its equation does not fit its operands", node)
+    ways: list[Home] = []
+    obstacles: list[Obstacle] = []
+    for index, term in enumerate(terms):
+        weight = _weight(facts, node, index, rank=len(term))
+        if isinstance(weight, Obstacle):
+            obstacles.append(weight)
+            continue
+        others = "".join(terms[:index] + terms[index + 1 :])
+        owned = [label for label in term if term.count(label) == output.count(label) == 1 and label not in others]
+        places = [(term.index(label), output.index(label)) for label in owned if label.isalpha()]
+        ways += [_einsum_way(node, weight, index, places=place, output=output) for place in places]
+    if ways:
+        return tuple(ways)
+    unowned = Obstacle(BLOCKED, "no constant operand alone owns a label of the output", node)
+    return unowned if len(obstacles) < len(terms) else obstacles[0]
 
 
-def _rounded(exact: Float64, dtype: np.dtype[np.generic]) -> NDArray[np.floating]:
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return np.asarray(exact.astype(dtype), dtype=dtype)
+@register("linear", LINEAR, "BatchNormalization")
+def normalization(facts: Facts, node: Node) -> Ways:
+    """one at inference that stays itself: its scale and bias take over another's
+
+    Not: one in training mode, or with parameters that are no constants; one that --skip names.
+    """
+    found = affine_of(facts, node)
+    if not isinstance(found, AffineOp):
+        return found or Obstacle(BLOCKED, "it is no affine", node)
+    weight, bias = (_operand(facts, node, index) for index in (1, 2))
+    if weight is None or isinstance(weight, Obstacle):
+        return weight or Obstacle(NOT_CONSTANT, "its scale is missing", node)
+    if bias is None or isinstance(bias, Obstacle):
+        return bias or Obstacle(NOT_CONSTANT, "its bias is missing", node)
+
+    def view(array: Array) -> Array:
+        return array[np.newaxis, :, np.newaxis]
+
+    return (Linear(node, weight, 1, view, rank=None, axis=1, weight_axis=0, bias=bias, bias_input=2, least_rank=2),)
 
 
-def _imprecise(exact: Float64, rounded: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Per output: a nonzero product became zero, or the rounding is beyond MOST_ROUNDING units."""
-    unit = float(np.finfo(rounded.dtype).eps) / 2
-    axes = tuple(range(1, exact.ndim))
-    error = np.sqrt(np.mean((rounded - exact) ** 2, axis=axes))
-    size = np.sqrt(np.mean(exact**2, axis=axes))
-    vanished = np.any((exact != 0) & (rounded == 0), axis=axes)
-    return np.asarray(vanished | (error > MOST_ROUNDING * unit * size))
+def _einsum_way(
+    node: Node, weight: Constant | Dequantized, index: int, *, places: tuple[int, int], output: str
+) -> Linear:
+    """The way along one label, given its axis in the weight and its place in the output's term."""
+    own, place = places
+
+    def view(array: Array) -> Array:
+        return np.moveaxis(array, own, 0)[np.newaxis, :, np.newaxis]
+
+    axis = place - len(output) if "." in output[:place] else place
+    rank = None if "." in output else len(output)
+    return Linear(node, weight, index, view, rank, axis, own, least_rank=len(output.replace(".", "")))
 
 
-def _convolution(
-    facts: Facts, node: Node, view: Callable[[Array], Array], *, out_axis: int, group: int
-) -> Linear | Obstacle:
+def _labels(equation: str) -> tuple[list[str], str]:
+    """The terms of an equation and its output, with "." for an ellipsis; an output that is not written is implied."""
+    left, arrow, right = equation.replace(" ", "").replace("...", ".").partition("->")
+    terms = left.split(",")
+    if arrow:
+        return terms, right
+    letters = "".join(terms)
+    once = sorted(label for label in set(letters) if letters.count(label) == 1 and label.isalpha())
+    return terms, ("." if "." in letters else "") + "".join(once)
+
+
+def _last_axes_view(axis: int) -> View:
+    """A (batched) matrix as (1, outputs, the rest...)."""
+
+    def view(array: Array) -> Array:
+        return np.moveaxis(array, axis, 0)[np.newaxis, :, np.newaxis]
+
+    return view
+
+
+def _convolution(facts: Facts, node: Node, view: View, *, out_axis: int, weight_axis: int | None) -> Ways:
+    group = node.int_attribute("group", 1)
     weight = _weight(facts, node, 1, rank=None)
     if isinstance(weight, Obstacle):
         return weight
+    if len(weight.dims) < 3:
+        return Obstacle(BLOCKED, f"the weight has {len(weight.dims)} dimensions", node)
     if group < 1 or weight.dims[out_axis] % group:
         return Obstacle(BLOCKED, f"group {group} does not divide the weight's {weight.dims}", node)
     bias = _bias(facts, node)
     if isinstance(bias, Obstacle):
         return bias
-    return _with_fitting_bias(Linear(node, weight, 1, view, rank=len(weight.dims), axis=1, bias=bias))
+    return _with_fitting_bias(
+        Linear(node, weight, 1, view, len(weight.dims), axis=1, weight_axis=weight_axis, bias=bias, bias_input=2)
+    )
 
 
-def _weight(facts: Facts, node: Node, index: int, *, rank: int | None) -> Constant | Obstacle:
+def _weight(facts: Facts, node: Node, index: int, *, rank: int | None) -> Constant | Dequantized | Obstacle:
     """The constant weight of a node, of a type that can be folded."""
     value = node.input(index)
     if value is None or node.refers_to_attributes:
         return Obstacle(NOT_CONSTANT, f"input {index} is missing, or an attribute is a function's parameter", node)
-    found = facts.constant(value)
-    if isinstance(found, Obstacle):
-        return Obstacle(found.reason, f"weight: {found.detail}", node)
-    if len(found.dims) != rank and (rank is not None or len(found.dims) < 3):
+    found = _operand(facts, node, index)
+    if found is None or isinstance(found, Obstacle):
+        return found or Obstacle(NOT_CONSTANT, f"input {index} is missing", node)
+    if len(found.dims) != rank and rank is not None:
         return Obstacle(BLOCKED, f"the weight has {len(found.dims)} dimensions", node)
     if 0 in found.dims:
         return Obstacle(BLOCKED, "the weight is empty", node)
-    if found.dtype not in FOLDED_TYPES:
-        return Obstacle(TYPE, f"the weight {value.name!r} is of no type that is folded", node)
     return found
 
 
-def _bias(facts: Facts, node: Node) -> Constant | Obstacle | None:
-    value = node.input(2)
+def _bias(facts: Facts, node: Node) -> Constant | Dequantized | Obstacle | None:
+    return _operand(facts, node, 2, role="bias")
+
+
+def _operand(facts: Facts, node: Node, index: int, role: str = "weight") -> Constant | Dequantized | Obstacle | None:
+    """A constant, or the dequantisation of integers, of a type that can be folded; None where there is none."""
+    value = node.input(index)
     if value is None:
         return None
-    found = facts.constant(value)
+    found = dequantized(facts, value) or facts.constant(value)
     if isinstance(found, Obstacle):
-        return Obstacle(found.reason, f"bias: {found.detail}", node)
-    if found.dtype not in FOLDED_TYPES:
-        return Obstacle(TYPE, f"the bias {value.name!r} is of no type that is folded", node)
+        return replace(found, detail=f"{role}: {found.detail}", node=node)
+    if found.dtype not in FLOAT_TYPES:
+        return Obstacle(TYPE, f"the {role} {value.name!r} is of no type that is folded", node)
     return found
 
 
-def _with_fitting_bias(linear: Linear) -> Linear | Obstacle:
+def _with_fitting_bias(linear: Linear) -> Ways:
     """Refuse a bias that the operator itself would not accept."""
-    if linear.bias is None:
-        return linear
+    if linear.bias is None or linear.rank is None:
+        return (linear,)
+    if linear.bias.dtype != linear.weight.dtype:
+        return Obstacle(BIAS, f"a bias of {linear.bias.dtype.name} for {linear.weight.dtype.name}", linear.node)
     dims, channels = linear.bias.dims, linear.channels
     if linear.bias_is_vector:
         fits = dims == (channels,)
@@ -299,7 +291,7 @@ def _with_fitting_bias(linear: Linear) -> Linear | Obstacle:
         fits = len(dims) <= linear.rank and along in {1, channels} and 0 not in dims
     if not fits:
         return Obstacle(BIAS, f"a bias of shape {dims} for {channels} outputs", linear.node)
-    return linear
+    return (linear,)
 
 
 def _product(dims: list[int]) -> int:

@@ -2,20 +2,22 @@
 
 An affine has the rank of the value it acts on, so a layout operator is the same numpy call on both. What arrives
 on the other side is exact or refused: whether a home can use it (its own axis alone may vary) is the home's
-question, not asked here.
+question, not asked here. An operator with a constant of its own may keep a part: an Add the shift.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from bnfold.affine import Affine, Dim
+from bnfold.affine import Affine, Dim, compressed
 from bnfold.nodes import Node, Value
+from bnfold.ops.absorb import Linear
+from bnfold.ops.elementwise import Elementwise, elementwise_of
 from bnfold.ops.facts import Facts
-from bnfold.ops.linear import Linear, linear_of
+from bnfold.ops.linear import ways_of
 from bnfold.ops.reasons import BLOCKED, LAYOUT, TRAINING_MODE, Obstacle
 from bnfold.ops.table import register
 
@@ -28,7 +30,20 @@ class Passage:
     affine: Affine
 
 
-Backward = Callable[[Facts, Node, Affine], tuple[Passage, ...] | Obstacle]
+@dataclass(frozen=True, slots=True, eq=False)
+class Passed:
+    """How a node was passed: what now acts on its inputs, all of which have to find a home.
+
+    With `keeps`, its own constant takes over the whole affine as one on its output, so that the passages carry on only
+    what the constant cannot undo. With `may_stay`, it could take over the whole if the passages lead nowhere.
+    """
+
+    passages: tuple[Passage, ...]
+    keeps: bool = False
+    may_stay: bool = False
+
+
+Backward = Callable[[Facts, Node, Affine], Passed | Obstacle]
 PASSING: dict[str, Backward] = {}
 
 FIRST_OPSET_WITH_AXES_INPUT = 13
@@ -37,37 +52,44 @@ FIRST_OPSET_OF_PURE_DROPOUT = 7
 
 
 @register("passing", PASSING, "Identity")
-def identity(facts: Facts, node: Node, affine: Affine) -> tuple[Passage, ...] | Obstacle:
+def identity(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """everything"""
     del facts, node
-    return (Passage(0, affine),)
+    return _alone(Passage(0, affine))
 
 
 @register("passing", PASSING, "Dropout")
-def dropout(facts: Facts, node: Node, affine: Affine) -> tuple[Passage, ...] | Obstacle:
-    """everything, at inference"""
+def dropout(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """everything, at inference
+
+    Not: training_mode, or is_test=0 before opset 7 (unless --assume-inference).
+    """
     opset = node.scope.opset
-    if opset < FIRST_OPSET_OF_PURE_DROPOUT and not node.int_attribute("is_test", 0):
+    told = facts.assume_inference or node.int_attribute("is_test", 0)
+    if opset < FIRST_OPSET_OF_PURE_DROPOUT and not told:
         return Obstacle(TRAINING_MODE, "a Dropout with is_test=0", node)
     mode = node.input(2) if opset >= FIRST_OPSET_WITH_DROPOUT_MODE else None
     if mode is not None and facts.integers(mode) != (0,):
         return Obstacle(TRAINING_MODE, "a Dropout that may be in training mode", node)
-    return (Passage(0, affine),)
+    return _alone(Passage(0, affine))
 
 
 @register("passing", PASSING, "Transpose")
-def transpose(facts: Facts, node: Node, affine: Affine) -> tuple[Passage, ...] | Obstacle:
+def transpose(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """everything, its axes permuted"""
     del facts
     perm = node.ints_attribute("perm") or tuple(reversed(range(affine.rank)))
     if sorted(perm) != list(range(affine.rank)):
         return Obstacle(LAYOUT, f"a permutation {list(perm)} of a value with {affine.rank} dimensions", node)
-    return (Passage(0, affine.transposed(np.argsort(perm).tolist())),)
+    return _alone(Passage(0, affine.transposed(np.argsort(perm).tolist())))
 
 
 @register("passing", PASSING, "Squeeze")
-def squeeze(facts: Facts, node: Node, affine: Affine) -> tuple[Passage, ...] | Obstacle:
-    """everything, with the squeezed axes back"""
+def squeeze(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """everything, with the squeezed axes back
+
+    Not: axes that are not known.
+    """
     axes = _axes(facts, node)
     source = _input_shape(facts, node)
     if axes is None and source is not None and all(isinstance(d, int) for d in source):
@@ -78,22 +100,28 @@ def squeeze(facts: Facts, node: Node, affine: Affine) -> tuple[Passage, ...] | O
     normal = _normalised(axes, rank)
     if normal is None:
         return Obstacle(LAYOUT, f"axes {list(axes)} of a value with {rank} dimensions", node)
-    return (Passage(0, affine.unsqueezed(normal)),)
+    return _alone(Passage(0, affine.unsqueezed(normal)))
 
 
 @register("passing", PASSING, "Unsqueeze")
-def unsqueeze(facts: Facts, node: Node, affine: Affine) -> tuple[Passage, ...] | Obstacle:
-    """everything, without the new axes"""
+def unsqueeze(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """everything, without the new axes
+
+    Not: axes that are not known.
+    """
     axes = _axes(facts, node)
     normal = None if axes is None else _normalised(axes, affine.rank)
     if normal is None or any(affine.shape[axis] != 1 for axis in normal):
         return Obstacle(LAYOUT, "it is not known which axes are new", node)
-    return (Passage(0, affine.squeezed(normal)),)
+    return _alone(Passage(0, affine.squeezed(normal)))
 
 
 @register("passing", PASSING, "Reshape", "Flatten")
-def reshape(facts: Facts, node: Node, affine: Affine) -> tuple[Passage, ...] | Obstacle:
-    """everything that is still a constant per channel on the other side, as far as the sizes are known"""
+def reshape(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """everything that is still a constant per channel on the other side, as far as the sizes are known
+
+    Not: channels that mix with a dimension of unknown size, or that would no longer be alike along another axis.
+    """
     source = _input_shape(facts, node)
     if source is None:
         return Obstacle(LAYOUT, f"the shape before {node.op} is not known", node)
@@ -104,17 +132,89 @@ def reshape(facts: Facts, node: Node, affine: Affine) -> tuple[Passage, ...] | O
     before = affine.reshaped(target, source)
     if before is None:
         return Obstacle(LAYOUT, f"from {_written(source)} to {_written(target)}", node)
-    return (Passage(0, before),)
+    return _alone(Passage(0, before))
 
 
-def backward(facts: Facts, node: Node, affine: Affine) -> tuple[Passage, ...] | Obstacle:
-    """The affines that must act on a node's inputs in place of one that acts on its output 0."""
+@register("passing", PASSING, "Add", "Sub")
+def constant_term(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """a scale; the shift stays in the constant (of any shape)
+
+    Not: Add or Sub of two values; a constant that enlarges the value.
+    """
+    found = elementwise_of(facts, node)
+    if isinstance(found, Obstacle):
+        return found
+    if np.all(affine.scale == 1):
+        return Passed((), keeps=True)
+    scale = Affine(affine.scale, np.zeros_like(affine.scale))
+    enlarged = _enlarged(facts, found, scale)
+    return enlarged or Passed((Passage(found.data, scale),), keeps=True)
+
+
+@register("passing", PASSING, "Mul", "Div")
+def constant_factor(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """a scale, and a shift divided by the constant where that is nowhere zero
+
+    Not: Mul or Div of two values; a constant that enlarges the value.
+    """
+    found = elementwise_of(facts, node)
+    if isinstance(found, Obstacle):
+        return found
+    slope = found.slope
+    if affine.has_shift and not (np.all(slope) and np.all(np.isfinite(slope))):
+        return Obstacle(BLOCKED, "its constant is zero somewhere, and lets no shift pass", node)
+    if slope.ndim > affine.rank:
+        return Obstacle(LAYOUT, f"its constant has {slope.ndim} dimensions", node)
+    if not affine.has_shift:
+        before = affine
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            shift = affine.shift / slope.reshape((1,) * (affine.rank - slope.ndim) + slope.shape)
+        before = Affine(affine.scale, compressed(shift))
+    enlarged = _enlarged(facts, found, before)
+    return enlarged or Passed((Passage(found.data, before),), may_stay=True)
+
+
+@register("passing", PASSING, "Neg")
+def negation(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """everything, the shift negated"""
+    del facts, node
+    return _alone(Passage(0, Affine(affine.scale, -affine.shift)))
+
+
+def _alone(passage: Passage) -> Passed:
+    return Passed((passage,))
+
+
+def _enlarged(facts: Facts, found: Elementwise, before: Affine) -> Obstacle | None:
+    """Refuse where the constant may give the value more dimensions or larger ones: there is nothing to pass to then."""
+    value = found.node.inputs[found.data]
+    values = found.values
+    if value is None or (values.ndim == before.rank and known_rank(facts, value) != before.rank):
+        return Obstacle(LAYOUT, f"the rank of the value before {found.node.op} is not known", found.node)
+    own = (1,) * (before.rank - values.ndim) + values.shape
+    for axis, (size, theirs) in enumerate(zip(before.shape, own, strict=True)):
+        if size > 1 and theirs > 1 and known_size(facts, value, axis) != size:
+            return Obstacle(LAYOUT, f"dimension {axis} of the value before {found.node.op} is not known", found.node)
+    return None
+
+
+def backward(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle | None:
+    """The affines that must act on a node's inputs in place of one that acts on its output 0.
+
+    None for an operator that lets nothing pass.
+    """
     function = PASSING.get(node.op)
     if function is None:
-        return Obstacle(BLOCKED, f"{node.op} lets no per-channel affine pass", node)
+        return None
     if node.refers_to_attributes:
         return Obstacle(LAYOUT, "an attribute is a parameter of the function that holds it", node)
     return function(facts, node, affine)
+
+
+def may_pass(node: Node) -> bool:
+    """Whether a node is of an operator that lets some affine pass."""
+    return node.op in PASSING
 
 
 RANK_KEPT = frozenset({"Identity", "Dropout"})
@@ -139,21 +239,30 @@ def known_rank(facts: Facts, value: Value) -> int | None:
 
 def known_size(facts: Facts, value: Value, axis: int) -> int | None:
     """The size of one dimension of a value: what the weight that makes it says, or what shape inference knows."""
-    node = facts.graph.producer(value)
-    if node is not None and node.output(0) is value:
-        linear = linear_of(facts, node)
-        if isinstance(linear, Linear) and linear.axis == axis:
+    shape: tuple[Dim, ...] | None = None
+    for linear in _linears(facts, facts.graph.producer(value), value):
+        shape = shape or facts.shape(value)
+        rank = linear.rank or (None if shape is None else len(shape))
+        if rank is not None and rank >= linear.least_rank and linear.axis_at(rank) == axis:
             return linear.channels
-    shape = facts.shape(value)
+    shape = shape or facts.shape(value)
     size = None if shape is None or axis >= len(shape) else shape[axis]
     return size if isinstance(size, int) else None
 
 
+def _linears(facts: Facts, node: Node | None, value: Value) -> Iterator[Linear]:
+    """The ways in which the node that makes a value absorbs, as far as they tell its size."""
+    ways = None if node is None or node.output(0) is not value else ways_of(facts, node)
+    if isinstance(ways, tuple):
+        yield from (way for way in ways if isinstance(way, Linear))
+
+
 def _stated_rank(facts: Facts, node: Node) -> int | None:
     """The rank of a node's output as far as its own constants and attributes tell."""
-    linear = linear_of(facts, node)
-    if linear is not None:
-        return linear.rank if isinstance(linear, Linear) else None
+    ways = ways_of(facts, node)
+    ranks = {way.rank for way in ways if isinstance(way, Linear)} if isinstance(ways, tuple) else set()
+    if ranks - {None}:
+        return ranks.pop()
     if node.op == "Transpose":
         perm = node.ints_attribute("perm")
         return None if perm is None else len(perm)

@@ -55,33 +55,35 @@ SPATIAL = _reason(
     "that is shared between positions can take that over.",
     "re-export the layer with spatial=1, or with opset 9 or later, which knows per-channel statistics alone",
 )
-OLD_VERSION = _reason(
-    "old-version",
-    "a BatchNormalization older than opset 7",
-    "Before opset 7 the attribute is_test says whether the node trains, old exporters wrote it wrongly, and "
-    "onnxruntime cannot run such a node, so nothing could be shown.",
-    "convert the model first: onnx.version_converter.convert_version(model, 13)",
+TEST_FLAG = _reason(
+    "is-test-zero",
+    "a BatchNormalization older than opset 7 with is_test=0",
+    "Before opset 7 the attribute is_test says whether the node trains, and 0, its default, means that it does. Many "
+    "old exporters wrote 0 for models that were meant for inference; the file does not say which is the case.",
+    "if the model is meant for inference, fold with --assume-inference (assume_inference=True)",
 )
 NOT_CONSTANT = _reason(
     "not-constant",
     "a parameter or weight is computed while the model runs",
     "Folding rewrites constants. A scale, mean, weight or bias that depends on an input of the model (or of the "
     "function that holds it) has no value yet when the file is rewritten.",
-    "export the model with its parameters stored in the file (PyTorch: keep_initializers_as_inputs=False, constant "
-    "folding on)",
+    "export the model with its parameters stored in the file (PyTorch: constant folding on); where they are passed to "
+    "one of the model's functions, fold with --inline",
 )
 OVERRIDABLE = _reason(
     "overridable",
     "an initializer is also a graph input: a caller may replace it",
     "Since IR version 4 an initializer that is listed among the graph's inputs is only a default. Who feeds another "
     "value would get the effect of the old one if it had been folded.",
-    "remove the initializers from the graph's inputs if nobody feeds them (PyTorch: export with "
-    "keep_initializers_as_inputs=False)",
+    "fold with --freeze-inputs (freeze_inputs=True) if nobody feeds them; PyTorch: export with "
+    "keep_initializers_as_inputs=False",
 )
 QUANTIZED = _reason(
     "quantized",
-    "a weight is stored as integers behind DequantizeLinear",
-    "Computing a float weight from it would silently undo the quantisation and multiply the file's size.",
+    "a weight is stored as integers, and their scale cannot take the affine over",
+    "An affine settles in the scale of the DequantizeLinear that stands directly before the layer, one scale per "
+    "output (opset 13 and later). A bias of integers takes no shift, and a float weight computed from the integers "
+    "would silently undo the quantisation and multiply the file's size.",
     "fold before quantising: run bnfold on the float model, then quantise its output",
 )
 SPARSE = _reason(
@@ -123,6 +125,13 @@ BLOCKED = _reason(
     "none, if the model is meant so; place the BatchNormalization directly after a Conv, ConvTranspose or Gemm when "
     "designing the network",
 )
+NO_GAIN = _reason(
+    "no-gain",
+    "an Add would only be replaced by another one",
+    "MatMul and Einsum have no bias: a shift that settles there comes back as an Add behind them, so that moving an "
+    "Add (or Sub) there saves nothing. It is the bias of the layer before it already.",
+    "none is needed: it stays as the layer's bias",
+)
 OTHER_READERS = _reason(
     "other-readers",
     "a value on the way is read by something else too",
@@ -158,8 +167,8 @@ LAYOUT = _reason(
 )
 BIAS = _reason(
     "broken-bias",
-    "the bias before it has a shape that the operator does not accept",
-    "A bias must have one value per output channel. onnxruntime refuses the model as it is.",
+    "the bias before it has a shape or type that the operator does not accept",
+    "A bias must have one value per output channel, of the weight's type. onnxruntime refuses the model as it is.",
     "repair the bias in the exporting code",
 )
 OVERFLOW = _reason(
@@ -185,6 +194,6 @@ SKIPPED = _reason(
 TYPE = _reason(
     "type",
     "the weights are of a type that is not folded",
-    "Folding rounds once into the weight's own type; only float16, float32 and float64 weights are folded today.",
+    "Folding rounds once into the weight's own type; only float16, bfloat16, float32 and float64 weights are folded.",
     "fold in float32 and convert afterwards",
 )

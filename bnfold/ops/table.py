@@ -1,11 +1,12 @@
 """How operators register, so that planner, apply, `bnfold ops`, the docs and the tests read one table.
 
-Adding an operator is one decorated function in affine.py, linear.py or passing.py, whose docstring's first line is
-its row in the support matrix.
+Adding an operator is one decorated function in affine.py, linear.py, elementwise.py or passing.py. Its docstring is its
+entry in the support matrix: the first line says the rule, the paragraph that begins with "Not" says when it refuses.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -16,11 +17,12 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the support matrix."""
+    """One entry of the support matrix: what an operator does with an affine, and when it refuses ("" for never)."""
 
     op: str
     kind: Kind
     rule: str
+    unless: str
 
 
 class Table:
@@ -30,10 +32,12 @@ class Table:
         self._rows: dict[tuple[Kind, str], Row] = {}
 
     def add(self, kind: Kind, op: str, function: Callable[..., object]) -> None:
-        """Register a function; its docstring's first line says the rule."""
+        """Register a function under what its docstring says."""
         if (kind, op) in self._rows or not function.__doc__:
             raise ValueError(f"{op} stands in the table twice as {kind}, or has no docstring")
-        self._rows[kind, op] = Row(op, kind, function.__doc__.strip().splitlines()[0])
+        rule, *paragraphs = inspect.cleandoc(function.__doc__).split("\n\n")
+        unless = next((" ".join(text.split()) for text in paragraphs if text.startswith("Not")), "")
+        self._rows[kind, op] = Row(op, kind, rule, unless.removesuffix("."))
 
     def __iter__(self) -> Iterator[Row]:
         return iter(sorted(self._rows.values(), key=lambda row: (row.kind, row.op)))

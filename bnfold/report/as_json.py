@@ -9,9 +9,9 @@ from dataclasses import asdict
 
 from bnfold import __version__
 from bnfold.equality.verdict import Differs, EndToEnd, Same, Unknown, Verdict
+from bnfold.moves import Json, Move, Plan
 from bnfold.ops.reasons import Reason
 from bnfold.ops.table import Row
-from bnfold.planning import Json, Move, Plan
 from bnfold.result import Done, FoldResult, exit_code
 
 SCHEMA = 1
@@ -96,6 +96,11 @@ def _move(move: Move) -> Json:
 
 
 def _counts(plan: Plan) -> Json:
+    """BatchNormalizations, and beside them what is written by hand."""
+    return _counted(plan.batch_norms) | {"by_hand": _counted(plan.by_hand)}
+
+
+def _counted(plan: Plan) -> dict[str, Json]:
     return {"found": len(plan.moves) + len(plan.refusals), "folded": len(plan.moves), "left": len(plan.refusals)}
 
 

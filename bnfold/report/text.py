@@ -8,9 +8,9 @@ from itertools import groupby
 
 from bnfold.equality.certificate import Certificate
 from bnfold.equality.verdict import Differs, EndToEnd, Same, Unknown, Verdict
+from bnfold.moves import Move, Plan, Refusal
 from bnfold.ops.reasons import Reason
 from bnfold.ops.table import Row
-from bnfold.planning import Move, Plan, Refusal
 from bnfold.report.escape import shown
 from bnfold.result import Done, FoldResult
 
@@ -29,10 +29,10 @@ def fold_text(done: Sequence[Done], *, verbose: bool = False, check: bool = Fals
 
 def plan_text(name: str, plan: Plan, *, verbose: bool = False) -> str:
     """The answer of `bnfold plan`."""
-    lines = [shown(name), *_columns([_counts(plan, folded="to fold")])]
+    lines = [shown(name), *_columns(_counts(plan, folded="to fold"))]
     if verbose:
         lines += [*_moves(plan.moves)]
-    return "\n".join([*lines, *_left(plan.refusals, verbose=verbose)])
+    return "\n".join([*lines, *_left(plan, verbose=verbose)])
 
 
 def verdict_text(before: str, after: str, verdict: Verdict) -> str:
@@ -59,8 +59,14 @@ def ops_text(rows: Iterable[Row]) -> str:
     }
     lines: list[str] = []
     for kind, group in groupby(rows, key=lambda row: row.kind):
-        lines += ["", titles[kind], *_columns([(row.op, row.rule) for row in group])]
+        lines += ["", titles[kind], *_columns([line for row in group for line in _row(row)])]
     return "\n".join(lines[1:])
+
+
+def _row(row: Row) -> Iterator[tuple[str, str]]:
+    for name, text in ((row.op, row.rule), ("", row.unless)):
+        for i, line in enumerate(textwrap.wrap(text, WIDTH, subsequent_indent="  ")):
+            yield ("" if i else name), line
 
 
 def reason_text(reason: Reason) -> str:
@@ -89,11 +95,11 @@ def _done_lines(done: Done, *, verbose: bool, check: bool) -> Iterator[str]:
     yield from _columns(_result_rows(done.result, check=check))
     if verbose:
         yield from _moves(done.result.plan.moves)
-    yield from _left(done.result.plan.refusals, verbose=verbose)
+    yield from _left(done.result.plan, verbose=verbose)
 
 
 def _result_rows(result: FoldResult, *, check: bool) -> Iterator[tuple[str, str]]:
-    yield _counts(result.plan, folded="to fold" if check else "folded")
+    yield from _counts(result.plan, folded="to fold" if check else "folded")
     if check:
         return
     before, after = result.before, result.after
@@ -119,9 +125,16 @@ def _result_rows(result: FoldResult, *, check: bool) -> Iterator[tuple[str, str]
     yield "verified", _verified(result.verdict)
 
 
-def _counts(plan: Plan, *, folded: str) -> tuple[str, str]:
+def _counts(plan: Plan, *, folded: str) -> Iterator[tuple[str, str]]:
+    """BatchNormalizations, and where there are any, the affines that are written by hand."""
+    yield "BatchNorms", _counted(plan.batch_norms, folded)
+    if plan.by_hand.moves or plan.by_hand.refusals:
+        yield "by hand", f"{_counted(plan.by_hand, folded)} (Mul, Add, Sub, Div, Neg by a constant)"
+
+
+def _counted(plan: Plan, folded: str) -> str:
     found = len(plan.moves) + len(plan.refusals)
-    return "BatchNorms", f"{found} found, {len(plan.moves)} {folded}, {len(plan.refusals)} left"
+    return f"{found} found, {len(plan.moves)} {folded}, {len(plan.refusals)} left"
 
 
 def _certificate(certificate: Certificate) -> str:
@@ -165,11 +178,18 @@ def _moves(moves: Sequence[Move]) -> Iterator[str]:
         yield f"    {shown(move.site)} into {homes}{through}"
 
 
-def _left(refusals: Sequence[Refusal], *, verbose: bool) -> Iterator[str]:
-    """What stayed, grouped by reason, the most frequent first."""
+def _left(plan: Plan, *, verbose: bool) -> Iterator[str]:
+    """What stayed: BatchNormalizations, and, if all is asked for, what is written by hand."""
+    yield from _refused("left", plan.batch_norms.refusals, verbose=verbose)
+    if verbose:
+        yield from _refused("left, by hand", plan.by_hand.refusals, verbose=verbose)
+
+
+def _refused(title: str, refusals: Sequence[Refusal], *, verbose: bool) -> Iterator[str]:
+    """Refusals grouped by reason, the most frequent first."""
     if not refusals:
         return
-    yield "  left"
+    yield f"  {title}"
     by_code = sorted(refusals, key=lambda refusal: refusal.reason.code)
     groups = [(code, list(group)) for code, group in groupby(by_code, key=lambda refusal: refusal.reason.code)]
     for code, group in sorted(groups, key=lambda entry: (-len(entry[1]), entry[0])):
@@ -183,8 +203,8 @@ def _left(refusals: Sequence[Refusal], *, verbose: bool) -> Iterator[str]:
 
 
 def _sums(done: Sequence[Done]) -> Iterator[str]:
-    results = [one.result for one in done if one.result is not None]
-    moved, left = (sum(len(getattr(r.plan, kind)) for r in results) for kind in ("moves", "refusals"))
+    results = [one.result.plan.batch_norms for one in done if one.result is not None]
+    moved, left = (sum(len(getattr(plan, kind)) for plan in results) for kind in ("moves", "refusals"))
     failed = sum(one.result is None for one in done)
     yield f"{len(done)} models: {moved} BatchNorms folded, {left} left" + (
         f", {failed} model(s) failed" if failed else ""

@@ -6,7 +6,7 @@ lets the certificate judge any other candidate under those same claims. Nothing 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -75,9 +75,7 @@ class Fold:
     def of(cls, model: onnx.ModelProto, *, normalizations_alone: bool = False) -> Fold:
         """With `normalizations_alone` what is written by hand stays, whatever the planner can do with it."""
         graph = Graph.of(read(model))
-        plan = make_plan(graph)
-        if normalizations_alone:
-            plan = replace(plan, moves=tuple(m for m in plan.moves if m.site.op == "BatchNormalization"))
+        plan = make_plan(graph, bn_only=normalizations_alone)
         after = onnx.ModelProto.FromString(to_bytes(graph.model, rewrite(graph, plan).edits))
         return cls(model, after, plan, claims(plan))
 

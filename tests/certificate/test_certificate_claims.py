@@ -285,16 +285,19 @@ def test_a_factor_on_the_way_stays_as_it_is() -> None:
     refused(pair, "Mul#2 reads", after)
 
 
-def test_a_shift_past_a_factor_that_has_taken_a_scale_is_not_decided() -> None:
+def test_a_shift_past_a_factor_that_has_taken_a_scale_is_divided_by_both() -> None:
     draw = Draw(7)
     w, k, q, c = draw.weights(4, 3, 3), draw.factors(4, 1), draw.factors(4, 1), draw.terms(4, 1)
-    for divisor in (wide(k) * wide(q), wide(k)):  # right, and wrong
+    for divisor, is_right in ((wide(k) * wide(q), True), (wide(k), False)):
         pair = pair_of(
             draw, CONV, "h = Conv(x,w) t = Mul(h,k) u = Mul(t,q) n = Add(u,c) y = Relu(n)",
             "h1 = Conv(x,w,b1) n = Mul(h1,k1) y = Relu(n)", ["u: -> t", "n: u t -> h"], shared={"w": w},
             old={"k": k, "q": q, "c": c}, new={"k1": wide(k) * wide(q), "b1": (wide(c) / divisor)[:, 0]},
         )  # fmt: skip
-        undecided(pair, "a shift passes Mul#1, into which another affine has gone")
+        if is_right:
+            certified(pair)
+        else:
+            refused(pair, "the bias of Conv#0")
 
 
 def test_a_claim_may_leave_out_nodes_that_go_and_no_others() -> None:

@@ -643,7 +643,7 @@ def function(normalization: str = "BatchNormalization") -> onnx.ModelProto:
     random = np.random.default_rng(6)
     constants = {"w": random.standard_normal((4, 4, 3)).astype("f"), **parameters(random, 4)}
     lines = "\n".join(f"{name} = {literal(values)}" for name, values in constants.items())
-    body = f"k = Constant<value_float = 2.0>() c = Conv<pads=[1,1]>(x,w) n = {normalization}(c,g,e,m,v) y = Mul(n,k)"
+    body = f"k = Constant<value_float = 2.0>() c = Conv<pads=[1,1]>(x,w) n = {normalization}(c,g,e,m,v) y = Max(n,k)"
     further = f'<domain: "local", opset_import: ["" : 17]> f <factor> (x) => (y) {{ {lines} {body} }}'
     text = "(float[1,4,8] x) => (float[1,4,8] y) { y = local.f<factor = 0.5>(x) }" + further
     return parsed(text, further=', "local" : 1')

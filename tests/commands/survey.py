@@ -33,6 +33,7 @@ class Row:
     found: int
     removed: int
     left: dict[str, int]
+    by_hand: tuple[int, int]
     verdict: str
     overlooked: tuple[str, ...]
 
@@ -40,10 +41,17 @@ class Row:
 def survey(path: Path, *, level: str) -> Row:
     """Fold one model and say what became of it."""
     plan = bnfold.plan(path)
-    left = Counter(refusal.reason.code for refusal in plan.refusals)
-    overlooked = tuple(sorted({r.site.name or str(r.site) for r in plan.refusals} & straight(path)))
+    ours, by_hand = plan.batch_norms, plan.by_hand
+    left = Counter(refusal.reason.code for refusal in ours.refusals)
+    overlooked = tuple(sorted({r.site.name or str(r.site) for r in ours.refusals} & straight(path)))
     return Row(
-        path.stem, len(plan.moves) + sum(left.values()), len(plan.moves), left, verdict_of(path, level), overlooked
+        name=path.stem,
+        found=len(ours.moves) + len(ours.refusals),
+        removed=len(ours.moves),
+        left=left,
+        by_hand=(len(by_hand.moves), len(by_hand.moves) + len(by_hand.refusals)),
+        verdict=verdict_of(path, level),
+        overlooked=overlooked,
     )
 
 
@@ -106,18 +114,21 @@ def main() -> int:
     parser.add_argument("--verify", choices=("full", "certificate"), default="full")
     options = parser.parse_args()
     rows = []
-    say("| model | BNs | removed | left | verdict |\n|---|---|---|---|---|")
+    say("| model | BNs | removed | left | by hand | verdict |\n|---|---|---|---|---|---|")
     for path in models(options.folder, options.fill):
         row = survey(path, level=options.verify)
         rows.append(row)
         left = ", ".join(f"{count} {code}" for code, count in sorted(row.left.items()))
-        say(f"| {row.name} | {row.found} | {row.removed} | {left} | {row.verdict}{' !' * bool(row.overlooked)} |")
+        by_hand = "{} of {}".format(*row.by_hand) if any(row.by_hand) else ""
+        verdict = row.verdict + " !" * bool(row.overlooked)
+        say(f"| {row.name} | {row.found} | {row.removed} | {left} | {by_hand} | {verdict} |")
     codes: Counter[str] = Counter()
     for row in rows:
         codes.update(row.left)
     found, removed = sum(row.found for row in rows), sum(row.removed for row in rows)
     left = ", ".join(f"{count} {code}" for code, count in codes.most_common())
-    say(f"| **{len(rows)} models** | {found} | {removed} | {left} | |")
+    by_hand = "{} of {}".format(*(sum(counts) for counts in zip(*(row.by_hand for row in rows), strict=True)))
+    say(f"| **{len(rows)} models** | {found} | {removed} | {left} | {by_hand} | |")
     failed = [row for row in rows if row.overlooked or not row.verdict.startswith(("same", "unchanged"))]
     return 1 if failed else 0
 

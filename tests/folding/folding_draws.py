@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from hypothesis import HealthCheck, settings
@@ -92,3 +92,54 @@ def arrays(draw: st.DrawFn, dims: tuple[int, ...], dtype: type) -> Array:
 def epsilons() -> st.SearchStrategy[float]:
     """The default and others that exporters write."""
     return st.sampled_from([1e-5, 1e-3, 1e-12, 0.1])
+
+
+@dataclass(slots=True)
+class Chain:
+    """Affines written behind one another as ONNX text, all along one `axis` of a value of `rank` dimensions."""
+
+    kind: Kind
+    rank: int
+    axis: int
+    channels: int
+    value: str
+    lines: list[str] = field(default_factory=list)
+    tensors: dict[str, Array] = field(default_factory=dict)
+
+    def add(self, text: str, **tensors: Array) -> None:
+        """One more line; `{x}` is the value so far, `{n}` a number that no other line has."""
+        number, before = len(self.lines), self.value
+        self.value = f"{before.split('_')[0]}_{number + 1}"
+        self.lines.append(f"{self.value} = {text.format(x=before, n=number)}")
+        self.tensors |= {name.format(n=number): array for name, array in tensors.items()}
+
+
+@st.composite
+def spread(draw: st.DrawFn, chain: Chain) -> Array:
+    """A nonzero constant for a chain, one per channel or one in all, in any shape that broadcasts without enlarging."""
+    dims = draw(st.sampled_from([(chain.channels, *[1] * (chain.rank - 1 - chain.axis)), (), (1,)]))
+    dims = (1,) * draw(st.integers(0, chain.rank - len(dims))) + dims
+    # No two constants of a chain cancel to the last bit: what would be left then is an Add of zero.
+    values = draw(arrays(dims, chain.kind.data))
+    filled = np.where(values == 0, 1, values) * (1 + len(chain.lines) / 16)
+    return np.asarray(filled).astype(chain.kind.data)
+
+
+@st.composite
+def chained(draw: st.DrawFn, chain: Chain, least: int = 1, most: int = 6) -> Chain:
+    """The same chain with a few more affines: Mul, Add, Sub, Div, Neg in both orders, BatchNormalization on axis 1."""
+    written = ["Mul ({x}, {c})", "Mul ({c}, {x})", "Add ({x}, {c})", "Add ({c}, {x})", "Sub ({x}, {c})",
+               "Sub ({c}, {x})", "Div ({x}, {c})", "Neg ({x})"]  # fmt: skip
+    norms = ["BatchNormalization"] * 4 if chain.axis == 1 else []
+    for _ in range(draw(st.integers(least, most))):
+        line = draw(st.sampled_from(written + norms))
+        if line == "BatchNormalization":
+            prefix = f"{chain.value}_n"
+            chain.tensors |= draw(statistics(chain.channels, chain.kind, prefix))
+            chain.add(f"BatchNormalization ({{x}}, {prefix}g, {prefix}be, {prefix}m, {prefix}v)")
+            continue
+        name = f"{chain.value}_c"
+        if "{c}" in line:
+            chain.tensors[name] = draw(spread(chain))
+        chain.add(line.replace("{c}", name))
+    return chain

@@ -30,8 +30,8 @@ Array = NDArray[np.generic]
 Feeds = Mapping[str, Array]
 
 HALF_UNIT = {np.dtype(np.float16): 2.0**-11, np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
-CONTRACTING = frozenset({"Relu", "Sigmoid"})
-"""Functions that make no difference larger: S passes them as it is."""
+ON_SIZES = {"Relu": "Identity", "Sigmoid": "Identity", "Neg": "Identity", "Sub": "Add"}
+"""What S runs in place of an operator: one that makes no difference larger passes it, and a difference is a sum."""
 
 CLEARLY_WRONG = 100.0
 """How many bounds a wrong fold must be off, so that a test of a refusal shows something."""
@@ -116,10 +116,10 @@ def plan_of(proto: onnx.ModelProto) -> Plan:
     return plan
 
 
-def fold(source: onnx.ModelProto | bytes) -> Folded:
+def fold(source: onnx.ModelProto | bytes, *, assume_inference: bool = False, bn_only: bool = False) -> Folded:
     """Plan and apply, without verification."""
     graph = Graph.of(read(source))
-    plan = make_plan(graph)
+    plan = make_plan(graph, assume_inference=assume_inference, bn_only=bn_only)
     assert plan.accounts_for(graph)
     done = rewrite(graph, plan)
     data = to_bytes(graph.model, done.edits)
@@ -134,13 +134,15 @@ def folded(proto: onnx.ModelProto, moves: int = 1) -> Folded:
     return done
 
 
-def refusal(proto: onnx.ModelProto, code: str, blamed: str | None = None, index: int = 0) -> Refusal:
+def refusal(
+    proto: onnx.ModelProto, code: str, blamed: str | None = None, index: int = 0, op: str = "BatchNormalization"
+) -> Refusal:
     """The only refusal of a model, whose every part must be told: site, detail, remedy, and the op to blame."""
     done = fold(proto)
     refused = done.plan.refusals[index]
     assert refused.reason.code == code, refused
     assert refused.reason is REASONS[code]
-    assert refused.site.op == "BatchNormalization"
+    assert refused.site.op == op
     assert refused.detail
     assert refused.remedy
     assert (refused.blamed.op if refused.blamed else None) == blamed
@@ -196,13 +198,13 @@ def ceiling(proto: onnx.ModelProto, feeds: Feeds) -> list[NDArray[np.float64]]:
     """S for every output: the model on absolute values, half precision widened, each mean added in size."""
     wide = onnx.ModelProto()
     wide.CopyFrom(proto)
+    _dequantize(wide)
     held = constants(wide)
     new = {name: _absolute(array) for name, array in held.items()}
     for number, node in enumerate(n for n in wide.graph.node if n.op_type == "BatchNormalization"):
         new |= _absolute_norm(node, {**feeds, **held}, f"ceiling{number}")
     for node in wide.graph.node:
-        if node.op_type in CONTRACTING:
-            node.op_type = "Identity"
+        node.op_type = ON_SIZES.get(node.op_type, node.op_type)
         for attribute in node.attribute:
             if node.op_type == "Gemm" and attribute.name in {"alpha", "beta"}:
                 attribute.f = abs(attribute.f)
@@ -212,6 +214,19 @@ def ceiling(proto: onnx.ModelProto, feeds: Feeds) -> list[NDArray[np.float64]]:
         if entry.type.tensor_type.elem_type == TensorProto.FLOAT16:
             entry.type.tensor_type.elem_type = TensorProto.FLOAT
     return [out.astype(np.float64) for out in run(wide, {name: _absolute(a) for name, a in feeds.items()})]
+
+
+def _dequantize(proto: onnx.ModelProto) -> None:
+    """Write what each dequantisation of constants gives as a constant."""
+    held = constants(proto)
+    for node in [n for n in proto.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in held]:
+        name = node.output[0]
+        alone = helper.make_graph([node], "alone", [], [onnx.ValueInfoProto(name=name)])
+        alone.initializer.extend(numpy_helper.from_array(held[used], used) for used in node.input if used)
+        opsets = list(proto.opset_import)
+        (floats,) = run(helper.make_model(alone, opset_imports=opsets, ir_version=proto.ir_version), {})
+        proto.graph.initializer.append(numpy_helper.from_array(floats, name))
+        proto.graph.node.remove(node)
 
 
 def _absolute_norm(node: NodeProto, held: Mapping[str, Array], prefix: str) -> dict[str, Array]:
@@ -259,6 +274,36 @@ def assert_same_function(before: onnx.ModelProto, after: onnx.ModelProto, feeds:
     """Every element of every output within the bound."""
     off = bounds_off(before, after, feeds, fan_in)
     assert off <= 1, f"{off:.3g} bounds off"
+
+
+def proven(before: onnx.ModelProto, feeds: Feeds, fan_in: int, *, left: int = 0) -> Folded:
+    """A fold that leaves `left` affines, and what holds of every one.
+
+    It is the same function; folding again changes no byte; the file is valid; and no more nodes than before (an Add
+    that a home gets is paid for by the node that went), Constants apart, which are weights.
+    """
+    done = fold(before)
+    assert len(done.plan.refusals) == left, done.plan.refusals
+    assert is_valid(done.proto) or not is_valid(before)
+    assert working_nodes(done.proto) <= working_nodes(before)
+    assert fold(done.bytes).bytes == done.bytes
+    if done.plan.moves:
+        assert_same_function(before, done.proto, feeds, fan_in)
+    return done
+
+
+def is_valid(proto: onnx.ModelProto) -> bool:
+    """What onnx's checker says of a model."""
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError:
+        return False
+    return True
+
+
+def working_nodes(proto: onnx.ModelProto) -> int:
+    """The number of nodes of the main graph that compute something."""
+    return sum(node.op_type != "Constant" for node in proto.graph.node)
 
 
 # --- constants ------------------------------------------------------------------------------------------------------

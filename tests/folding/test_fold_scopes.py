@@ -131,8 +131,9 @@ def test_a_function_with_its_weights_in_constant_nodes_folds() -> None:
 
 def test_a_function_has_opsets_of_its_own() -> None:
     before = function(opset=6, W=W, **norm(4))
-    found = refusal(before, "old-version")
+    found = refusal(before, "is-test-zero")
     assert found.site.scope == "function local.block"
+    assert len(fold(before, assume_inference=True).plan.moves) == 1
 
 
 def test_two_functions_whose_full_names_read_alike_are_two() -> None:

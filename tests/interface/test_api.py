@@ -16,6 +16,10 @@ from command_line import DIGITS, custom, environment, foldable, operators, tempo
 
 import bnfold
 from bnfold import api
+from bnfold.equality.end_to_end import Outcome
+from bnfold.equality.verdict import EndToEnd, OutputComparison
+from bnfold.ops import absorb
+from bnfold.proving import judged
 from bnfold.report import as_json
 from bnfold.result import Done
 
@@ -23,8 +27,8 @@ CERTIFICATE = "certificate"
 
 
 def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = api.rewrite.__globals__["absorbed_weight"]
-    monkeypatch.setattr("bnfold.apply.absorbed_weight", lambda *given: right(*given) * np.float32(1.0001))
+    right = absorb.absorbed_weight
+    monkeypatch.setattr(absorb, "absorbed_weight", lambda *given: right(*given) * np.float32(1.0001))
 
 
 @pytest.mark.parametrize("source", ["path", "text", "bytes", "proto"])
@@ -226,6 +230,31 @@ def test_an_undecided_fold_raises_with_its_verdict(desk: Path) -> None:
     assert not (desk / "out.onnx").exists()
     alone = bnfold.fold(custom(), verify=CERTIFICATE).verdict
     assert (alone.certified, alone.executed) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("is_certified", "reason", "ratio", "word"),
+    [
+        (True, "floor", 5.0, "same"), (False, "floor", 5.0, "unknown"), (True, "floor", 11.0, "unknown"),
+        (True, "discrete", 11.0, "same"), (True, "random", 5.0, "unknown"),
+    ],
+)  # fmt: skip
+def test_a_certificate_decides_where_the_rounding_floor_does_not(
+    is_certified: bool, reason: str, ratio: float, word: str
+) -> None:
+    apart = OutputComparison("y", "normal", ratio, 1e-6, 1e-6, 120.0, None, decides=True, equal=False)
+    outcome = Outcome("undecided", "apart by 5 times", reason, None, EndToEnd((apart,), None, ("a note",)))
+    verdict = judged(outcome, is_certified=is_certified)
+    assert verdict.word == word
+    if (word, reason) == ("same", "floor"):
+        assert verdict.end_to_end.notes == (
+            "a note",
+            "apart by 5 times: that decides nothing, and the certificate does",
+        )
+
+
+def test_a_difference_is_one_whatever_a_certificate_says() -> None:
+    assert judged(Outcome("differs", "apart", "floor"), is_certified=True).word == "differs"
 
 
 def test_verdicts_speak_for_themselves(desk: Path) -> None:

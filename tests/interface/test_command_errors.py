@@ -19,6 +19,7 @@ from command_line import Answer, command, environment, operators, refused, run, 
 from onnx import numpy_helper
 
 from bnfold import api, result
+from bnfold.ops import absorb
 
 Cli = Callable[..., Answer]
 CERTIFICATE = ("--verify", "certificate")
@@ -196,9 +197,9 @@ def test_the_same_errors_are_one_line_when_bnfold_is_a_process(desk: Path) -> No
 
 @pytest.fixture
 def wrong_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """bnfold.apply writes every weight one part in ten thousand too large."""
-    right = api.rewrite.__globals__["absorbed_weight"]
-    monkeypatch.setattr("bnfold.apply.absorbed_weight", lambda *given: right(*given) * np.float32(1.0001))
+    """Every weight is written one part in ten thousand too large."""
+    right = absorb.absorbed_weight
+    monkeypatch.setattr(absorb, "absorbed_weight", lambda *given: right(*given) * np.float32(1.0001))
 
 
 @pytest.mark.usefixtures("wrong_weights")
@@ -257,7 +258,7 @@ def test_a_wrong_fold_that_the_certificate_missed_is_found_by_running_it(
 def test_a_plan_that_leaves_out_the_shift_is_not_verified(
     cli: Cli, untouched: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bnfold.apply.absorbed_bias", lambda *_: None)
+    monkeypatch.setattr(absorb, "_new_bias", lambda *_: None)
     refused(cli("fold", "m.onnx", "-o", "target.onnx"), 4, "the bias of Conv#0")
     untouched()
 

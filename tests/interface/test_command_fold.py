@@ -19,6 +19,9 @@ from onnx import helper
 Cli = Callable[..., Answer]
 CERTIFICATE = ("--verify", "certificate")
 
+NONE = {"found": 0, "folded": 0, "left": 0}
+"""Affines that are written by hand, in a model that has none."""
+
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -44,7 +47,7 @@ def test_a_fold_says_what_it_did_in_json(cli: Cli, desk: Path) -> None:
     (one,) = said["models"]
     assert (one["source"], one["target"], one["exit_code"], one["error"]) == ("m.onnx", "out.onnx", 0, None)
     result = one["result"]
-    assert result["counts"] == {"found": 1, "folded": 1, "left": 0}
+    assert result["counts"] == {"found": 1, "folded": 1, "left": 0, "by_hand": NONE}
     assert result["written"] == "out.onnx"
     assert result["sha256"] == sha256(desk / "out.onnx")
     assert result["before"] == {"nodes": 3, "batch_norms": 1, "bytes": (desk / "m.onnx").stat().st_size}
@@ -60,7 +63,7 @@ def test_a_fold_says_what_it_did_in_json(cli: Cli, desk: Path) -> None:
 def test_the_digits_model_keeps_its_accuracy(cli: Cli) -> None:
     answer = cli("fold", DIGITS, "-o", "out.onnx", "--data", DIGITS_DATA, "--format", "json")
     result = answer.json["models"][0]["result"]
-    assert result["counts"] == {"found": 8, "folded": 8, "left": 0}
+    assert result["counts"] == {"found": 8, "folded": 8, "left": 0, "by_hand": NONE}
     accuracy = result["verdict"]["end_to_end"]["accuracy"]
     assert accuracy["samples"] == 360
     assert round(accuracy["before"] * 360) == round(accuracy["after"] * 360) == 354

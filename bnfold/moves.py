@@ -1,0 +1,170 @@
+"""Plan, Move and Refusal: what was decided of each affine, as values, and as JSON both ways.
+
+Every affine of a model stands in exactly one move or one refusal; `Plan.accounts_for` says so of a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.errors import UsageError
+from bnfold.graph import Graph
+from bnfold.nodes import Site
+from bnfold.ops.affine import affine_nodes, is_batch_norm
+from bnfold.ops.facts import Facts
+from bnfold.ops.reasons import REASONS, SKIPPED, Reason
+
+Json = str | int | float | list[Any] | dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One home of a move, and the affine of the home's output that it takes over."""
+
+    home: Site
+    after: Affine
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One affine that goes: where it stood, the homes it settles in, and the nodes it passed, nearest first."""
+
+    site: Site
+    arrivals: tuple[Arrival, ...]
+    path: tuple[Site, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One affine that stays: the reason, a sentence about this case, and the node to blame (if it is another)."""
+
+    site: Site
+    reason: Reason
+    detail: str
+    blamed: Site | None = None
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return self.reason.remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that will be done to one model, and all that will not: `fingerprint` is a SHA-256.
+
+    It is that of the model planned for: the file, or what --inline and --freeze-inputs make of it.
+    `assumes_inference`: whether BatchNormalizations older than opset 7 were taken for inference unasked.
+    """
+
+    fingerprint: str
+    moves: tuple[Move, ...]
+    refusals: tuple[Refusal, ...]
+    assumes_inference: bool = False
+
+    def accounts_for(self, graph: Graph) -> bool:
+        """Whether every affine of the graph stands in exactly one move or refusal (the invariant of a plan)."""
+        ours = sorted([move.site for move in self.moves] + [refusal.site for refusal in self.refusals])
+        facts = Facts(graph, assume_inference=self.assumes_inference)
+        return ours == sorted(node.site for node in affine_nodes(facts))
+
+    @property
+    def left(self) -> int:
+        """How many BatchNormalizations stay although nobody asked them to."""
+        return sum(refusal.reason is not SKIPPED for refusal in self.batch_norms.refusals)
+
+    @property
+    def batch_norms(self) -> Plan:
+        """What was decided of BatchNormalizations alone."""
+        return self._part(is_batch_norm)
+
+    @property
+    def by_hand(self) -> Plan:
+        """What was decided of affines that are written by hand (Mul, Add, Sub, Div, Neg)."""
+        return self._part(lambda op: not is_batch_norm(op))
+
+    def _part(self, belongs: Callable[[str], bool]) -> Plan:
+        moves = tuple(move for move in self.moves if belongs(move.site.op))
+        refusals = tuple(refusal for refusal in self.refusals if belongs(refusal.site.op))
+        return replace(self, moves=moves, refusals=refusals)
+
+    def to_json(self) -> dict[str, Json]:
+        """This plan as JSON values; `from_json` gives an equal plan back."""
+        return {
+            "fingerprint": self.fingerprint,
+            "assumes_inference": self.assumes_inference,
+            "moves": [_move_to_json(move) for move in self.moves],
+            "refusals": [_refusal_to_json(refusal) for refusal in self.refusals],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The plan that `to_json` wrote; raises UsageError for anything else."""
+        try:
+            moves = tuple(_move_from_json(entry) for entry in value["moves"])
+            refusals = tuple(_refusal_from_json(entry) for entry in value["refusals"])
+            return cls(str(value["fingerprint"]), moves, refusals, bool(value["assumes_inference"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"this is no plan: {error!r}") from error
+
+    def homes(self) -> dict[Site, Affine]:
+        """What each home takes over in all: the composition of its arrivals, in the order of the moves."""
+        homes: dict[Site, Affine] = {}
+        for move in self.moves:
+            for arrival in move.arrivals:
+                earlier = homes.get(arrival.home)
+                homes[arrival.home] = arrival.after if earlier is None else arrival.after @ earlier
+        return homes
+
+
+def _site_to_json(site: Site) -> dict[str, Json]:
+    return {"scope": site.scope, "index": site.index, "op": site.op, "name": site.name}
+
+
+def _site_from_json(value: Mapping[str, Any]) -> Site:
+    return Site(str(value["scope"]), int(value["index"]), str(value["op"]), str(value["name"]))
+
+
+def _move_to_json(move: Move) -> dict[str, Json]:
+    return {
+        "site": _site_to_json(move.site),
+        "homes": [{"home": _site_to_json(a.home), "after": _affine_to_json(a.after)} for a in move.arrivals],
+        "path": [_site_to_json(site) for site in move.path],
+    }
+
+
+def _move_from_json(value: Mapping[str, Any]) -> Move:
+    arrivals = (Arrival(_site_from_json(a["home"]), _affine_from_json(a["after"])) for a in value["homes"])
+    return Move(_site_from_json(value["site"]), tuple(arrivals), tuple(_site_from_json(s) for s in value["path"]))
+
+
+def _affine_to_json(affine: Affine) -> dict[str, Json]:
+    return {
+        name: {"shape": list(array.shape), "data": array.reshape(-1).tolist()}
+        for name, array in (("scale", affine.scale), ("shift", affine.shift))
+    }
+
+
+def _affine_from_json(value: Mapping[str, Any]) -> Affine:
+    scale, shift = (np.array(v["data"], np.float64).reshape(v["shape"]) for v in (value["scale"], value["shift"]))
+    return Affine(scale, shift)
+
+
+def _refusal_to_json(refusal: Refusal) -> dict[str, Json]:
+    return {
+        "site": _site_to_json(refusal.site),
+        "code": refusal.reason.code,
+        "detail": refusal.detail,
+        "blamed": None if refusal.blamed is None else _site_to_json(refusal.blamed),
+        "remedy": refusal.remedy,
+    }
+
+
+def _refusal_from_json(value: Mapping[str, Any]) -> Refusal:
+    blamed = None if value["blamed"] is None else _site_from_json(value["blamed"])
+    return Refusal(_site_from_json(value["site"]), REASONS[value["code"]], str(value["detail"]), blamed)

@@ -1,0 +1,258 @@
+"""The absorbing arithmetic, written once for all operators that are linear in a constant weight.
+
+With the weight seen as (group, out, in, taps...) and the bias as something that broadcasts against the output, an
+affine (a, s) after  y = W x + b  gives
+
+    W'[g, o, i, t] = a[g, o] * W[g, o, i, t]          b' = a * b + s
+
+in float64, rounded once into the weight's own type. It is exact in real arithmetic for any padding, stride and
+dilation, because what is added for padding (zero) stays zero under W. An operator without a bias of its own gets b'
+as an Add behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from bnfold.affine import Affine, Float64
+from bnfold.nodes import Node
+from bnfold.ops.facts import Array, Constant
+from bnfold.ops.home import Furnishing, NewConstant, NewNode
+from bnfold.ops.quantized import Dequantized
+from bnfold.ops.reasons import AXIS, NOT_FINITE, OVERFLOW, PRECISION, QUANTIZED, Obstacle
+from bnfold.ops.rounding import HALF_UNITS, rounded
+
+BLOCK = 1 << 18
+"""Elements computed at a time: 2 MB in float64."""
+
+MOST_ROUNDING = 4.0
+"""Units of rounding, as a root mean square over a channel, beyond which a narrow type has lost the weight."""
+
+View = Callable[[Array], Array]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Linear:
+    """A node whose output is linear in a constant weight (a Home).
+
+    `view` gives an array of the weight's dims as (group, out, in, taps...), without copying. The group*out outputs lie
+    along `axis` of the output, counted from the end where negative; `rank` is None where the weight does not say it,
+    and is then at least `least_rank`. `weight_axis` is the axis of the weight that the outputs are, where it is one.
+
+    `bias` is None where there is none; `bias_input` is None where the operator has no place for one. It acts multiplied
+    by `bias_factor`, and a rewritten node drops `dropped` (Gemm's beta) because its bias has taken that in.
+    """
+
+    node: Node
+    weight: Constant | Dequantized
+    weight_input: int
+    view: View = field(repr=False)
+    rank: int | None
+    axis: int
+    weight_axis: int | None
+    bias: Constant | Dequantized | None = None
+    bias_input: int | None = None
+    bias_factor: float = 1.0
+    bias_is_vector: bool = True
+    dropped: frozenset[str] = frozenset()
+    least_rank: int = 1
+    channels: int = field(init=False)
+    groups: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Read the number of outputs off the weight's dims."""
+        shape = self.view(np.broadcast_to(np.zeros((), np.float32), self.weight.dims)).shape
+        object.__setattr__(self, "groups", shape[0])
+        object.__setattr__(self, "channels", shape[0] * shape[1])
+
+    def axis_at(self, rank: int) -> int:
+        """The axis of the outputs in an output of that rank."""
+        return self.axis if self.axis >= 0 else self.axis + rank
+
+    def obstacle_to(self, after: Affine) -> Obstacle | None:
+        """The axes, then the numbers."""
+        return _axis_obstacle(self, after) or _weight_obstacle(self, after) or _bias_obstacle(self, after)
+
+    def needs_add(self, after: Affine) -> bool:
+        """A shift, and no place for it."""
+        return self.bias_input is None and after.has_shift
+
+    def furnishing(self, after: Affine) -> Furnishing:
+        """The new weight, computed when it is written, and the new bias."""
+        exact = _exact_bias(self, after)
+        weight, bias = _new_weight(self, after), _new_bias(self, after, exact)
+        parts = [part for part in (weight, bias) if part is not None]
+        return Furnishing(
+            constants=tuple(part for part in parts if isinstance(part, NewConstant)),
+            nodes=tuple(part for part in parts if isinstance(part, NewNode)),
+            dropped=frozenset() if exact is None else self.dropped,
+            added=_shift_behind(self, exact, after.rank) if self.needs_add(after) and exact is not None else None,
+        )
+
+
+def absorbed_weight(linear: Linear, weight: Constant, after: Affine) -> Array:
+    """W' = a*W in the weight's own type and shape, rounded once; requires that no obstacle stands."""
+    folded = np.empty(weight.dims, weight.dtype)
+    target = linear.view(folded)
+    for group, outputs, exact in _products(linear, weight, after):
+        target[group, outputs] = rounded(exact, weight.dtype)
+    return folded
+
+
+def absorbed_bias(linear: Linear, exact: Float64) -> Array:
+    """b' = a*b + s in the weight's type."""
+    return rounded(exact, linear.weight.dtype)
+
+
+def _new_weight(linear: Linear, after: Affine) -> NewConstant | NewNode:
+    weight = linear.weight
+    if isinstance(weight, Dequantized):
+        return weight.copy(linear.weight_input, *_factors(linear, linear.weight_axis, after))
+    header = TensorProto(data_type=weight.data_type, dims=weight.dims)
+    content = partial(absorbed_weight, linear, weight, after)
+    name = f"{weight.value.name}_folded"
+    return NewConstant(linear.weight_input, weight, name, header, content, replaces=True)
+
+
+def _new_bias(linear: Linear, after: Affine, exact: Float64 | None) -> NewConstant | NewNode | None:
+    if linear.bias_input is None:
+        return None
+    if isinstance(linear.bias, Dequantized):
+        return linear.bias.copy(linear.bias_input, *_factors(linear, 0, after))
+    if exact is None:
+        return None
+    array = absorbed_bias(linear, exact)
+    if linear.bias is not None:
+        return NewConstant.now(linear.bias_input, linear.bias, f"{linear.bias.value.name}_folded", array, replaces=True)
+    return NewConstant.now(linear.bias_input, _anchor(linear), _bias_name(linear), array, replaces=False)
+
+
+def _shift_behind(linear: Linear, exact: Float64, rank: int) -> NewConstant:
+    """The constant of an Add, which must broadcast along the axis of the outputs."""
+    shape = (-1, *[1] * (rank - 1 - linear.axis_at(rank)))
+    array = absorbed_bias(linear, exact).reshape(shape)
+    return NewConstant.now(1, _anchor(linear), _bias_name(linear), array, replaces=False)
+
+
+def _anchor(linear: Linear) -> Constant:
+    """The constant beside which a new bias comes to lie, and whose type it has."""
+    return linear.weight.scale if isinstance(linear.weight, Dequantized) else linear.weight
+
+
+def _bias_name(linear: Linear) -> str:
+    name = linear.weight.value.name
+    return f"{name.removesuffix('weight')}bias" if name.endswith("weight") else f"{name}_bias"
+
+
+def _factors(linear: Linear, axis: int | None, after: Affine) -> tuple[Float64, int]:
+    """One factor per index of an operand's axis; one in all where the outputs are no axis of it."""
+    scale, _ = after.along(linear.axis_at(after.rank), linear.channels)
+    return (scale[:1], 0) if axis is None else (scale, axis)
+
+
+def _products(linear: Linear, weight: Constant, after: Affine) -> Iterator[tuple[int, slice, Float64]]:
+    """(group, slice of its outputs, a*W exactly there), in pieces of about BLOCK elements."""
+    source = linear.view(weight.array())
+    groups, outputs, *rest = source.shape
+    scale, _ = after.along(linear.axis_at(after.rank), groups * outputs)
+    factors = scale.reshape(groups, outputs, *[1] * len(rest))
+    step = max(1, BLOCK // max(1, int(np.prod(rest, dtype=np.int64))))
+    for group in range(groups):
+        for first in range(0, outputs, step):
+            piece = slice(first, first + step)
+            with np.errstate(over="ignore", invalid="ignore"):
+                exact = np.multiply(source[group, piece], factors[group, piece], dtype=np.float64)
+            yield group, piece, exact
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _exact_bias(linear: Linear, after: Affine) -> Float64 | None:
+    """a*b + s in float64 and in the shape that the operator wants; None for nothing at all."""
+    axis = linear.axis_at(after.rank)
+    scale, shift = after.along(axis, linear.channels)
+    if isinstance(linear.bias, Dequantized):
+        return None
+    if linear.bias is None:
+        if not after.has_shift:
+            return None
+        return shift if linear.bias_is_vector or axis == after.rank - 1 else shift[:, np.newaxis]
+    original = linear.bias.array().astype(np.float64) * linear.bias_factor
+    if linear.bias_is_vector:
+        return np.asarray(original * scale + shift)
+    exact = np.asarray(original * after.scale + after.shift)
+    return exact[0] if original.ndim < exact.ndim and exact.shape[0] == 1 else exact
+
+
+def _axis_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
+    axis = linear.axis_at(after.rank)
+    right_rank = after.rank >= linear.least_rank if linear.rank is None else after.rank == linear.rank
+    if not right_rank or not 0 <= axis < after.rank or not after.varies_only_along(axis):
+        counted = f"axis {axis} of {after.rank}" if linear.rank is None else f"axis {axis} of {linear.rank}"
+        detail = f"the affine has the shape {after.shape}, the outputs lie along {counted}"
+        return Obstacle(AXIS, detail, linear.node)
+    if max(after.shape) not in {1, linear.channels}:
+        detail = f"{max(after.shape)} channels are to settle in {linear.channels} outputs"
+        return Obstacle(AXIS, detail, linear.node)
+    return None
+
+
+def _weight_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
+    """The first output channel whose weights are lost in rounding: not finite, or imprecise in a 16-bit type."""
+    weight = linear.weight
+    if isinstance(weight, Dequantized):
+        return _scale_obstacle(linear, weight, linear.weight_axis, after)
+    for group, outputs, exact in _products(linear, weight, after):
+        new = rounded(exact, weight.dtype)
+        each = tuple(range(1, exact.ndim))
+        if np.all(np.isfinite(new)):
+            bad = _imprecise(exact, new) if weight.dtype.itemsize == 2 else np.zeros(1, np.bool_)
+            reason, how = PRECISION, "too small for"
+        else:
+            bad = ~np.all(np.isfinite(new), axis=each)
+            finite = bool(np.all(np.isfinite(linear.view(weight.array())[group, outputs])))
+            reason, how = (OVERFLOW, "too large for") if finite else (NOT_FINITE, "not finite in")
+        if np.any(bad):
+            row = int(np.argmax(bad))
+            channel = group * (linear.channels // linear.groups) + outputs.start + row
+            size = float(np.max(np.abs(exact[row])))
+            kind = weight.dtype.name
+            detail = f"the weights of output channel {channel}, up to {size:.3g} in size, would be {how} {kind}"
+            return Obstacle(reason, detail, linear.node)
+    return None
+
+
+def _scale_obstacle(linear: Linear, operand: Dequantized, axis: int | None, after: Affine) -> Obstacle | None:
+    """What keeps a quantised operand from being scaled per output, along `axis` of it."""
+    scale, _ = after.along(linear.axis_at(after.rank), linear.channels)
+    if axis is None and np.any(scale != scale[0]):
+        return Obstacle(QUANTIZED, "its groups share one scale per output", linear.node)
+    return operand.obstacle_to(*_factors(linear, axis, after), linear.node)
+
+
+def _bias_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
+    if isinstance(linear.bias, Dequantized):
+        if after.has_shift:
+            return Obstacle(QUANTIZED, "the bias is stored as integers, which take no shift", linear.node)
+        return _scale_obstacle(linear, linear.bias, 0, after)
+    exact, dtype = _exact_bias(linear, after), linear.weight.dtype
+    if exact is None or np.all(np.isfinite(rounded(exact, dtype))):
+        return None
+    if linear.bias is not None and not np.all(np.isfinite(linear.bias.array())):
+        return Obstacle(NOT_FINITE, "the bias holds NaN or infinity", linear.node)
+    size = float(np.max(np.abs(exact)))
+    return Obstacle(OVERFLOW, f"the bias, up to {size:.3g} in size, would be too large for {dtype.name}", linear.node)
+
+
+def _imprecise(exact: Float64, new: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Per output: a nonzero product became zero, or the rounding is beyond MOST_ROUNDING units."""
+    axes = tuple(range(1, exact.ndim))
+    error = np.sqrt(np.mean((new.astype(np.float64) - exact) ** 2, axis=axes))
+    size = np.sqrt(np.mean(exact**2, axis=axes))
+    vanished = np.any((exact != 0) & (new == 0), axis=axes)
+    return np.asarray(vanished | (error > MOST_ROUNDING * HALF_UNITS[new.dtype] * size))
