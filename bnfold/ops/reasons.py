@@ -127,10 +127,11 @@ BLOCKED = _reason(
 )
 NO_GAIN = _reason(
     "no-gain",
-    "an Add would only be replaced by another one",
+    "an Add would only be replaced by another one, or by one that adds nothing",
     "MatMul and Einsum have no bias: a shift that settles there comes back as an Add behind them, so that moving an "
-    "Add (or Sub) there saves nothing. It is the bias of the layer before it already.",
-    "none is needed: it stays as the layer's bias",
+    "Add (or Sub) there saves nothing. It is the bias of the layer before it already. And where two constants cancel "
+    "exactly, a node would be left that does nothing.",
+    "none is needed: it stays as the layer's bias; two that cancel can both be removed by hand",
 )
 OTHER_READERS = _reason(
     "other-readers",

@@ -314,3 +314,22 @@ def test_with_bn_only_what_is_written_by_hand_stays_and_still_takes_what_comes_b
     assert [r.reason.code for r in done.plan.refusals] == ["skipped", "skipped"]
     assert bounds_off(before, done.proto, inputs(before), 5) <= 1
     assert fold(before).ops == ["Conv"]
+
+
+@pytest.mark.parametrize(
+    ("line", "ops", "code"),
+    [
+        ("p = MatMul (x, W)  q = Add (p, k)  y = Sub (q, k)", ["MatMul", "Add", "Sub"], "no-gain"),
+        ("p = Relu (x)  q = Mul (p, k)  y = Div (q, k)", ["Relu", "Mul", "Div"], "blocked"),
+    ],
+)
+def test_two_constants_that_cancel_leave_no_node_that_does_nothing(line: str, ops: list[str], code: str) -> None:
+    """A node that adds zero would go in the next fold: folding twice has to be folding once."""
+    before = model(f"(float[2,4] x) => (float[] y) {{ {line} }}", W=weights(4, 4), k=weights(4, seed=1))
+    once = fold(before)
+    assert once.ops == ops
+    assert once.plan.refusals[-1].reason.code == code
+    assert fold(once.proto).bytes == once.bytes
+    other = model(f"(float[2,4] x) => (float[] y) {{ {line} }}".replace("(q, k)", "(q, l)"),
+                  W=weights(4, 4), k=weights(4, seed=1), l=weights(4, seed=2))  # fmt: skip
+    assert fold(other).ops == ops[:2]
