@@ -54,11 +54,13 @@ class _Decided:
     """What the moves made so far mean for the next search.
 
     `gone` leads from a node that has moved past all that moved before it: to the first of them and what that was fed.
+    `idle` are affines that stay because a node before them would do nothing then; by that node, and each by its own.
     """
 
     gone: dict[int, tuple[Node, Value]] = field(default_factory=dict)
     homes: dict[int, Affine] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
+    idle: dict[int, list[AffineOp]] = field(default_factory=dict)
 
     def settle(self, graph: Graph, affine: AffineOp, route: _Route) -> Move:
         before = graph.producer(_fed(affine))
@@ -67,6 +69,16 @@ class _Decided:
         self.homes.update((home.id, total) for home, total in route.totals)
         arrivals = tuple(Arrival(home.site, after) for home, after in route.arrivals)
         return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path))
+
+    def stays_idle(self, affine: AffineOp, home: Node) -> None:
+        """With this affine, the home would do nothing."""
+        group = self.idle.setdefault(home.id, [])
+        group.append(affine)
+        self.idle[affine.node.id] = group
+
+    def restore(self, gone: dict[int, tuple[Node, Value]], homes: dict[int, Affine]) -> None:
+        """What it was before some moves that are taken back."""
+        self.gone, self.homes = gone, homes
 
 
 def make_plan(
@@ -78,25 +90,72 @@ def make_plan(
     for inference whatever their is_test says. Raises UsageError for a selection that names what is not there.
     """
     facts, decided = Facts(graph, assume_inference=assume_inference), _Decided()
-    moves: list[Move] = []
-    refusals: list[Refusal] = []
     nodes = affine_nodes(facts)
+    verdicts: dict[int, Move | Refusal] = {}
     left_out = dict(selection.left_out(nodes))
     decided.kept.update(selection.untouched(nodes))
     if bn_only:
         left_out |= {node.id: BN_ONLY for node in nodes if not is_batch_norm(node.op)}
     for node in nodes:
         if node.id in left_out:
-            refusals.append(Refusal(node.site, SKIPPED, left_out[node.id]))
+            verdicts[node.id] = Refusal(node.site, SKIPPED, left_out[node.id])
             continue
         affine = affine_of(facts, node)
-        route = _Backward(facts, decided, affine).search() if isinstance(affine, AffineOp) else affine
-        if isinstance(affine, AffineOp) and isinstance(route, _Route):
-            moves.append(decided.settle(graph, affine, route))
-        elif isinstance(route, Obstacle):
-            blamed = None if route.node is None or route.node is node else route.node.site
-            refusals.append(Refusal(node.site, route.reason, route.detail, blamed))
-    return Plan(graph.model.sha256, tuple(moves), tuple(refusals), assume_inference)
+        if isinstance(affine, AffineOp):
+            verdicts.update(_decided(facts, decided, affine))
+        elif affine is not None:
+            verdicts[node.id] = _refusal(node, affine)
+    found = [verdicts[node.id] for node in nodes]
+    moves = tuple(entry for entry in found if isinstance(entry, Move))
+    refusals = tuple(entry for entry in found if isinstance(entry, Refusal))
+    return Plan(graph.model.sha256, moves, refusals, assume_inference)
+
+
+def _decided(facts: Facts, decided: _Decided, affine: AffineOp) -> dict[int, Move | Refusal]:
+    """What becomes of one affine, and of those that stayed until now because they cancelled with their home."""
+    search = _Backward(facts, decided, affine)
+    route = search.search()
+    met = [home for home, _ in route.arrivals] if isinstance(route, _Route) else [search.cancelled]
+    for group in [decided.idle[node.id] for node in met if node is not None and node.id in decided.idle]:
+        together = _together(facts, decided, (*group, affine))
+        if together:
+            group.clear()
+            return together
+    if isinstance(route, _Route):
+        return {affine.node.id: decided.settle(facts.graph, affine, route)}
+    if search.cancelled is not None:
+        decided.stays_idle(affine, search.cancelled)
+    return {affine.node.id: _refusal(affine.node, route)}
+
+
+def _refusal(node: Node, obstacle: Obstacle) -> Refusal:
+    blamed = None if obstacle.node is None or obstacle.node is node else obstacle.node.site
+    return Refusal(node.site, obstacle.reason, obstacle.detail, blamed)
+
+
+def _together(facts: Facts, decided: _Decided, affines: tuple[AffineOp, ...]) -> dict[int, Move | Refusal]:
+    """The moves of affines all but the last of which stay only for want of it; empty where that is not enough.
+
+    Of `x - 1`, `+ 1`, `+ 2` the second stays, for with it the first would do nothing; but with the third it would.
+    The next fold would see one constant, and move it: folding twice has to be folding once.
+    """
+    if len(affines) == 1:
+        return {}
+    before = dict(decided.gone), dict(decided.homes)
+    moves: dict[int, Move | Refusal] = {}
+    unsettled: set[int] = set()
+    for affine in affines:
+        route = _Backward(facts, decided, affine, may_idle=affine is not affines[-1]).search()
+        if not isinstance(route, _Route):
+            decided.restore(*before)
+            return {}
+        moves[affine.node.id] = decided.settle(facts.graph, affine, route)
+        homes = {home.id for home, _ in route.totals}
+        unsettled = unsettled | homes if affine is not affines[-1] else unsettled - homes
+    if unsettled:
+        decided.restore(*before)
+        return {}
+    return moves
 
 
 def _fed(affine: AffineOp) -> Value:
@@ -128,6 +187,10 @@ class _Backward:
     facts: Facts
     decided: _Decided
     affine: AffineOp
+    may_idle: bool = False
+    """Whether it may leave a home that does nothing, for something else to settle there."""
+    cancelled: Node | None = None
+    """The home that would have done nothing."""
     arrivals: list[tuple[Node, Affine]] = field(default_factory=list)
     totals: list[tuple[Node, Affine]] = field(default_factory=list)
     path: list[Node] = field(default_factory=list)
@@ -225,6 +288,10 @@ class _Backward:
             return Obstacle(BLOCKED, f"{node.op} lets no per-channel affine pass", node)
         if isinstance(home, Obstacle):
             return home
+        if home.is_idle(total) and not self.may_idle:
+            detail = "the two cancel: a node would be left that does nothing"
+            self.cancelled = node
+            return Obstacle(NO_GAIN, detail, node)
         had_add = earlier is not None and home.needs_add(earlier)
         if home.needs_add(total) and not had_add and self.is_shift_alone():
             return Obstacle(NO_GAIN, f"{node.op} has no bias, so that its shift would become another Add", node)

@@ -182,10 +182,12 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 # Form.
 
 KNOWS_OPERATORS = {
+    "equality/constants.py",
     "equality/discrete.py",
     "equality/inputs.py",
     "equality/layout.py",
     "equality/prepare.py",
+    "equality/quantized.py",
     "equality/reference.py",
     "equality/structure.py",
     "equality/upgrade.py",

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from bnfold.equality.claim import DeviationError, UncertainError
@@ -22,11 +21,10 @@ from bnfold.shapes import Shapes
 
 Float64 = NDArray[np.float64]
 
-FLOATS = frozenset({np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)})
+_FLOAT_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
+FLOATS = frozenset(map(helper.tensor_dtype_to_np_dtype, _FLOAT_TYPES))
 """The types that an affine may be computed in. An integer one rounds, whatever the algebra says."""
 
-_BY_TYPE_ALONE = frozenset({("CastLike", 1)})
-_LITERAL = frozenset({("Constant", onnx.AttributeProto.TENSOR)})
 _DRAWN = "is drawn at random"
 _NOT_EVALUATED = {
     "DequantizeLinear": "is dequantised, and never made a constant of its own",
@@ -113,7 +111,8 @@ class Constants:
             return self.graph.model.array(initializer.tensor)
         if node is None:
             raise UncertainError(f"{value.name!r} is not constant")
-        if any((node.op, a.type) in _LITERAL for a in node.proto.attribute):
+        literal = node.op == "Constant" and any(a.type == onnx.AttributeProto.TENSOR for a in node.proto.attribute)
+        if literal:
             return self.graph.model.array(node.proto.attribute[0].t)
         return self._run(node, value)
 
@@ -138,7 +137,7 @@ class Constants:
 
 
 def _of_type_alone(node: Node, index: int) -> bool:
-    return (node.op, index) in _BY_TYPE_ALONE
+    return node.op == "CastLike" and index == 1
 
 
 def attribute(node: Node, name: str) -> onnx.AttributeProto | None:

@@ -18,7 +18,6 @@ from bnfold.nodes import Node, Value
 
 Shape = tuple[int, ...]
 
-_DEQUANTISES = {"DequantizeLinear": True}
 _LAYOUT_ATTRIBUTES = frozenset({"axis"})
 
 
@@ -65,7 +64,7 @@ def _dequantizer(constants: Constants, value: Value) -> Node | None:
     if constants.graph.initializer(value) is not None:
         return None
     node = constants.graph.producer(value)
-    return node if node is not None and _DEQUANTISES.get(node.op, False) else None
+    return node if node is not None and node.op == "DequantizeLinear" else None
 
 
 def _spread(node: Node, parameter: NDArray[np.generic], shape: Shape) -> NDArray[np.generic]:

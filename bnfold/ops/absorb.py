@@ -83,6 +83,11 @@ class Linear:
         """A shift, and no place for it."""
         return self.bias_input is None and after.has_shift
 
+    def is_idle(self, after: Affine) -> bool:
+        """Never: it does more than scale and shift, or is planned itself."""
+        del after
+        return False
+
     def furnishing(self, after: Affine) -> Furnishing:
         """The new weight, computed when it is written, and the new bias."""
         exact = _exact_bias(self, after)

@@ -82,7 +82,7 @@ def affine_of(facts: Facts, node: Node) -> AffineOp | Obstacle | None:
 
 def affine_nodes(facts: Facts) -> tuple[Node, ...]:
     """Every node that has to end as a move or a refusal, producers first."""
-    return tuple(node for node in facts.graph.producers_first() if affine_of(facts, node) is not None)
+    return tuple(node for node in facts.order if affine_of(facts, node) is not None)
 
 
 def is_batch_norm(op: str) -> bool:

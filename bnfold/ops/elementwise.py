@@ -31,7 +31,6 @@ from bnfold.ops.reasons import (
     AXIS,
     BLOCKED,
     LAYOUT,
-    NO_GAIN,
     NOT_CONSTANT,
     NOT_FINITE,
     OVERFLOW,
@@ -99,8 +98,6 @@ class Elementwise:
         if not np.all(np.isfinite(new)):
             reason = OVERFLOW if np.all(np.isfinite(self.values)) else NOT_FINITE
             return Obstacle(reason, f"its constant would not be finite in {self.constant.dtype.name}", self.node)
-        if np.all(new == (0 if self.is_additive else 1)):
-            return Obstacle(NO_GAIN, "the two cancel: a node would be left that does nothing", self.node)
         if not self.is_additive and np.any((exact != 0) & (new == 0)):
             return Obstacle(PRECISION, f"its constant would become zero in {self.constant.dtype.name}", self.node)
         return None
@@ -109,6 +106,11 @@ class Elementwise:
         """Never: what takes a shift is an Add."""
         del after
         return False
+
+    def is_idle(self, after: Affine) -> bool:
+        """Whether it would add zero or multiply by one."""
+        new = rounded(self.absorbed(after), self.constant.dtype)
+        return bool(np.all(new == (0 if self.is_additive else 1)))
 
     def furnishing(self, after: Affine) -> Furnishing:
         """The constant that makes p*(a*x) + q' of p*x + q, or a*p of p."""

@@ -102,6 +102,11 @@ class Facts:
         self._said: dict[tuple[int, object], object] = {}
         self._called = _called(graph)
 
+    @cached_property
+    def order(self) -> tuple[Node, ...]:
+        """All nodes, producers first."""
+        return self.graph.producers_first()
+
     def once(self, node: Node, function: Callable[[Facts, Node], Answer]) -> Answer:
         """What a function of the op table says of a node; asked again, the same answer."""
         key = node.id, function
@@ -157,7 +162,7 @@ class Facts:
     def _varying(self) -> Mapping[int, _Leaf]:
         """What each value that is no constant depends on: one pass, producers first."""
         leaves: dict[int, _Leaf] = {}
-        for node in self.graph.producers_first():
+        for node in self.order:
             leaf = self._leaf(node, leaves)
             if leaf is not None:
                 leaves.update((value.id, leaf) for value in node.outputs if value is not None)

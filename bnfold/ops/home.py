@@ -77,3 +77,6 @@ class Home(Protocol):
 
     def needs_add(self, after: Affine) -> bool:
         """Whether an Add has to come behind it."""
+
+    def is_idle(self, after: Affine) -> bool:
+        """Whether a node would be left that does nothing: its constant and `after` cancel."""

@@ -21,6 +21,8 @@ from onnx import numpy_helper, parser
 
 import bnfold
 
+LONGEST = 120.0
+"""Seconds after which a command has failed."""
 ROOT = Path(bnfold.__file__).parents[1]
 DIGITS = ROOT / "models" / "digits_cnn.onnx"
 DIGITS_DATA = ROOT / "models" / "digits.npz"
@@ -52,7 +54,9 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(*arguments: object, cwd: Path, **more: str) -> Answer:
-    done = subprocess.run(command(*arguments), cwd=cwd, env=environment(**more), capture_output=True, check=False)
+    done = subprocess.run(
+        command(*arguments), cwd=cwd, env=environment(**more), capture_output=True, check=False, timeout=LONGEST
+    )
     return Answer(done.returncode, done.stdout, done.stderr.decode())
 
 
