@@ -22,7 +22,8 @@ from typing import get_args
 import onnx
 
 from bnfold.apply import Rewrite, rewrite
-from bnfold.equality.end_to_end import compare
+from bnfold.equality.examine import Subject as Examined
+from bnfold.equality.examine import examine, judged
 from bnfold.equality.runner import Limits, Runner
 from bnfold.equality.verdict import Verdict
 from bnfold.errors import BatchNormsLeft, UsageError, WouldFold
@@ -33,7 +34,7 @@ from bnfold.ops import TABLE
 from bnfold.ops.reasons import REASONS, Reason
 from bnfold.ops.table import Row
 from bnfold.planning import make_plan
-from bnfold.proving import Job, Level, Progress, Wishes, judged, on_disk, proved, written
+from bnfold.proving import Job, Level, Progress, Wishes, on_disk, proved, written
 from bnfold.result import FoldResult, refuse_overwriting, totals_before
 from bnfold.selecting import Selection
 
@@ -176,18 +177,17 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     first, second = (read(source, max_bytes=max_bytes) for source in (before, after))
     tell("running both models")
     with ExitStack() as stack:
-        paths = [stack.enter_context(on_disk(file)) for file in (first, second)]
+        models = [Examined(file, stack.enter_context(on_disk(file))) for file in (first, second)]
         runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
-        outcome = compare(
-            *paths,
+        found = examine(
+            *models,
             runner=runner,
-            proto=first.proto,
             seed=seed,
             dims=dims,
             data=None if data is None else Path(data),
             assume_inference=assume_inference,
         )
-    return judged(outcome, is_certified=False)
+    return judged(found)
 
 
 def operators() -> tuple[Row, ...]:

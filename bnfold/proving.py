@@ -21,12 +21,12 @@ from typing import Literal
 
 from bnfold.apply import Rewrite
 from bnfold.equality.certificate import Certificate
-from bnfold.equality.end_to_end import Outcome, compare
+from bnfold.equality.examine import Examination, examine, judged, noted
+from bnfold.equality.examine import Subject as Examined
 from bnfold.equality.runner import Runner
-from bnfold.equality.tally import DIFFERS
-from bnfold.equality.verdict import Differs, EndToEnd, Same, Unknown, Verdict
+from bnfold.equality.verdict import Same, Unknown, Verdict
 from bnfold.graph import Graph
-from bnfold.model import Candidate, ModelFile, Subject, candidate
+from bnfold.model import Candidate, ModelFile, Subject, candidate, read
 from bnfold.moves import Plan
 from bnfold.result import FoldResult, certificate_of, certified, totals_after, totals_before
 
@@ -113,50 +113,28 @@ def _verdict(job: Job, path: Path, runner: Runner) -> tuple[Certificate | None, 
     if wishes.level == "certificate":
         return checked, Unknown(INLINING_NOT_RUN) if job.subject.functions else verdict
     wishes.tell("running both models")
-    outcome = _compared(job, path, runner)
+    found = _examined(job, path, runner)
     if not job.subject.functions:
-        return checked, judged(outcome, is_certified=True, offer=CERTIFICATE_OFFER)
+        return checked, judged(found, is_certified=True, offer=CERTIFICATE_OFFER)
     # Without `is_certified`: behind a discrete operator the certificate decides, and it says nothing of inlining.
-    verdict = judged(outcome, is_certified=False)
-    if not isinstance(verdict, Same):
+    verdict = judged(found)
+    if not isinstance(verdict, Same) or verdict.end_to_end is None:
         return checked, verdict
-    return checked, replace(verdict, certified=True, end_to_end=_noted(verdict.end_to_end, INLINING_RUN))
+    return checked, replace(verdict, certified=True, end_to_end=noted(verdict.end_to_end, INLINING_RUN))
 
 
-def _compared(job: Job, path: Path, runner: Runner) -> Outcome:
+def _examined(job: Job, path: Path, runner: Runner) -> Examination:
     wishes, original = job.wishes, job.subject.original
     with on_disk(original) as before:
-        return compare(
-            before,
-            path,
+        return examine(
+            Examined(original, before),
+            Examined(read(path), path),
             runner=runner,
-            proto=original.proto,
             seed=wishes.seed,
             dims=wishes.dims,
             data=None if wishes.data is None else Path(wishes.data),
             assume_inference=wishes.assume_inference,
         )
-
-
-def _noted(evidence: EndToEnd | None, note: str) -> EndToEnd | None:
-    return None if evidence is None else replace(evidence, notes=(*evidence.notes, note))
-
-
-def judged(outcome: Outcome, *, is_certified: bool, offer: str = "") -> Verdict:
-    """What an outcome of running both models means.
-
-    A certificate decides where running cannot: behind a discrete operator, and where the outputs are apart by more than
-    rounding mostly explains, and less than it never does. `offer` says what else could decide where running cannot.
-    """
-    if outcome.word in {"equal", "within"} or (is_certified and outcome.reason == "discrete"):
-        return Same(outcome.end_to_end, certified=is_certified, executed=True)
-    worst = None if outcome.end_to_end is None else outcome.end_to_end.worst
-    if is_certified and outcome.reason == "floor" and worst is not None and worst.ratio <= DIFFERS:
-        note = f"{outcome.sentence}: that decides nothing, and the certificate does"
-        return Same(_noted(outcome.end_to_end, note), certified=True, executed=True)
-    if outcome.word == "differs":
-        return Differs(outcome.sentence, outcome.counterexample, outcome.end_to_end)
-    return Unknown(f"{outcome.sentence}; {offer}" if offer else outcome.sentence, outcome.end_to_end)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import math
 import os
@@ -21,11 +22,11 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
 
-from bnfold.equality.prepare import TooLarge, Upgrade, prepared, upgrade_called
-from bnfold.equality.wire import Header, dtype_called, receive, send
+from bnfold.equality.prepare import TooLarge, Upgrade, prepared, prepared_piece, upgrade_called
+from bnfold.equality.wire import PIECE, Header, dtype_called, receive, send
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import onnxruntime
 
@@ -68,11 +69,23 @@ class Sessions:
         found = path.stat()
         # The inode too: a rewritten file is renamed into place, perhaps within one tick of the clock.
         key = (path, found.st_ino, found.st_mtime_ns, found.st_size, perturb, upgrade, optimise)
+        return self._kept(
+            key, lambda: self._made(path, prepared(path, perturb=perturb, upgrade=upgrade), optimise=optimise)
+        )
+
+    def session_of_piece(self, model: bytes, folder: Path, *, perturb: int | None) -> onnxruntime.InferenceSession:
+        """The session of a serialised model whose external data lie in `folder`."""
+        key = (hashlib.sha256(model).digest(), folder, perturb)
+        return self._kept(
+            key, lambda: self._made(folder / "piece", prepared_piece(model, folder, perturb), optimise=False)
+        )
+
+    def _kept(self, key: object, made: Callable[[], onnxruntime.InferenceSession]) -> onnxruntime.InferenceSession:
         session = self._open.pop(key, None)
         if session is None:
             while len(self._open) >= _MOST_SESSIONS:
                 del self._open[next(iter(self._open))]
-            session = self._made(path, prepared(path, perturb=perturb, upgrade=upgrade), optimise=optimise)
+            session = made()
         self._open[key] = session
         return session
 
@@ -156,25 +169,31 @@ def _attempt(
 def _served(
     sessions: Sessions, path: Path, request: Header, feeds: Mapping[str, np.ndarray]
 ) -> tuple[Header, dict[str, np.ndarray]]:
-    perturb = request["perturb"]
-    session = sessions.session(
-        path,
-        perturb=perturb if isinstance(perturb, int) else None,
-        upgrade=upgrade_called(request["upgrade"]),
-        optimise=bool(request["optimise"]),
-    )
+    session = _asked(sessions, path, request, feeds)
     if request["ask"] == "signature":
         return {
             "inputs": [[port.name, port.type, port.shape] for port in session.get_inputs()],
             "outputs": [[port.name, port.type, port.shape] for port in session.get_outputs()],
             "overridable": [[port.name, port.type, port.shape] for port in session.get_overridable_initializers()],
         }, {}
+    feeds = {name: value for name, value in feeds.items() if name != PIECE}
     names = [port.name for port in session.get_outputs()]
     types = [port.type for port in (*session.get_inputs(), *session.get_outputs())]
     if any(kind in _FOREIGN_TYPES for kind in types):
         return {}, dict(zip(names, _run_foreign(session, names, feeds), strict=True))
     values = session.run(names, dict(feeds))
     return {}, dict(pair for name, value in zip(names, values, strict=True) for pair in _flattened(name, value))
+
+
+def _asked(
+    sessions: Sessions, path: Path, request: Header, feeds: Mapping[str, np.ndarray]
+) -> onnxruntime.InferenceSession:
+    """The session that a request is about: of a file, or of a model that came with it."""
+    perturb = request["perturb"] if isinstance(request["perturb"], int) else None
+    if PIECE in feeds:
+        return sessions.session_of_piece(feeds[PIECE].tobytes(), path, perturb=perturb)
+    upgrade = upgrade_called(request["upgrade"])
+    return sessions.session(path, perturb=perturb, upgrade=upgrade, optimise=bool(request["optimise"]))
 
 
 def _run_foreign(

@@ -51,7 +51,8 @@ class Outcome:
     `counterexample` shows it if both models ran. `undecided`: `sentence` says why, and `reason` sorts it: `floor` (a
     ratio from 4 to 10, or no draws could be made), `discrete` (only outputs behind a discrete operator are apart),
     `random` (the original disagrees with itself), `inputs` (none could be made up), or the kind of a `CannotRun`.
-    `end_to_end` is None if nothing was compared.
+    `end_to_end` is None if nothing was compared. `batches` are one random batch and one of the data, as far as both
+    models ran on any.
     """
 
     word: Word
@@ -59,6 +60,7 @@ class Outcome:
     reason: Reason = ""
     counterexample: Counterexample | None = None
     end_to_end: EndToEnd | None = None
+    batches: tuple[Batch, ...] = ()
 
 
 def compare(  # noqa: PLR0913  # two models, how to run them, and each of the user's wishes by its own name
@@ -81,7 +83,7 @@ def compare(  # noqa: PLR0913  # two models, how to run them, and each of the us
     before.stat()
     after.stat()
     batches = data_batches(proto, data, seed=seed) if data is not None else ()
-    pair = _Pair(before, after, runner, _upgrade(proto, assume_inference=assume_inference))
+    pair = _Pair(before, after, runner, upgrade_of(proto, assume_inference=assume_inference))
     tally = Tally(unit=coarsest_half_unit(proto), discrete=discrete_upstream(proto))
     try:
         _compare_signatures(pair, proto, tally)
@@ -92,7 +94,13 @@ def compare(  # noqa: PLR0913  # two models, how to run them, and each of the us
         _try_optimiser(pair, tally, seed)
     except _Stop as stop:
         return replace(stop.outcome, end_to_end=tally.end_to_end())
-    return _judged(tally)
+    return replace(_judged(tally), batches=_one_of_each(tally))
+
+
+def _one_of_each(tally: Tally) -> tuple[Batch, ...]:
+    """The first batch of each origin."""
+    first = {one.batch.label.partition(" ")[0] == "data": one.batch for one in reversed(tally.measured)}
+    return tuple(first[origin] for origin in (False, True) if origin in first)
 
 
 class _Stop(Exception):
@@ -138,7 +146,7 @@ class _Pair:
             raise _Stop(_rewritten_fails(error, self.upgrade)) from error
 
 
-def _upgrade(proto: onnx.ModelProto, *, assume_inference: bool) -> Upgrade:
+def upgrade_of(proto: onnx.ModelProto, *, assume_inference: bool) -> Upgrade:
     """Whether onnxruntime has no kernel for a BatchNormalization that this model may hold, and how to make it one."""
     opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if not 0 < opset < _OLDEST_KERNEL_OPSET:

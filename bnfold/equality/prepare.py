@@ -80,6 +80,24 @@ def prepared(path: Path, *, perturb: int | None, upgrade: Upgrade) -> bytes | No
     return serialised
 
 
+def prepared_piece(model: bytes, folder: Path, perturb: int | None) -> bytes:
+    """A serialised model whose external data lie in `folder`, its constants perturbed where a seed is given.
+
+    Raises `TooLarge`, OSError, and what onnx raises for what is no model.
+    """
+    if perturb is None:
+        return model
+    import onnx  # noqa: PLC0415  # see `prepared`
+
+    parsed = onnx.load_model_from_string(model)
+    if len(model) + _external_bytes(parsed) > _MOST_BYTES:
+        raise TooLarge("the piece is too large to be copied (2 GiB)")
+    onnx.load_external_data_for_model(parsed, str(folder))
+    perturb_constants(parsed, perturb)
+    serialised: bytes = parsed.SerializeToString()
+    return serialised
+
+
 def name_optional_outputs(model: onnx.ModelProto) -> bool:
     """Cut empty names at the end of every BatchNormalization's outputs and fill those in between; whether any was.
 

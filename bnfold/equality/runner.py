@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal, Self, cast
 
+import numpy as np
+
+from bnfold.equality.wire import PIECE as _PIECE
 from bnfold.equality.wire import Header, receive, send
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import numpy as np
 
     from bnfold.equality.prepare import Upgrade
 
@@ -134,6 +135,15 @@ class Runner:
         """
         header = {"ask": "run", **_target(model, perturb=perturb, upgrade=upgrade, optimise=optimise)}
         return self._ask(header, feeds)[1]
+
+    def run_piece(
+        self, model: bytes, folder: Path, feeds: Mapping[str, np.ndarray], *, perturb: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Every output of a serialised model whose external data lie in `folder`, as `run` does. Raises `CannotRun`."""
+        if _PIECE in feeds:
+            raise CannotRun("refused", f"an input is called {_PIECE!r}")
+        header = {"ask": "run", **_target(folder, perturb=perturb, upgrade="none", optimise=False)}
+        return self._ask(header, {_PIECE: np.frombuffer(model, np.uint8), **feeds})[1]
 
     def signature(self, model: Path, *, upgrade: Upgrade = "none") -> Signature:
         """What the model at `model` takes and gives. Raises `CannotRun`, in particular if it has no session."""

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Counterexample:
-    """One element of one output that tells two models apart, and the feeds that show it.
+    """One element of one value that tells two models apart, and the feeds that show it.
 
-    `index` is the element's place in `output`, `before` and `after` its value in either model. `bound` is how far the
-    element may move when all elements of the output move alike and the output still passes; 0 where values must be
-    identical. `batch` names the input distribution, `inputs` holds the feeds by input name.
+    `output` is an output of both models, or a value inside them; `index` is the element's place in it, `before` and
+    `after` its value in either model. `bound` is how far the element may move (for an output, when all elements move
+    alike and it still passes); 0 where values must be identical. `batch` names the input distribution, `inputs` holds
+    the feeds by input name.
     """
 
     output: str
@@ -82,16 +83,32 @@ class EndToEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteBySite:
+    """What comparing the two models site by site showed (tier 1).
+
+    `compared`: how many values are computed otherwise in the rewritten model and were compared, each fed what the
+    original has there. `identical`: how many both compute alike, bit for bit. `worst`: the largest deviation as a share
+    of its bound, at the node `worst_at`; at most 1 where all sites agree.
+    """
+
+    compared: int
+    identical: int
+    worst: float
+    worst_at: str
+
+
+@dataclass(frozen=True, slots=True)
 class Same:
     """The two models are the same function, as far as the evidence goes.
 
     `certified`: the constants were recomputed and agree (tier 0). `executed`: both models were run; `end_to_end` holds
-    the figures then.
+    the figures then, and `sites` those of the comparison site by site, if it was possible.
     """
 
     end_to_end: EndToEnd | None
     certified: bool
     executed: bool
+    sites: SiteBySite | None = None
 
     word: ClassVar[Literal["same"]] = "same"
     is_same: ClassVar[bool] = True
@@ -102,11 +119,17 @@ class Same:
 
 @dataclass(frozen=True, slots=True)
 class Differs:
-    """The two models are different functions; `sentence` says where, `counterexample` shows it where one exists."""
+    """The two models are different functions; `sentence` says where, `counterexample` shows it where one exists.
+
+    `site` is the first node of the rewritten model that computes something else, as `Op#index 'name'`, if it is known;
+    `value` is the name of what that node puts out.
+    """
 
     sentence: str
     counterexample: Counterexample | None = None
     end_to_end: EndToEnd | None = None
+    site: str | None = None
+    value: str | None = None
 
     word: ClassVar[Literal["differs"]] = "differs"
     is_same: ClassVar[bool] = False

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Header = dict[str, object]
 
+PIECE: Final = "the piece of a model that is to be run"
+"""The array of a request that holds a serialised model."""
+
 _MAGIC: Final = b"BNF1"
 _PREFIX: Final = struct.Struct("<4sI")
 _MOST_HEADER_BYTES: Final = 1 << 28

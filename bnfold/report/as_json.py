@@ -107,12 +107,15 @@ def _counted(plan: Plan) -> dict[str, Json]:
 def _verdict(verdict: Verdict) -> dict[str, Json]:
     value: dict[str, Json] = {"verdict": verdict.word, "end_to_end": _end_to_end(verdict.end_to_end)}
     if isinstance(verdict, Same):
-        return value | {"certified": verdict.certified, "executed": verdict.executed}
+        sites = None if verdict.sites is None else asdict(verdict.sites)
+        return value | {"certified": verdict.certified, "executed": verdict.executed, "sites": sites}
     if isinstance(verdict, Unknown):
         return value | {"why": verdict.why}
     shows = verdict.counterexample
     return value | {
         "why": verdict.sentence,
+        "site": verdict.site,
+        "value": verdict.value,
         "counterexample": None
         if shows is None
         else {

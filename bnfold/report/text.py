@@ -43,6 +43,7 @@ def verdict_text(before: str, after: str, verdict: Verdict) -> str:
     if isinstance(verdict, Unknown):
         rows.append(("because", shown(verdict.why)))
     rows += _evidence(verdict.end_to_end)
+    rows += _sites(verdict) if isinstance(verdict, Same) else ()
     if isinstance(verdict, Differs) and verdict.counterexample is not None:
         shows = verdict.counterexample
         at = f"{shown(shows.output)}{list(shows.index)} on {shown(shows.batch)}"
@@ -122,6 +123,7 @@ def _result_rows(result: FoldResult, *, check: bool) -> Iterator[tuple[str, str]
         yield "verified", "no, as asked"
         return
     yield from _evidence(result.verdict.end_to_end)
+    yield from _sites(result.verdict)
     yield "verified", _verified(result.verdict)
 
 
@@ -167,6 +169,18 @@ def _evidence(end_to_end: EndToEnd | None) -> Iterator[tuple[str, str]]:
         yield "accuracy", f"{accuracy.before:.2%} before, {accuracy.after:.2%} after ({accuracy.samples} samples)"
     for note in end_to_end.notes:
         yield "note", shown(note)
+
+
+def _sites(same: Same) -> Iterator[tuple[str, str]]:
+    """What the comparison site by site showed."""
+    if same.sites is None:
+        return
+    found = same.sites
+    if not found.compared:
+        yield "sites", f"none to compare: all {found.identical} values are computed alike in both models"
+        return
+    at = f", worst at {found.worst:.2f} of its bound ({shown(found.worst_at)})" if found.worst_at else ""
+    yield "sites", f"{found.compared} compared, each fed what the original has there{at}"
 
 
 def _moves(moves: Sequence[Move]) -> Iterator[str]:

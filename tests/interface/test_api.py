@@ -17,9 +17,9 @@ from command_line import DIGITS, custom, environment, foldable, operators, tempo
 import bnfold
 from bnfold import api
 from bnfold.equality.end_to_end import Outcome
+from bnfold.equality.examine import Examination, judged
 from bnfold.equality.verdict import EndToEnd, OutputComparison
 from bnfold.ops import absorb
-from bnfold.proving import judged
 from bnfold.report import as_json
 from bnfold.result import Done
 
@@ -244,7 +244,7 @@ def test_a_certificate_decides_where_the_rounding_floor_does_not(
 ) -> None:
     apart = OutputComparison("y", "normal", ratio, 1e-6, 1e-6, 120.0, None, decides=True, equal=False)
     outcome = Outcome("undecided", "apart by 5 times", reason, None, EndToEnd((apart,), None, ("a note",)))
-    verdict = judged(outcome, is_certified=is_certified)
+    verdict = judged(Examination(outcome, None), is_certified=is_certified)
     assert verdict.word == word
     if (word, reason) == ("same", "floor"):
         assert verdict.end_to_end.notes == (
@@ -254,7 +254,7 @@ def test_a_certificate_decides_where_the_rounding_floor_does_not(
 
 
 def test_a_difference_is_one_whatever_a_certificate_says() -> None:
-    assert judged(Outcome("differs", "apart", "floor"), is_certified=True).word == "differs"
+    assert judged(Examination(Outcome("differs", "apart", "floor"), None), is_certified=True).word == "differs"
 
 
 def test_verdicts_speak_for_themselves(desk: Path) -> None:

@@ -1,0 +1,166 @@
+"""Which value of the original each value of a rewritten model stands for, as far as the two files alone can say.
+
+A value that is computed alike (fingerprints.py) is the same, bit for bit. One that is computed otherwise may stand
+for the value of its name, for what an operator of its kind puts out over the same data, and for what a chain of nodes
+makes of either. The first of these by who reads it is assumed, and what follows is
+compared under that assumption; which one it really is, if any, only running both can say (sites.py).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from bnfold.equality.fingerprints import Digest, Fingerprints
+from bnfold.equality.outline import Outline
+from bnfold.nodes import Node, Value
+
+_MOST_CANDIDATES = 8
+_LONGEST_CHAIN = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """A value of the rewritten model that is computed otherwise than its counterpart: one place to compare.
+
+    `nodes` make it out of `bounds`, each of which stands for a value of the original (`feeds`, in the same order).
+    `candidates` are values of the original that it may stand for, the assumed one first.
+    """
+
+    value: Value
+    node: Node
+    nodes: tuple[Node, ...]
+    bounds: tuple[Value, ...]
+    feeds: tuple[Value, ...]
+    candidates: tuple[Value, ...]
+
+    @property
+    def assumed(self) -> Value:
+        """What it is taken for."""
+        return self.candidates[0]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What a comparison depends on: asked again with the same key, it has the same answer."""
+        feeds = tuple((bound.id, feed.id) for bound, feed in zip(self.bounds, self.feeds, strict=True))
+        return self.value.id, feeds, tuple(v.id for v in self.candidates)
+
+
+Decisions = Mapping[int, Value | None]
+"""By id of a value of the rewritten model: what it stands for, or None where it has been found to stand for nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Correspondence:
+    """Values of the rewritten model: what each stands for (by id), which are so by their fingerprint, and the sites."""
+
+    stands_for: Mapping[int, Value]
+    identical: frozenset[int]
+    sites: tuple[Site, ...]
+
+
+class Counterparts:
+    """Looks for counterparts in an original; asked again under other decisions, it hashes nothing anew."""
+
+    def __init__(self, before: Outline, after: Outline) -> None:
+        self._before = before
+        self._after = after
+        self._prints = Fingerprints(after)
+        self._originals = Fingerprints(before).all_values()
+        self._by_print: dict[Digest, list[Value]] = defaultdict(list)
+        self._by_kind: dict[tuple[object, ...], list[Node]] = defaultdict(list)
+        for value in before.names.values():
+            if value.id in self._originals:
+                self._by_print[self._originals[value.id]].append(value)
+        for node in before.nodes:
+            self._by_kind[self._kind(before, node, self._originals)].append(node)
+
+    def under(self, decisions: Decisions) -> Correspondence:
+        """All correspondences, where what was decided holds whatever else would be assumed."""
+        known: dict[int, Digest] = {}
+        stands_for: dict[int, Value] = {}
+        identical: set[int] = set()
+        found: list[tuple[Node, Value, tuple[Value, ...]]] = []
+        graph = self._after.graph
+        for value in self._after.names.values():
+            if graph.producer(value) is None:
+                known[value.id] = self._prints.of_source(value)
+                self._note(value, known, stands_for, identical)
+        for node in self._after.nodes:
+            digest = self._prints.of_node(node, known)
+            for index, value in _outputs(node):
+                known[value.id] = self._prints.of_output(digest, index)
+                if value.id not in decisions and self._note(value, known, stands_for, identical):
+                    continue
+                candidates = self._candidates(node, index, known, decisions)
+                if not candidates:
+                    known[value.id] = b"nothing" + known[value.id]
+                    continue
+                stands_for[value.id] = candidates[0]
+                known[value.id] = self._originals[candidates[0].id]
+                found.append((node, value, candidates))
+        sites = tuple(self._site(*entry, stands_for) for entry in found)
+        return Correspondence(stands_for, frozenset(identical), sites)
+
+    def _note(
+        self, value: Value, known: Mapping[int, Digest], stands_for: dict[int, Value], identical: set[int]
+    ) -> bool:
+        """Whether a value is computed as one of the original is; the one of its name, if several are."""
+        same = self._by_print.get(known[value.id], ())
+        if same and value.id in self._after.varying:
+            stands_for[value.id] = next((v for v in same if v.name == value.name), same[0])
+            identical.add(value.id)
+        return bool(same)
+
+    def _site(self, node: Node, value: Value, candidates: tuple[Value, ...], stands_for: Mapping[int, Value]) -> Site:
+        stops = stands_for.keys() - {value.id}
+        nodes, bounds = self._after.behind([value], stops)
+        return Site(value, node, nodes, bounds, tuple(stands_for[b.id] for b in bounds), candidates)
+
+    def _candidates(
+        self, node: Node, index: int, known: Mapping[int, Digest], decisions: Decisions
+    ) -> tuple[Value, ...]:
+        value = node.outputs[index]
+        if value is None or value.id not in self._after.varying:
+            return ()
+        if value.id in decisions:
+            decided = decisions[value.id]
+            return () if decided is None else (decided,)
+        named = self._before.names.get(value.name)
+        if self._after.graph.is_graph_output(value):
+            return () if named is None or named.id not in self._before.varying else (named,)
+        starts = [] if named is None else [named]
+        alike = self._by_kind.get(self._kind(self._after, node, known), ())
+        starts += [v for other in alike[:_MOST_CANDIDATES] for v in [other.output(index)] if v is not None]
+        chain = {v.id: v for start in starts for v in self._chain(start)}
+        computed = [v for v in chain.values() if self._before.graph.producer(v) is not None]
+        ours = self._read_by(self._after, value)
+        ranked = sorted(computed, key=lambda v: (self._read_by(self._before, v) != ours, v.name != value.name))
+        return tuple(ranked[:_MOST_CANDIDATES])
+
+    def _chain(self, start: Value) -> Iterator[Value]:
+        """A value that varies, and what nodes that read nothing else that does make of it."""
+        current: list[Value] = [start] if start.id in self._before.varying else []
+        for _ in range(_LONGEST_CHAIN):
+            yield from current
+            nodes = [node for value in current for node in self._before.readers.get(value.id, ())]
+            alone = [node for node in nodes if len(self._before.varying_needs(node)) == 1]
+            current = [v for node in alone[:_MOST_CANDIDATES] for v in [node.output(0)] if v is not None]
+
+    def _read_by(self, outline: Outline, value: Value) -> list[str]:
+        """Who reads a value, and whether it is an output: what it is for."""
+        readers = [node.op for node in outline.readers.get(value.id, ())]
+        return sorted([*readers, *(["output"] if outline.graph.is_graph_output(value) else [])])
+
+    def _kind(self, outline: Outline, node: Node, known: Mapping[int, Digest]) -> tuple[object, ...]:
+        """An operator and the data it works on, whatever its constants are."""
+        return node.op, tuple(_varying_operands(outline, node, known))
+
+
+def _outputs(node: Node) -> Iterator[tuple[int, Value]]:
+    return ((index, value) for index, value in enumerate(node.outputs) if value is not None)
+
+
+def _varying_operands(outline: Outline, node: Node, known: Mapping[int, Digest]) -> Iterable[Digest]:
+    return (known.get(value.id, b"") for value in outline.varying_needs(node))

@@ -1,0 +1,150 @@
+"""Both models run, and what that means: end to end, then site by site, and a verdict out of the two.
+
+    end to end      site by site    verdict
+    differs         any             Differs, at the first site if it is known
+    any other       differs         Differs, at that site
+    equal           any other       Same
+    within          same            Same
+    within          undecided       Unknown, for one site says neither; Same where sites could not be compared at all
+    floor, discrete same            Same
+    floor, discrete any other       Unknown
+
+A certificate decides instead of an Unknown of the last row: it has recomputed every number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bnfold.equality.end_to_end import Outcome, compare, upgrade_of
+from bnfold.equality.pieces import Source
+from bnfold.equality.runner import CannotRun, Runner
+from bnfold.equality.site_runs import Side
+from bnfold.equality.sites import Divergence, SiteOutcome, compare_sites
+from bnfold.equality.tally import DIFFERS
+from bnfold.equality.verdict import Counterexample, Differs, EndToEnd, Same, SiteBySite, Unknown, Verdict
+from bnfold.graph import Graph
+from bnfold.model import ModelFile
+
+_CONVERTED = "sites are not compared below opset 7, where both models are run as conversions"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """A model to run: what was read, and where its file lies."""
+
+    file: ModelFile
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What running both models showed; `sites` is None where they were not compared, and `why_not` says why."""
+
+    outcome: Outcome
+    sites: SiteOutcome | None
+    why_not: str = ""
+
+    @property
+    def end_to_end(self) -> EndToEnd | None:
+        """The figures of end to end, with remarks on the sites."""
+        evidence = self.outcome.end_to_end
+        return evidence if not self.why_not or evidence is None else noted(evidence, self.why_not)
+
+    @property
+    def site_by_site(self) -> SiteBySite | None:
+        """The figures of the sites."""
+        if self.sites is None:
+            return None
+        return SiteBySite(self.sites.compared, self.sites.identical, self.sites.worst, self.sites.worst_at)
+
+
+def examine(  # noqa: PLR0913  # two models, how to run them, and each of the user's wishes by its own name
+    before: Subject,
+    after: Subject,
+    *,
+    runner: Runner,
+    seed: int = 0,
+    dims: Mapping[str, int] | None = None,
+    data: Path | None = None,
+    assume_inference: bool = False,
+) -> Examination:
+    """Run both models end to end, and compare them site by site. Raises `UsageError` as `compare` does."""
+    proto = before.file.proto
+    outcome = compare(
+        before.path,
+        after.path,
+        runner=runner,
+        proto=proto,
+        seed=seed,
+        dims=dims,
+        data=data,
+        assume_inference=assume_inference,
+    )
+    if not outcome.batches:
+        return Examination(outcome, None)
+    if upgrade_of(proto, assume_inference=assume_inference) != "none":
+        return Examination(outcome, None, _CONVERTED)
+    try:
+        ours, theirs = (Side.of(Source(Graph.of(one.file), one.path)) for one in (before, after))
+        sites = compare_sites(ours, theirs, outcome.batches, runner, seed=seed, differs=outcome.word == "differs")
+    except CannotRun as error:
+        return Examination(outcome, None, f"the sites could not be compared: {error.sentence}")
+    return Examination(outcome, sites)
+
+
+def judged(found: Examination, *, is_certified: bool = False, offer: str = "") -> Verdict:
+    """The verdict of an examination. `offer` says what else could decide where running cannot."""
+    outcome, sites = found.outcome, found.sites
+    if sites is not None and sites.divergence is not None:
+        return _diverging(found, sites.divergence)
+    if outcome.word == "differs":
+        return Differs(outcome.sentence, outcome.counterexample, found.end_to_end)
+    same = Same(found.end_to_end, certified=is_certified, executed=True, sites=found.site_by_site)
+    is_shown = sites is not None and sites.is_same
+    if outcome.word == "equal" or (is_shown and outcome.word == "within"):
+        return same
+    if outcome.word == "within":
+        return same if is_certified or sites is None else Unknown(sites.why, found.end_to_end)
+    worst = None if outcome.end_to_end is None else outcome.end_to_end.worst
+    is_open = outcome.reason == "discrete" or (
+        outcome.reason == "floor" and worst is not None and worst.ratio <= DIFFERS
+    )
+    if is_open and (is_shown or is_certified):
+        by = "every site was compared, and agrees" if is_shown else "the certificate does"
+        note = f"{outcome.sentence}: that decides nothing, and {by}"
+        return (
+            same
+            if outcome.reason == "discrete" or same.end_to_end is None
+            else replace(same, end_to_end=noted(same.end_to_end, note))
+        )
+    return Unknown(f"{outcome.sentence}; {offer}" if offer else outcome.sentence, found.end_to_end)
+
+
+def noted(evidence: EndToEnd, note: str) -> EndToEnd:
+    """The same figures with one more remark."""
+    return replace(evidence, notes=(*evidence.notes, note))
+
+
+def _diverging(found: Examination, at: Divergence) -> Differs:
+    """The first site that differs, and what was found at the outputs."""
+    excess = at.excess
+    place = f"{at.value!r}{list(excess.index)}" if excess.index else repr(at.value)
+    called = f", which stands for {at.stands_for!r} of the original," if at.stands_for not in {"", at.value} else ""
+    what = {"gain": f"the scale of channel {excess.channel}", "offset": f"the shift of channel {excess.channel}"}
+    sentence = (
+        f"the first site that differs is {at.node}: {place}{called} is {excess.after:.9g} and was {excess.before:.9g} "
+        f"on the same inputs (batch {at.batch.label!r})"
+    )
+    if excess.kind in what:
+        sentence += f"; {what[excess.kind]} is off by {excess.share:.3g} times what rounding explains"
+    elif excess.bound:
+        sentence += f"; rounding explains {excess.bound:.3g}"
+    if found.outcome.word == "differs":
+        sentence += f"; {found.outcome.sentence}"
+    shown = Counterexample(
+        at.value, excess.index, excess.before, excess.after, excess.bound, at.batch.label, at.batch.feeds
+    )
+    return Differs(sentence, shown, found.end_to_end, site=at.node, value=at.value)

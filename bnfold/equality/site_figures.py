@@ -1,0 +1,189 @@
+"""Whether what was measured at one site is rounding: element by element, and channel by channel over all elements.
+
+With y the original's value, d the difference, u half a unit of the type, K the most terms that are summed at once,
+D how many such sums lie behind each other, and S the sum of the absolute terms (magnitudes.py):
+
+    every element      |d| <= D*(4*sqrt(K) + 8)*u*S
+    every channel      gain    g = cov(d, y)/var(y)     |g| <= 4u*max(1, rms(S)/(sqrt(K)*std(y))) + 6 standard errors
+                       offset  mean(d)                  |mean(d)| <= 4u*mean(S)*max(1, sqrt(K/n))
+
+A wrong scale is a gain and a wrong shift is an offset, far below what rounding does to one element. The two factors are
+1 for ordinary layers: the first grows where weights cancel, for there the rounding of the weights themselves is a gain,
+the second where there are too few elements to average over. Gains are asked of at least 64 different values alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.equality.magnitudes import Size
+
+Array = NDArray[np.generic]
+Float64 = NDArray[np.float64]
+
+ENOUGH = 64
+"""Elements of a channel from which on it is judged as a whole."""
+
+_STANDARD_ERRORS = 6.0
+_SYSTEMATIC = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """The worst thing that was found at a site, as a share of what is allowed: at most 1 passes.
+
+    `kind`: "element", "gain", "offset", or "special" for NaN and infinities that are not in both, and values that
+    must be identical. `channel` is that of a gain or offset. `before` and `after` are the elements at `index`.
+    """
+
+    share: float
+    kind: str
+    index: tuple[int, ...]
+    before: float
+    after: float
+    bound: float
+    channel: int | None = None
+
+
+NOTHING = Excess(0.0, "element", (), 0.0, 0.0, 0.0)
+
+
+@dataclass(slots=True, eq=False)
+class _Sums:
+    """Sums over all elements of each channel along one axis; values are counted from a first mean."""
+
+    origin: Float64
+    count: int = 0
+    y: Float64 = field(default_factory=lambda: np.zeros(1))
+    d: Float64 = field(default_factory=lambda: np.zeros(1))
+    yy: Float64 = field(default_factory=lambda: np.zeros(1))
+    yd: Float64 = field(default_factory=lambda: np.zeros(1))
+    dd: Float64 = field(default_factory=lambda: np.zeros(1))
+    s: Float64 = field(default_factory=lambda: np.zeros(1))
+    ss: Float64 = field(default_factory=lambda: np.zeros(1))
+
+    def add(self, y: Float64, d: Float64, s: Float64) -> None:
+        """Arrays of (channels, elements)."""
+        y = y - self.origin[:, None]
+        self.count += y.shape[1]
+        self.y, self.d, self.s = self.y + y.sum(1), self.d + d.sum(1), self.s + s.sum(1)
+        self.yy, self.dd = self.yy + np.einsum("ce,ce->c", y, y), self.dd + np.einsum("ce,ce->c", d, d)
+        self.yd, self.ss = self.yd + np.einsum("ce,ce->c", y, d), self.ss + np.einsum("ce,ce->c", s, s)
+
+
+@dataclass(slots=True, eq=False)
+class Figures:
+    """What was measured at one site so far."""
+
+    unit: float
+    size: Size
+    worst: Excess = NOTHING
+    elements: int = 0
+    sums: dict[int, _Sums] = field(default_factory=dict)
+
+    def add(self, before: Array, after: Array, magnitude: Array) -> None:
+        """One more batch; all three have one shape."""
+        y, z, s = (np.asarray(array, np.float64) for array in (before, after, magnitude))
+        special = specially_different(y, z)
+        if special is not None:
+            self._note(special)
+            return
+        usual = np.isfinite(y) & np.isfinite(s)
+        with np.errstate(invalid="ignore"):
+            d = np.where(usual, z - y, 0.0)
+        y, s = np.where(usual, y, 0.0), np.where(usual, s, 0.0)
+        self.elements += y.size
+        self._element(y, z, d, s, before.dtype)
+        for axis in {1, y.ndim - 1} if y.ndim > 1 else set():
+            channels = y.shape[axis]
+            yc, dc, sc = (np.moveaxis(a, axis, 0).reshape(channels, -1) for a in (y, d, s))
+            if axis not in self.sums:
+                self.sums[axis] = _Sums(yc.mean(1) if yc.size else np.zeros(channels))
+            if self.sums[axis].origin.shape == (channels,):
+                self.sums[axis].add(yc, dc, sc)
+                self._channels(axis, y, z)
+
+    @property
+    def fewest(self) -> int:
+        """Over how many elements channels were judged."""
+        return min((sums.count for axis, sums in self.sums.items() if axis == 1), default=self.elements)
+
+    def _element(self, y: Float64, z: Float64, d: Float64, s: Float64, kind: np.dtype[np.generic]) -> None:
+        factor = max(1, self.size.depth) * (4 * math.sqrt(self.size.terms + self.size.operators) + 8) * self.unit
+        bound = factor * s + smallest(kind)
+        share = np.abs(d) / bound
+        if share.size and share.max() > self.worst.share:
+            index = np.unravel_index(int(np.argmax(share)), share.shape)
+            place = tuple(int(i) for i in index)
+            self._note(Excess(float(share[index]), "element", place, float(y[index]), float(z[index]), bound[index]))
+
+    def _channels(self, axis: int, y: Float64, z: Float64) -> None:
+        """The gain and offset of every channel along an axis, over all that was added."""
+        sums = self.sums[axis]
+        if sums.count < ENOUGH:
+            return
+        for kind, found, allowed in (("offset", *self._offsets(sums)), ("gain", *self._gains(sums))):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                share = np.where(found == 0, 0.0, found / allowed)
+            for channel in map(int, np.argsort(-share)):
+                if not share[channel] > self.worst.share:
+                    break
+                ours = np.take(y, channel, axis)
+                if kind == "gain" and share[channel] > 1 and len(np.unique(ours)) < min(ENOUGH, ours.size):
+                    continue
+                off = Excess(float(share[channel]), kind, (), 0.0, 0.0, float(allowed[channel]), channel)
+                self._note(_in_channel(off, axis, y, z))
+                break
+
+    def _offsets(self, sums: _Sums) -> tuple[Float64, Float64]:
+        spread = max(1.0, math.sqrt(self.size.terms / sums.count))
+        return np.abs(sums.d / sums.count), _SYSTEMATIC * self.unit * sums.s / sums.count * spread + 1e-300
+
+    def _gains(self, sums: _Sums) -> tuple[Float64, Float64]:
+        n = sums.count
+        mean_y, mean_d = sums.y / n, sums.d / n
+        var_y = np.maximum(sums.yy / n - mean_y**2, 0.0)
+        var_d = np.maximum(sums.dd / n - mean_d**2, 0.0)
+        judged = np.sqrt(var_y) > ENOUGH * self.unit * sums.s / n
+        safe = np.where(judged, var_y, 1.0)
+        gain = np.where(judged, (sums.yd / n - mean_y * mean_d) / safe, 0.0)
+        left = np.maximum(var_d - gain**2 * safe, 0.0)
+        error = np.sqrt(left / (n * safe))
+        cancelling = np.sqrt(sums.ss / n / safe / max(1, self.size.terms))
+        allowed = _SYSTEMATIC * self.unit * np.maximum(1.0, cancelling) + _STANDARD_ERRORS * error
+        return np.abs(gain), allowed
+
+    def _note(self, found: Excess) -> None:
+        if found.share > self.worst.share:
+            self.worst = found
+
+
+def specially_different(y: Float64, z: Float64) -> Excess | None:
+    """The first element that is NaN or infinite in one of two arrays, and not the same in the other."""
+    with np.errstate(invalid="ignore"):
+        differ = (np.isfinite(y) != np.isfinite(z)) | (~np.isfinite(y) & ~((y == z) | (np.isnan(y) & np.isnan(z))))
+    if not differ.any():
+        return None
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(differ)), differ.shape))
+    return Excess(math.inf, "special", index, float(y[index]), float(z[index]), 0.0)
+
+
+def _in_channel(found: Excess, axis: int, y: Float64, z: Float64) -> Excess:
+    """A gain or offset, shown by the element of its channel that is furthest apart."""
+    channel = found.channel or 0
+    ours, theirs = np.take(y, channel, axis), np.take(z, channel, axis)
+    if not ours.size:
+        return found
+    inner = [int(i) for i in np.unravel_index(int(np.argmax(np.abs(theirs - ours))), ours.shape)]
+    place = (*inner[:axis], channel, *inner[axis:])
+    return replace(found, index=place, before=float(y[place]), after=float(z[place]))
+
+
+def smallest(kind: np.dtype[np.generic]) -> float:
+    """Half the smallest number above zero of a float type: what underflow may do."""
+    with np.errstate(all="ignore"):
+        return float(np.nextafter(np.zeros((), kind), np.ones((), kind))) / 2

@@ -1,0 +1,262 @@
+"""Judges sites on one batch: which candidate a value agrees with, if any, and by how much of what rounding allows.
+
+A value is what it stands for if it has the same bits; if it is floating point and within the bounds of
+site_figures.py; or, where no S is known or so much lies between that S says nothing, if it is no further away than the
+region's own jitter. Where a channel has few elements, both sides are run again on the bounds with noise added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from bnfold.equality.counterparts import Site
+from bnfold.equality.discrete import coarsest_half_unit
+from bnfold.equality.measure import DRAWS, ROUNDING_FLOOR, UNITS, is_float
+from bnfold.equality.site_figures import NOTHING, Excess, Figures, specially_different
+from bnfold.equality.site_runs import Array, Region, Side, SiteRuns, Sized, Values
+from bnfold.nodes import Value
+
+DEEPEST = 3
+"""Sums behind each other up to which S bounds what rounding does; beyond, it would allow anything."""
+
+_ENOUGH = 256
+_MOST_REPEATS = 256
+_GROUP_BYTES = 1 << 28
+_UNKNOWN_BYTES = 1 << 22
+_KEPT_BYTES = 1 << 29
+_HOPELESS = 0.5
+_PASSES, _DIFFERS = 4.0, 10.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What was found at one site: the candidate that is nearest, how near in relative L2, and the worst excess.
+
+    `decided` is False where only jitter could say, and says neither. `after` is kept where the site fails.
+    """
+
+    site: Site
+    candidate: Value | None
+    distance: float
+    excess: Excess
+    decided: bool = True
+    after: Array | None = field(default=None, repr=False)
+
+    @property
+    def passes(self) -> bool:
+        """Whether the value is what it stands for, up to rounding."""
+        return self.candidate is not None and self.excess.share <= 1.0
+
+
+class SiteJudge:
+    """Judges sites of one pair of models on one batch after another."""
+
+    def __init__(self, runs: SiteRuns, before: Side, seed: int) -> None:
+        self._runs = runs
+        self._before = before
+        self._seed = seed
+        self._is_half = coarsest_half_unit(before.source.file.proto) > UNITS["float32"]
+        self._feeds: Mapping[str, Array] = {}
+        self._kept: Values = {}
+
+    def on(self, feeds: Mapping[str, Array]) -> None:
+        """From now on, compare on these inputs."""
+        self._feeds, self._kept = feeds, {}
+
+    def judged(self, sites: Sequence[Site]) -> list[Judged]:
+        """One verdict per site, in order."""
+        return [verdict for group in self._groups(sites) for verdict in self._group(group)]
+
+    def deviation(self, near: Judged, beyond: Judged) -> tuple[Array, Array] | None:
+        """What a faulty value would do at a later site if nothing undid it, and what is found there.
+
+        Both as differences from what the original has there; None where the later site does not depend on it.
+        """
+        site, cause, target = beyond.site, near.candidate, beyond.candidate
+        if cause is None or target is None or near.after is None:
+            return None
+        stops = {v.id for v in site.feeds} | {cause.id}
+        region = Region.behind(self._before.outline, target, stops - {target.id})
+        if all(bound is not cause for bound in region.bounds):
+            return None
+        values = dict(self._values([*region.bounds, *site.feeds, target]))
+        found = self._runs.rewritten([site], values)[site.value.id].astype(np.float64)
+        plain = values[target.id].astype(np.float64)
+        values[cause.id] = near.after
+        moved = self._runs.recomputed([region], values)[target.id].astype(np.float64)
+        return moved - plain, found - plain
+
+    def _groups(self, sites: Sequence[Site]) -> Iterator[list[Site]]:
+        """Sites in order, as many at once as their values may take memory."""
+        group: list[Site] = []
+        room = _GROUP_BYTES
+        for site in sites:
+            needed = sum(self._bytes(value) for value in (*site.feeds, *site.candidates))
+            if group and needed > room:
+                yield group
+                group, room = [], _GROUP_BYTES
+            group.append(site)
+            room -= needed
+        if group:
+            yield group
+
+    def _bytes(self, value: Value) -> int:
+        """About how large a value is; symbolic sizes are taken for small."""
+        dims = self._before.shapes.shape(value)
+        return _UNKNOWN_BYTES if dims is None else 4 * math.prod(d for d in dims if isinstance(d, int))
+
+    def _values(self, wanted: Sequence[Value]) -> Values:
+        """Values of the original on this batch; those asked for before are kept, up to a limit.
+
+        Not in half precision: onnxruntime computes it in float32, and rounds in between only what is asked for, so
+        that values of two runs do not belong together.
+        """
+        missing = [value for value in wanted if value.id not in self._kept]
+        if missing:
+            if self._is_half or sum(array.nbytes for array in self._kept.values()) > _KEPT_BYTES:
+                self._kept, missing = {}, list(wanted)
+            self._kept |= self._runs.values(missing, self._feeds)
+        return self._kept
+
+    def _group(self, sites: Sequence[Site]) -> list[Judged]:
+        regions = {(s.value.id, c.id): self._runs.region(s, c) for s in sites for c in s.candidates}
+        bounds = [value for region in regions.values() for value in region.bounds]
+        values = self._values([*(v for site in sites for v in (*site.feeds, *site.candidates)), *bounds])
+        runnable = [site for site in sites if all(feed.id in values for feed in site.feeds)]
+        found = self._runs.rewritten(runnable, values)
+        nearest = {s.value.id: _nearest(s, found[s.value.id], values) for s in runnable if s.value.id in found}
+        asked = [
+            (j, regions[j.site.value.id, j.candidate.id])
+            for j in nearest.values()
+            if j.candidate is not None and not j.passes and j.distance <= _HOPELESS and _may_round(j, values)
+        ]
+        for (judged, _), verdict in zip(asked, self._bounded(asked, values, found), strict=True):
+            nearest[judged.site.value.id] = verdict
+        nothing = {s.value.id: Judged(s, None, math.inf, replace(NOTHING, share=math.inf)) for s in sites}
+        return [(nothing | nearest)[site.value.id] for site in sites]
+
+    def _bounded(
+        self, asked: Sequence[tuple[Judged, Region]], values: Values, found: Mapping[int, Array]
+    ) -> list[Judged]:
+        regions = [region for _, region in asked]
+        sized = self._runs.sized(regions, values) if regions else []
+        figures = [Figures(self._runs.unit(r, values, UNITS), s.size) for r, s in zip(regions, sized, strict=True)]
+        for (judged, region), one, figure in zip(asked, sized, figures, strict=True):
+            if _is_bounded(one) and one.magnitude is not None:
+                figure.add(values[region.target.id], found[judged.site.value.id], one.magnitude)
+        few = [
+            i for i, (one, figure) in enumerate(zip(sized, figures, strict=True))
+            if _is_bounded(one) and figure.fewest < _ENOUGH and figure.worst.share <= 1
+        ]  # fmt: skip
+        if few:
+            self._repeat([asked[i] for i in few], [figures[i] for i in few], values)
+        verdicts = []
+        for (judged, region), one, figure in zip(asked, sized, figures, strict=True):
+            after = found[judged.site.value.id]
+            if _is_bounded(one):
+                passes = figure.worst.share <= 1
+                verdicts.append(replace(judged, excess=figure.worst, after=None if passes else after))
+            else:
+                verdicts.append(self._drawn(judged, region, figure.unit, values, after))
+        return verdicts
+
+    def _repeat(self, asked: Sequence[tuple[Judged, Region]], figures: Sequence[Figures], values: Values) -> None:
+        """Both sides on the bounds with noise, until each channel has enough elements to be judged as a whole."""
+        random = np.random.default_rng(self._seed)
+        sites, regions = [judged.site for judged, _ in asked], [region for _, region in asked]
+        bounds = {v.id: v for site in sites for v in site.feeds} | {v.id: v for r in regions for v in r.bounds}
+        repeats = max(-(-_ENOUGH // max(1, figure.fewest)) for figure in figures)
+        for _ in range(min(_MOST_REPEATS, repeats)):
+            noisy: Values = {id_: _with_noise(values[id_], random) for id_ in bounds}
+            after, before = self._runs.rewritten(sites, noisy), self._runs.recomputed(regions, noisy)
+            for (judged, region), one, figure in zip(asked, self._runs.sized(regions, noisy), figures, strict=True):
+                ours, theirs = before[region.target.id], after[judged.site.value.id]
+                if one.magnitude is not None and ours.shape == theirs.shape:
+                    figure.add(ours, theirs, one.magnitude)
+
+    def _drawn(self, judged: Judged, region: Region, unit: float, values: Values, after: Array) -> Judged:
+        """By the region's own jitter: how far it moves when what it reads and its constants are rounded otherwise."""
+        y, z = (np.asarray(a, np.float64) for a in (values[region.target.id], after))
+        special = specially_different(y, z)
+        if special is not None:
+            return replace(judged, excess=special, after=after)
+        squares = 0.0
+        for draw in range(DRAWS):
+            random = np.random.default_rng([self._seed, draw])
+            moved = {v.id: _rounded_otherwise(values[v.id], unit, random) for v in region.bounds}
+            drawn = self._runs.jittered(region, moved, DRAWS * self._seed + draw).astype(np.float64)
+            squares += float(np.nansum(np.square(drawn - y))) / DRAWS if drawn.shape == y.shape else 0.0
+        d = np.where(np.isfinite(y), z - y, 0.0)
+        floor = max(ROUNDING_FLOOR * unit * float(np.linalg.norm(np.where(np.isfinite(y), y, 0.0))), math.sqrt(squares))
+        ratio = float(np.linalg.norm(d)) / floor if floor else math.inf
+        place = tuple(int(i) for i in np.unravel_index(int(np.argmax(np.abs(d))), d.shape))
+        bound = _PASSES * floor / math.sqrt(max(1, d.size))
+        excess = Excess(ratio / _PASSES, "jitter", place, float(y[place]), float(z[place]), bound)
+        return replace(judged, excess=excess, decided=not _PASSES < ratio <= _DIFFERS, after=after)
+
+
+def _is_bounded(one: Sized) -> bool:
+    return one.magnitude is not None and one.size.depth <= DEEPEST
+
+
+def _nearest(site: Site, after: Array, values: Values) -> Judged:
+    """The candidate that a value is nearest to: passed where the bits are the same, failed until more is known."""
+    best = Judged(site, None, math.inf, replace(NOTHING, share=math.inf), after=after)
+    for candidate in site.candidates:
+        before = values.get(candidate.id)
+        if before is None or (before.shape, before.dtype) != (after.shape, after.dtype):
+            continue
+        if before.tobytes() == after.tobytes():
+            return Judged(site, candidate, 0.0, NOTHING)
+        distance = _relative(before, after)
+        if distance < best.distance or best.candidate is None:
+            best = Judged(site, candidate, distance, _unequal(before, after), after=after)
+    return best
+
+
+def _relative(before: Array, after: Array) -> float:
+    if not is_float(before):
+        return math.inf
+    y, z = before.astype(np.float64), after.astype(np.float64)
+    usual = np.isfinite(y) & np.isfinite(z)
+    norm = float(np.linalg.norm(y[usual]))
+    difference = float(np.linalg.norm((z - y)[usual]))
+    return difference / norm if norm else (math.inf if difference else 0.0)
+
+
+def _unequal(before: Array, after: Array) -> Excess:
+    """Two arrays that are not the same, before anything is known of what rounding may do."""
+    if before.dtype.kind in "OUS" or not before.size:
+        return replace(NOTHING, share=math.inf, kind="special")
+    y, z = before.astype(np.float64), after.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        apart = np.nan_to_num(np.abs(z - y), nan=math.inf)
+    place = tuple(int(i) for i in np.unravel_index(int(np.argmax(apart)), apart.shape))
+    return Excess(math.inf, "special", place, float(y[place]), float(z[place]), 0.0)
+
+
+def _may_round(judged: Judged, values: Values) -> bool:
+    return judged.candidate is not None and is_float(values[judged.candidate.id])
+
+
+def _with_noise(value: Array, random: np.random.Generator) -> Array:
+    """Floats with noise as large as they vary; everything else as it is."""
+    if not is_float(value) or value.dtype.kind == "c":
+        return value
+    wide = value.astype(np.float64)
+    usual = wide[np.isfinite(wide)]
+    spread = float(usual.std()) if usual.size else 0.0
+    scale = spread or float(np.abs(usual).max(initial=0.0)) or 1.0
+    return np.asarray((wide + scale * random.standard_normal(wide.shape)).astype(value.dtype))
+
+
+def _rounded_otherwise(value: Array, unit: float, random: np.random.Generator) -> Array:
+    if not is_float(value) or value.dtype.kind == "c":
+        return value
+    factors = 1.0 + random.uniform(-2.0, 2.0, value.shape) * unit
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray((value.astype(np.float64) * factors).astype(value.dtype))

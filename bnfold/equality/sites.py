@@ -1,0 +1,239 @@
+"""Tier 1: every place where two models compute something otherwise, compared on the values that the original has there.
+
+    correspond    which value of the original each value of the rewritten model may stand for (counterparts.py)
+    run           each site is fed what the original has at its bounds, and must give what the original has there
+    judge         by the bounds of rounding (site_figures.py), or by the region's own jitter where it has no S
+
+A value that agrees with none of its candidates is wrong, or stands for nothing: a rewriting may scale a value here and
+undo it behind. So it is passed over, and the region grows to the next value that agrees; what reaches an output
+without agreeing differs. Growing dilutes a fault, so a value that came near must be shown to be undone: with e what
+its deviation would do further on if nothing undid it, and d what is found there, d must not hold e,
+
+    b = <d, e>/<e, e>      undone: b < 1/2      not undone: b >= 1/2      standard error ||d - b*e||/(||e||*sqrt(n))
+
+which finds an e far below the rounding of any one element.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnfold.equality.counterparts import Correspondence, Counterparts, Site
+from bnfold.equality.inputs import Batch
+from bnfold.equality.runner import Runner
+from bnfold.equality.site_figures import Excess
+from bnfold.equality.site_judge import Judged, SiteJudge
+from bnfold.equality.site_runs import Side, SiteRuns
+from bnfold.nodes import Value
+
+NEAR = 0.02
+"""Relative L2 up to which a value that fails is taken for a faulty copy of its candidate."""
+
+_MOST_ROUNDS = 200
+_CERTAIN = 0.1
+_HELD = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The first site that differs: the rewritten model's node and value, the original's value, and what was found."""
+
+    node: str
+    value: str
+    stands_for: str
+    excess: Excess
+    batch: Batch = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SiteOutcome:
+    """What comparing site by site showed.
+
+    `divergence` is None where nothing differs; `why` says what could not be decided. `compared` counts the sites,
+    `identical` the values that both models compute alike, `grown` those that stand for nothing in the original;
+    `worst` is the largest share of a bound, found at the node `worst_at`.
+    """
+
+    divergence: Divergence | None
+    why: str
+    compared: int
+    identical: int
+    grown: int
+    worst: float
+    worst_at: str
+
+    @property
+    def is_same(self) -> bool:
+        """Whether every site was compared and none differs."""
+        return self.divergence is None and not self.why
+
+
+def compare_sites(  # noqa: PLR0913  # two models, what to run them on and how, and what is known already
+    before: Side, after: Side, batches: Sequence[Batch], runner: Runner, *, seed: int = 0, differs: bool = False
+) -> SiteOutcome:
+    """Compare two models site by site on some batches; the first decides what corresponds to what.
+
+    `differs` says that the outputs were found to differ, so that it only remains to say where. Raises `CannotRun`.
+    """
+    return _Comparison(before, after, runner, seed, is_known_to_differ=differs).over(batches)
+
+
+class _Comparison:
+    """One comparison: decisions grow, and what was judged under the same circumstances is not judged again."""
+
+    def __init__(self, before: Side, after: Side, runner: Runner, seed: int, *, is_known_to_differ: bool) -> None:
+        self._after = after
+        self._counterparts = Counterparts(before.outline, after.outline)
+        self._judge = SiteJudge(SiteRuns(before, after, runner), before, seed)
+        self._is_known_to_differ = is_known_to_differ
+        self._decided: dict[int, Value | None] = {}
+        self._failed: dict[int, Judged] = {}
+        self._judged: dict[object, Judged] = {}
+        self._altered: frozenset[int] = frozenset()
+        self._held: dict[tuple[int, object], bool | None] = {}
+
+    def over(self, batches: Sequence[Batch]) -> SiteOutcome:
+        """Settle what corresponds on the first batch, and compare on all of them."""
+        found = self._counterparts.under({})
+        self._altered = frozenset(site.value.id for site in found.sites)
+        worst: list[Judged] = []
+        for batch in batches:
+            self._judge.on(batch.feeds)
+            self._judged.clear()
+            self._held.clear()
+            found, failed = self._settled()
+            worst += [self._judged[site.key] for site in found.sites]
+            if failed is not None:
+                return self._outcome(found, worst, self._divergence(failed, batch), "")
+        return self._outcome(found, worst, None, self._undecided(found))
+
+    def _settled(self) -> tuple[Correspondence, Judged | None]:
+        """Rounds of judging and deciding until all that is compared agrees; or what differs."""
+        found = self._counterparts.under(self._decided)
+        for _ in range(_MOST_ROUNDS):
+            fresh = [site for site in found.sites if site.key not in self._judged]
+            self._judged.update(
+                (site.key, judged) for site, judged in zip(fresh, self._judge.judged(fresh), strict=True)
+            )
+            failed = self._beyond_growing(found) or self._not_undone(found, settled=False)
+            if failed is not None or not self._decide(found):
+                return found, failed or self._not_undone(found, settled=True)
+            found = self._counterparts.under(self._decided)
+        return found, next((j for j in map(self._of, found.sites) if not j.passes), None)
+
+    def _of(self, site: Site) -> Judged:
+        return self._judged[site.key]
+
+    def _decide(self, found: Correspondence) -> bool:
+        """Settle for another candidate, or for none; whether anything has changed.
+
+        A site that is fed by one that fails is judged again first: only the first of a row is passed over.
+        """
+        changed = False
+        tainted: set[int] = set()
+        sites = {site.value.id: site for site in found.sites}
+        for node in self._after.outline.nodes:
+            is_fed_by_fault = any(value.id in tainted for value in self._after.outline.needs[node.id])
+            for value in (v for v in node.outputs if v is not None):
+                site = sites.get(value.id)
+                judged = None if site is None else self._of(site)
+                if judged is not None and judged.passes and judged.candidate is not judged.site.assumed:
+                    self._decided[value.id] = judged.candidate
+                    tainted.add(value.id)
+                    changed = True
+                elif judged is not None and judged.passes:
+                    continue
+                elif is_fed_by_fault or judged is not None:
+                    tainted.add(value.id)
+                    changed |= judged is not None and not is_fed_by_fault and self._pass_over(judged)
+        return changed
+
+    def _pass_over(self, judged: Judged) -> bool:
+        self._decided[judged.site.value.id] = None
+        self._failed.setdefault(judged.site.value.id, judged)
+        return True
+
+    def _beyond_growing(self, found: Correspondence) -> Judged | None:
+        """An output that does not agree: the first value behind it that failed."""
+        graph = self._after.source.graph
+        outputs = [site for site in found.sites if graph.is_graph_output(site.value)]
+        for site in (site for site in outputs if not self._of(site).passes):
+            if not self._is_fed_by_fault(site, found):
+                inside = _made_by(site)
+                return next((j for id_, j in self._failed.items() if id_ in inside), self._of(site))
+        return None
+
+    def _is_fed_by_fault(self, site: Site, found: Correspondence) -> bool:
+        """Whether what a site is fed is taken for something that it is not, or may not be."""
+        judged = {s.value.id: self._of(s) for s in found.sites if s is not site}
+        mistaken = {id_ for id_, j in judged.items() if not j.passes or j.candidate is not j.site.assumed}
+        nodes, _ = self._after.outline.behind([site.value], ())
+        return any(v is not None and v.id in mistaken for node in nodes for v in node.outputs)
+
+    def _not_undone(self, found: Correspondence, *, settled: bool) -> Judged | None:
+        """A value that failed and is not undone further on; once all is settled, one that is not shown to be."""
+        for id_, failed in self._failed.items():
+            if failed.distance > NEAR and not self._is_known_to_differ:
+                continue
+            covering = [site for site in found.sites if id_ in _made_by(site)]
+            held = [self._is_held(failed, s) for s in covering if s.value.id in self._altered or settled]
+            if True in held or (settled and False not in held and failed.distance <= NEAR):
+                return failed
+        return None
+
+    def _is_held(self, failed: Judged, site: Site) -> bool | None:
+        """Whether a deviation is still there at a later site, whole; None where it would not be seen."""
+        key = failed.site.value.id, site.key
+        if key not in self._held:
+            pair = self._judge.deviation(failed, self._of(site))
+            self._held[key] = None if pair is None else _holds(*pair)
+        return self._held[key]
+
+    def _divergence(self, failed: Judged, batch: Batch) -> Divergence:
+        stands_for = "" if failed.candidate is None else failed.candidate.name
+        site = failed.site
+        return Divergence(str(site.node.site), site.value.name, stands_for, failed.excess, batch)
+
+    def _undecided(self, found: Correspondence) -> str:
+        doubtful = next((j for j in map(self._of, found.sites) if not j.decided), None)
+        if doubtful is not None:
+            return f"{doubtful.site.node.site} is apart by more than its own jitter mostly explains"
+        outputs = {v.name: v for v in self._after.outline.names.values() if self._after.source.graph.is_graph_output(v)}
+        lost = [n for n, v in outputs.items() if v.id in self._after.outline.varying and v.id not in found.stands_for]
+        return f"nothing in the original corresponds to the output {lost[0]!r}" if lost else ""
+
+    def _outcome(
+        self, found: Correspondence, judged: Sequence[Judged], divergence: Divergence | None, why: str
+    ) -> SiteOutcome:
+        passed = [j for j in judged if j.passes]
+        worst = max(passed, key=lambda j: j.excess.share, default=None)
+        return SiteOutcome(
+            divergence=divergence,
+            why=why,
+            compared=len(found.sites),
+            identical=len(found.identical),
+            grown=sum(decided is None for decided in self._decided.values()),
+            worst=0.0 if worst is None else worst.excess.share,
+            worst_at="" if worst is None else str(worst.site.node.site),
+        )
+
+
+def _made_by(site: Site) -> set[int]:
+    """The values that a site's nodes put out, by id."""
+    return {value.id for node in site.nodes for value in node.outputs if value is not None}
+
+
+def _holds(expected: np.ndarray, found: np.ndarray) -> bool | None:
+    """Whether `found` holds `expected`: True, False, or None where that cannot be told."""
+    usual = np.isfinite(expected) & np.isfinite(found)
+    e, d = expected[usual], found[usual]
+    power = float(np.dot(e, e))
+    if not power:
+        return None
+    share = float(np.dot(d, e)) / power
+    error = float(np.linalg.norm(d - share * e)) / math.sqrt(power * e.size)
+    return None if error > _CERTAIN else share >= _HELD
