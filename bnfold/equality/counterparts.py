@@ -1,9 +1,10 @@
 """Which value of the original each value of a rewritten model stands for, as far as the two files alone can say.
 
 A value that is computed alike (fingerprints.py) is the same, bit for bit. One that is computed otherwise may stand
-for the value of its name, for what an operator of its kind puts out over the same data, and for what a chain of nodes
-makes of either. The first of these by who reads it is assumed, and what follows is
-compared under that assumption; which one it really is, if any, only running both can say (sites.py).
+for the value of its name, for what an operator of its kind puts out over the same data, for what a chain of nodes
+makes of either, and, where there is neither, for what such a chain makes of what it is fed. The first of these by who
+reads it is assumed, and what follows is compared under that assumption; which one it really is, if any, only running
+both can say (sites.py).
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Counterparts:
                 known[value.id] = self._prints.of_output(digest, index)
                 if value.id not in decisions and self._note(value, known, stands_for, identical):
                     continue
-                candidates = self._candidates(node, index, known, decisions)
+                candidates = self._candidates(node, index, known, decisions, stands_for)
                 if not candidates:
                     known[value.id] = b"nothing" + known[value.id]
                     continue
@@ -119,7 +120,12 @@ class Counterparts:
         return Site(value, node, nodes, bounds, tuple(stands_for[b.id] for b in bounds), candidates)
 
     def _candidates(
-        self, node: Node, index: int, known: Mapping[int, Digest], decisions: Decisions
+        self,
+        node: Node,
+        index: int,
+        known: Mapping[int, Digest],
+        decisions: Decisions,
+        stands_for: Mapping[int, Value],
     ) -> tuple[Value, ...]:
         value = node.outputs[index]
         if value is None or value.id not in self._after.varying:
@@ -133,6 +139,8 @@ class Counterparts:
         starts = [] if named is None else [named]
         alike = self._by_kind.get(self._kind(self._after, node, known), ())
         starts += [v for other in alike[:_MOST_CANDIDATES] for v in [other.output(index)] if v is not None]
+        if not starts:
+            starts = [stands_for[bound.id] for bound in self._after.behind([value], stands_for.keys())[1]]
         chain = {v.id: v for start in starts for v in self._chain(start)}
         computed = [v for v in chain.values() if self._before.graph.producer(v) is not None]
         ours = self._read_by(self._after, value)

@@ -89,7 +89,7 @@ def examine(  # noqa: PLR0913  # two models, how to run them, and each of the us
         return Examination(outcome, None, _CONVERTED)
     try:
         ours, theirs = (Side.of(Source(Graph.of(one.file), one.path)) for one in (before, after))
-        sites = compare_sites(ours, theirs, outcome.batches, runner, seed=seed, differs=outcome.word == "differs")
+        sites = compare_sites(ours, theirs, outcome.batches, runner, seed=seed)
     except CannotRun as error:
         return Examination(outcome, None, f"the sites could not be compared: {error.sentence}")
     return Examination(outcome, sites)

@@ -4,12 +4,13 @@ With y the original's value, d the difference, u half a unit of the type, K the 
 D how many such sums lie behind each other, and S the sum of the absolute terms (magnitudes.py):
 
     every element      |d| <= D*(4*sqrt(K) + 8)*u*S
-    every channel      gain    g = cov(d, y)/var(y)     |g| <= 4u*max(1, rms(S)/(sqrt(K)*std(y))) + 6 standard errors
-                       offset  mean(d)                  |mean(d)| <= 4u*mean(S)*max(1, sqrt(K/n))
+    every channel      gain    |cov(d, y)/var(y)| <= 4u*(1 + max(1, rms(S)/(sqrt(K)*std(y)))) + 6 standard errors
+                       offset  |mean(d)| <= 4u*mean(S)*max(1, sqrt(K/n))
 
-A wrong scale is a gain and a wrong shift is an offset, far below what rounding does to one element. The two factors are
-1 for ordinary layers: the first grows where weights cancel, for there the rounding of the weights themselves is a gain,
-the second where there are too few elements to average over. Gains are asked of at least 64 different values alone.
+A wrong scale is a gain and a wrong shift is an offset, far below what rounding does to one element. Of a gain, 4u are
+for the scale that the original computes in its own type, the rest for the weights, which are rounded once. The two
+factors are 1 for ordinary layers: the first grows where weights cancel, for there their rounding is a larger gain, the
+second where there are too few elements to average over. Gains are asked of at least 64 different values alone.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ class Figures:
         left = np.maximum(var_d - gain**2 * safe, 0.0)
         error = np.sqrt(left / (n * safe))
         cancelling = np.sqrt(sums.ss / n / safe / max(1, self.size.terms))
-        allowed = _SYSTEMATIC * self.unit * np.maximum(1.0, cancelling) + _STANDARD_ERRORS * error
+        allowed = _SYSTEMATIC * self.unit * (1.0 + np.maximum(1.0, cancelling)) + _STANDARD_ERRORS * error
         return np.abs(gain), allowed
 
     def _note(self, found: Excess) -> None:

@@ -2,7 +2,8 @@
 
 A value is what it stands for if it has the same bits; if it is floating point and within the bounds of
 site_figures.py; or, where no S is known or so much lies between that S says nothing, if it is no further away than the
-region's own jitter. Where a channel has few elements, both sides are run again on the bounds with noise added.
+region's own jitter, which says nothing of a region that rounds to steps. Where a channel has few elements, both sides
+are run again on the bounds with noise added.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bnfold.equality.counterparts import Site
-from bnfold.equality.discrete import coarsest_half_unit
+from bnfold.equality.discrete import coarsest_half_unit, is_discrete
 from bnfold.equality.measure import DRAWS, ROUNDING_FLOOR, UNITS, is_float
 from bnfold.equality.site_figures import NOTHING, Excess, Figures, specially_different
 from bnfold.equality.site_runs import Array, Region, Side, SiteRuns, Sized, Values
@@ -36,7 +37,8 @@ _PASSES, _DIFFERS = 4.0, 10.0
 class Judged:
     """What was found at one site: the candidate that is nearest, how near in relative L2, and the worst excess.
 
-    `decided` is False where only jitter could say, and says neither. `after` is kept where the site fails.
+    `decided` is False where only jitter could say, and says neither: then nothing is held against the site, and the
+    comparison as a whole is undecided. `after` is kept where the site fails.
     """
 
     site: Site
@@ -49,7 +51,12 @@ class Judged:
     @property
     def passes(self) -> bool:
         """Whether the value is what it stands for, up to rounding."""
-        return self.candidate is not None and self.excess.share <= 1.0
+        return self.candidate is not None and (self.excess.share <= 1.0 or not self.decided)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it is what it was taken for."""
+        return self.passes and self.candidate is self.site.assumed
 
 
 class SiteJudge:
@@ -196,7 +203,8 @@ class SiteJudge:
         place = tuple(int(i) for i in np.unravel_index(int(np.argmax(np.abs(d))), d.shape))
         bound = _PASSES * floor / math.sqrt(max(1, d.size))
         excess = Excess(ratio / _PASSES, "jitter", place, float(y[place]), float(z[place]), bound)
-        return replace(judged, excess=excess, decided=not _PASSES < ratio <= _DIFFERS, after=after)
+        least = 0.0 if any(is_discrete(node.proto) for node in region.nodes) else _PASSES
+        return replace(judged, excess=excess, decided=not least < ratio <= _DIFFERS, after=after)
 
 
 def _is_bounded(one: Sized) -> bool:

@@ -7,6 +7,7 @@ arises at that site. Of the values nothing is kept beyond one group of sites.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,7 @@ from bnfold.equality.counterparts import Site
 from bnfold.equality.magnitudes import Magnitudes, NoMagnitude, Size
 from bnfold.equality.outline import Outline
 from bnfold.equality.pieces import Part, Piece, Source, holds_graphs
-from bnfold.equality.runner import Runner
+from bnfold.equality.runner import CannotRun, Runner
 from bnfold.nodes import Node, Value
 from bnfold.shapes import Shapes
 
@@ -163,9 +164,24 @@ class SiteRuns:
             _part(together, region, f"{place}:", values)
             together.outputs.append(name)
             names[name] = region.target.id
-        if names:
+        if not names:
+            return found
+        try:
             outputs = self._run(side, together, _fed(together, values), perturb)
-            found |= {names[name]: array for name, array in outputs.items() if name in names}
+        except CannotRun as error:
+            if error.kind != "refused" or len(names) == 1:
+                raise
+            return found | self._computed_one_by_one(side, regions, values, perturb)
+        return found | {names[name]: array for name, array in outputs.items() if name in names}
+
+    def _computed_one_by_one(
+        self, side: Side, regions: Sequence[Region], values: Values, perturb: int | None
+    ) -> dict[int, Array]:
+        """Those that run: a site may be taken for a value of another shape, which its readers do not accept."""
+        found: dict[int, Array] = {}
+        for region in regions:
+            with suppress(CannotRun):
+                found |= self._computed(side, [region], values, perturb)
         return found
 
     def _computed_alone(self, side: Side, region: Region, values: Values, perturb: int | None) -> Array:

@@ -11,7 +11,8 @@ its deviation would do further on if nothing undid it, and d what is found there
 
     b = <d, e>/<e, e>      undone: b < 1/2      not undone: b >= 1/2      standard error ||d - b*e||/(||e||*sqrt(n))
 
-which finds an e far below the rounding of any one element.
+which finds an e far below the rounding of any one element. A value that is far from its candidate is no copy of it, and
+is only held against the model where d is e as a whole: where what follows was made to undo nothing.
 """
 
 from __future__ import annotations
@@ -72,24 +73,21 @@ class SiteOutcome:
         return self.divergence is None and not self.why
 
 
-def compare_sites(  # noqa: PLR0913  # two models, what to run them on and how, and what is known already
-    before: Side, after: Side, batches: Sequence[Batch], runner: Runner, *, seed: int = 0, differs: bool = False
-) -> SiteOutcome:
+def compare_sites(before: Side, after: Side, batches: Sequence[Batch], runner: Runner, *, seed: int = 0) -> SiteOutcome:
     """Compare two models site by site on some batches; the first decides what corresponds to what.
 
-    `differs` says that the outputs were found to differ, so that it only remains to say where. Raises `CannotRun`.
+    Raises `CannotRun`.
     """
-    return _Comparison(before, after, runner, seed, is_known_to_differ=differs).over(batches)
+    return _Comparison(before, after, runner, seed).over(batches)
 
 
 class _Comparison:
     """One comparison: decisions grow, and what was judged under the same circumstances is not judged again."""
 
-    def __init__(self, before: Side, after: Side, runner: Runner, seed: int, *, is_known_to_differ: bool) -> None:
+    def __init__(self, before: Side, after: Side, runner: Runner, seed: int) -> None:
         self._after = after
         self._counterparts = Counterparts(before.outline, after.outline)
         self._judge = SiteJudge(SiteRuns(before, after, runner), before, seed)
-        self._is_known_to_differ = is_known_to_differ
         self._decided: dict[int, Value | None] = {}
         self._failed: dict[int, Judged] = {}
         self._judged: dict[object, Judged] = {}
@@ -131,31 +129,29 @@ class _Comparison:
     def _decide(self, found: Correspondence) -> bool:
         """Settle for another candidate, or for none; whether anything has changed.
 
-        A site that is fed by one that fails is judged again first: only the first of a row is passed over.
+        What is fed by a value that was mistaken is judged again first, unless it agrees all the same: of a row of
+        values that do not agree, only the first is settled.
         """
         changed = False
-        tainted: set[int] = set()
+        mistaken: set[int] = set()
         sites = {site.value.id: site for site in found.sites}
         for node in self._after.outline.nodes:
-            is_fed_by_fault = any(value.id in tainted for value in self._after.outline.needs[node.id])
+            is_misled = any(value.id in mistaken for value in self._after.outline.needs[node.id])
             for value in (v for v in node.outputs if v is not None):
-                site = sites.get(value.id)
-                judged = None if site is None else self._of(site)
-                if judged is not None and judged.passes and judged.candidate is not judged.site.assumed:
-                    self._decided[value.id] = judged.candidate
-                    tainted.add(value.id)
-                    changed = True
-                elif judged is not None and judged.passes:
+                judged = self._of(sites[value.id]) if value.id in sites else None
+                if (judged is None and not is_misled) or (judged is not None and judged.agrees):
                     continue
-                elif is_fed_by_fault or judged is not None:
-                    tainted.add(value.id)
-                    changed |= judged is not None and not is_fed_by_fault and self._pass_over(judged)
+                mistaken.add(value.id)
+                if judged is not None and not is_misled:
+                    self._settle(judged)
+                    changed = True
         return changed
 
-    def _pass_over(self, judged: Judged) -> bool:
-        self._decided[judged.site.value.id] = None
-        self._failed.setdefault(judged.site.value.id, judged)
-        return True
+    def _settle(self, judged: Judged) -> None:
+        value = judged.site.value
+        self._decided[value.id] = judged.candidate if judged.passes else None
+        if not judged.passes:
+            self._failed.setdefault(value.id, judged)
 
     def _beyond_growing(self, found: Correspondence) -> Judged | None:
         """An output that does not agree: the first value behind it that failed."""
@@ -170,15 +166,13 @@ class _Comparison:
     def _is_fed_by_fault(self, site: Site, found: Correspondence) -> bool:
         """Whether what a site is fed is taken for something that it is not, or may not be."""
         judged = {s.value.id: self._of(s) for s in found.sites if s is not site}
-        mistaken = {id_ for id_, j in judged.items() if not j.passes or j.candidate is not j.site.assumed}
+        mistaken = {id_ for id_, j in judged.items() if not j.agrees}
         nodes, _ = self._after.outline.behind([site.value], ())
         return any(v is not None and v.id in mistaken for node in nodes for v in node.outputs)
 
     def _not_undone(self, found: Correspondence, *, settled: bool) -> Judged | None:
         """A value that failed and is not undone further on; once all is settled, one that is not shown to be."""
         for id_, failed in self._failed.items():
-            if failed.distance > NEAR and not self._is_known_to_differ:
-                continue
             covering = [site for site in found.sites if id_ in _made_by(site)]
             held = [self._is_held(failed, s) for s in covering if s.value.id in self._altered or settled]
             if True in held or (settled and False not in held and failed.distance <= NEAR):
@@ -190,7 +184,7 @@ class _Comparison:
         key = failed.site.value.id, site.key
         if key not in self._held:
             pair = self._judge.deviation(failed, self._of(site))
-            self._held[key] = None if pair is None else _holds(*pair)
+            self._held[key] = None if pair is None else _holds(*pair, is_near=failed.distance <= NEAR)
         return self._held[key]
 
     def _divergence(self, failed: Judged, batch: Batch) -> Divergence:
@@ -227,13 +221,18 @@ def _made_by(site: Site) -> set[int]:
     return {value.id for node in site.nodes for value in node.outputs if value is not None}
 
 
-def _holds(expected: np.ndarray, found: np.ndarray) -> bool | None:
-    """Whether `found` holds `expected`: True, False, or None where that cannot be told."""
+def _holds(expected: np.ndarray, found: np.ndarray, *, is_near: bool) -> bool | None:
+    """Whether `found` holds `expected`: True, False, or None where that cannot be told.
+
+    What is far from its candidate may well be another value, scaled: then it has to be nothing but `expected`.
+    """
     usual = np.isfinite(expected) & np.isfinite(found)
     e, d = expected[usual], found[usual]
     power = float(np.dot(e, e))
     if not power:
         return None
     share = float(np.dot(d, e)) / power
+    if not is_near:
+        return float(np.linalg.norm(d - e)) <= _CERTAIN * math.sqrt(power)
     error = float(np.linalg.norm(d - share * e)) / math.sqrt(power * e.size)
     return None if error > _CERTAIN else share >= _HELD
