@@ -30,11 +30,12 @@ from bnfold.errors import BatchNormsLeft, UsageError, WouldFold
 from bnfold.graph import Graph
 from bnfold.model import Candidate, ModelFile, Subject, read, staged, subject_of
 from bnfold.moves import Plan
+from bnfold.nodes import Site
 from bnfold.ops import TABLE
 from bnfold.ops.reasons import REASONS, Reason
 from bnfold.ops.table import Row
 from bnfold.planning import make_plan
-from bnfold.proving import Job, Level, Progress, Wishes, on_disk, proved, written
+from bnfold.proving import Job, Level, Progress, Wishes, on_disk, shown
 from bnfold.result import FoldResult, refuse_overwriting, totals_before
 from bnfold.selecting import Selection
 
@@ -82,6 +83,7 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     strict: bool = False,
     max_left: int | None = None,
     verify: Level = "full",
+    drop_mismatched: bool = False,
     data: str | os.PathLike[str] | None = None,
     certificate: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -103,6 +105,7 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     though is_test is 0, as old exporters wrote it.
     `strict` (none) and `max_left` (at most so many) raise BatchNormsLeft if more stay; the model is written all the
     same. `verify`: "full" recomputes every constant and runs both models, "certificate" only recomputes, "off" trusts.
+    `drop_mismatched` leaves a BatchNormalization whose fold is found to differ where it is, instead of raising.
     What `inline` did is shown by running alone: with verify="certificate" a model with functions is undecided.
     `data`: an .npz of inputs by name (and `labels`), run besides random inputs. `certificate`: where to write the
     certificate as JSON. `seed`, `dims` (sizes of symbolic dimensions), `provider`, `custom_ops` (libraries),
@@ -123,20 +126,23 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     graph = Graph.of(subject.model)
     tell("planning")
     selection = Selection(tuple(only), tuple(skip))
-    decided = make_plan(graph, selection, bn_only=bn_only, assume_inference=assume_inference)
+
+    def planned(mismatched: frozenset[Site] = frozenset()) -> Plan:
+        return make_plan(graph, selection, bn_only=bn_only, assume_inference=assume_inference, mismatched=mismatched)
+
+    decided = planned()
     most = 0 if strict else max_left
     if check:
         return _within_limits(_checked(subject, decided), most)
     wishes = Wishes(verify, data, seed, dims, assume_inference, tell)
-    job = Job(subject, graph, decided, rewrite(graph, decided), wishes)
+    job = Job(subject, graph, decided, rewrite(graph, decided), wishes, planned)
     if in_place and job.changes_nothing:
         target = None  # the file is right as it is
         if certificate is None:
             return _within_limits(_unchanged(subject, decided), most)
     with ExitStack() as stack:
-        made = stack.enter_context(written(job, target))
         runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
-        result = proved(job, made, runner)
+        job, made, result = shown(job, target, runner, stack, drop_mismatched=drop_mismatched)
         evidence = None
         if certificate is not None:  # staged now, so that it fails before the model is published
             evidence = stack.enter_context(staged(_certificate_of(result), Path(certificate)))

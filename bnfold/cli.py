@@ -24,6 +24,7 @@ from bnfold.options import (
     CustomOps,
     Data,
     Dim,
+    DropMismatched,
     Format,
     FormatOption,
     FreezeInputs,
@@ -91,6 +92,7 @@ def fold(  # noqa: PLR0913  # one parameter per option
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any BatchNormalization stays.")] = False,
     max_left: Annotated[int | None, typer.Option("--max-left", min=0, help="Exit 1 if more than N stay.")] = None,
     verify: Annotated[Verify, typer.Option("--verify", help="How much is shown before writing.")] = Verify.FULL,
+    drop_mismatched: DropMismatched = False,
     data: Data = None,
     certificate: Annotated[
         Path | None, typer.Option("--certificate", metavar="FILE", help="Write the certificate here, as JSON.")
@@ -129,8 +131,9 @@ def fold(  # noqa: PLR0913  # one parameter per option
             return api.fold(
                 source, target, in_place=in_place, check=check, only=only or (), skip=skip or (), bn_only=bn_only,
                 freeze_inputs=freeze_inputs, inline=inline, assume_inference=assume_inference, strict=strict,
-                max_left=max_left, verify=verify.value, data=data, certificate=certificate, seed=seed, dims=dims,
-                provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes, progress=tell,
+                max_left=max_left, verify=verify.value, drop_mismatched=drop_mismatched, data=data,
+                certificate=certificate, seed=seed, dims=dims, provider=provider, custom_ops=custom_ops or (),
+                timeout=timeout, max_bytes=max_bytes, progress=tell,
             )  # fmt: skip
 
     done = list(batch.each(model, outputs, fold_one))

@@ -56,6 +56,9 @@ Skip = Annotated[
     list[str] | None,
     typer.Option("--skip", metavar="GLOB", help="Do not fold what this names. Repeatable."),
 ]
+DropMismatched = Annotated[
+    bool, typer.Option("--drop-mismatched", help="Leave unfolded what is found to differ, instead of exit 4.")
+]
 BnOnly = Annotated[bool, typer.Option("--bn-only", help="Leave hand-written Mul and Add alone.")]
 FreezeInputs = Annotated[
     bool,

@@ -17,7 +17,7 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.graph import Graph
 from bnfold.moves import Arrival, Move, Plan, Refusal
-from bnfold.nodes import Node, Value
+from bnfold.nodes import Node, Site, Value
 from bnfold.ops.affine import AffineOp, affine_nodes, affine_of, is_batch_norm
 from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.linear import home_for, ways_of
@@ -27,6 +27,7 @@ from bnfold.ops.reasons import (
     BROKEN_PARAMETERS,
     GRAPH_OUTPUT,
     LAYOUT,
+    MISMATCH,
     NO_GAIN,
     NO_HOME,
     OTHER_READERS,
@@ -82,12 +83,18 @@ class _Decided:
 
 
 def make_plan(
-    graph: Graph, selection: Selection = EVERYTHING, *, bn_only: bool = False, assume_inference: bool = False
+    graph: Graph,
+    selection: Selection = EVERYTHING,
+    *,
+    bn_only: bool = False,
+    assume_inference: bool = False,
+    mismatched: frozenset[Site] = frozenset(),
 ) -> Plan:
     """Decide everything that fold will do to a model; time is linear in its nodes and weights.
 
     `bn_only` leaves affines that are written by hand; `assume_inference` takes BatchNormalizations older than opset 7
-    for inference whatever their is_test says. Raises UsageError for a selection that names what is not there.
+    for inference whatever their is_test says; `mismatched` are affines whose fold was found to differ, and which stay.
+    Raises UsageError for a selection that names what is not there.
     """
     facts, decided = Facts(graph, assume_inference=assume_inference), _Decided()
     nodes = affine_nodes(facts)
@@ -99,6 +106,9 @@ def make_plan(
     for node in nodes:
         if node.id in left_out:
             verdicts[node.id] = Refusal(node.site, SKIPPED, left_out[node.id])
+            continue
+        if node.site in mismatched:
+            verdicts[node.id] = Refusal(node.site, MISMATCH, "folded, it was not the same function")
             continue
         affine = affine_of(facts, node)
         if isinstance(affine, AffineOp):

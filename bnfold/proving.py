@@ -19,15 +19,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from bnfold.apply import Rewrite
+from bnfold.apply import Rewrite, rewrite
 from bnfold.equality.certificate import Certificate
 from bnfold.equality.examine import Examination, examine, judged, noted
 from bnfold.equality.examine import Subject as Examined
 from bnfold.equality.runner import Runner
-from bnfold.equality.verdict import Same, Unknown, Verdict
+from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
+from bnfold.errors import NotVerified
 from bnfold.graph import Graph
 from bnfold.model import Candidate, ModelFile, Subject, candidate, read
 from bnfold.moves import Plan
+from bnfold.nodes import Site
+from bnfold.ops.reasons import MISMATCH
 from bnfold.result import FoldResult, certificate_of, certified, totals_after, totals_before
 
 Level = Literal["full", "certificate", "off"]
@@ -62,6 +65,14 @@ class Job:
     plan: Plan
     rewrite: Rewrite
     wishes: Wishes
+    replan: Callable[[frozenset[Site]], Plan]
+    """The same plan, with affines left where they are."""
+
+    def without(self, blamed: frozenset[Site]) -> Job:
+        """The same job, in which further affines stay where they are because folding them was found to differ."""
+        before = {refusal.site for refusal in self.plan.refusals if refusal.reason is MISMATCH}
+        plan = self.replan(blamed | before)
+        return replace(self, plan=plan, rewrite=rewrite(self.graph, plan))
 
     @property
     def changes_nothing(self) -> bool:
@@ -78,6 +89,56 @@ def written(job: Job, target: Path | None) -> Iterator[Candidate]:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bnfold-"))
             target = Path(folder) / "folded.onnx"
         yield stack.enter_context(candidate(job.subject.model, job.rewrite.edits, target))
+
+
+def shown(
+    job: Job, target: Path | None, runner: Runner, stack: ExitStack, *, drop_mismatched: bool
+) -> tuple[Job, Candidate, FoldResult]:
+    """The first attempt that is shown to be the same model, with its candidate, which lives as long as the stack.
+
+    With `drop_mismatched`, what an attempt is found to differ by stays where it is in the next one.
+    """
+    while True:
+        with ExitStack() as attempt:
+            made = attempt.enter_context(written(job, target))
+            try:
+                result = proved(job, made, runner)
+            except NotVerified as error:
+                blamed = culprits(job, error.verdict) if drop_mismatched else frozenset()
+                if not blamed:
+                    raise
+                job.wishes.tell(f"{len(blamed)} affine(s) do not match, and stay")
+                job = job.without(blamed)
+                continue
+            stack.enter_context(attempt.pop_all())
+            return job, made, result
+
+
+def culprits(job: Job, verdict: Verdict | None) -> frozenset[Site]:
+    """The affines whose moves made a model differ, as far as the verdict says where.
+
+    Those that settled in the node that a certificate blames; or those through which the value leads, in the original,
+    that was found to differ: the nearest ones before it.
+    """
+    if not isinstance(verdict, Differs):
+        return frozenset()
+    moves = {move.site: move for move in job.plan.moves}
+    settled = {s for s, m in moves.items() if verdict.site in {str(a.home) for a in m.arrivals} | {str(s)}}
+    if verdict.original is None:
+        return frozenset(settled)
+    pending = [v for v in job.graph.values if v.scope is job.graph.scopes[0] and v.name == verdict.original]
+    seen: set[int] = set()
+    found: set[Site] = set()
+    while pending:
+        node = job.graph.producer(pending.pop())
+        if node is None or node.id in seen:
+            continue
+        seen.add(node.id)
+        if node.site in moves:
+            found.add(node.site)
+        else:
+            pending += [value for value in node.inputs if value is not None]
+    return frozenset(found)
 
 
 def proved(job: Job, made: Candidate, runner: Runner) -> FoldResult:

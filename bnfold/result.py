@@ -157,7 +157,8 @@ def certificate_of(subject: Subject, decided: Plan, path: Path, *, assume_infere
 def certified(checked: Certificate) -> Verdict:
     """What a certificate alone lets one say."""
     if checked.failure is not None:
-        return Differs(checked.failure)
+        blamed = checked.failed_site
+        return Differs(checked.failure, site=None if blamed is None else str(blamed))
     if checked.uncertain is not None:
         return Unknown(f"the certificate cannot follow the rewriting: {checked.uncertain}")
     return Same(None, certified=True, executed=False)

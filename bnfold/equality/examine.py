@@ -147,4 +147,4 @@ def _diverging(found: Examination, at: Divergence) -> Differs:
     shown = Counterexample(
         at.value, excess.index, excess.before, excess.after, excess.bound, at.batch.label, at.batch.feeds
     )
-    return Differs(sentence, shown, found.end_to_end, site=at.node, value=at.value)
+    return Differs(sentence, shown, found.end_to_end, site=at.node, value=at.value, original=at.stands_for or None)

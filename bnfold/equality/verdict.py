@@ -122,7 +122,7 @@ class Differs:
     """The two models are different functions; `sentence` says where, `counterexample` shows it where one exists.
 
     `site` is the first node of the rewritten model that computes something else, as `Op#index 'name'`, if it is known;
-    `value` is the name of what that node puts out.
+    `value` is the name of what that node puts out, and `original` that of the original's value that it differs from.
     """
 
     sentence: str
@@ -130,6 +130,7 @@ class Differs:
     end_to_end: EndToEnd | None = None
     site: str | None = None
     value: str | None = None
+    original: str | None = None
 
     word: ClassVar[Literal["differs"]] = "differs"
     is_same: ClassVar[bool] = False

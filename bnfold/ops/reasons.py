@@ -117,6 +117,13 @@ NO_HOME = _reason(
     "in which the affine could settle.",
     "none is needed: it stays as one elementwise operation. If a Conv or Gemm follows, it may become foldable later",
 )
+MISMATCH = _reason(
+    "mismatch",
+    "what folding it made was found to differ",
+    "Verification found that the model folded here is another function, and --drop-mismatched asked to leave such a "
+    "BatchNormalization where it is. That should not happen: either bnfold or onnxruntime computes something wrong.",
+    "please report it with the model; without --drop-mismatched nothing is written, and the report names the site",
+)
 BLOCKED = _reason(
     "blocked",
     "an operator on the way does not let a per-channel affine pass",
