@@ -184,8 +184,10 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 KNOWS_OPERATORS = {
     "equality/constants.py",
     "equality/discrete.py",
+    "equality/fingerprints.py",
     "equality/inputs.py",
     "equality/layout.py",
+    "equality/magnitudes.py",
     "equality/prepare.py",
     "equality/quantized.py",
     "equality/reference.py",

@@ -4,7 +4,8 @@ A value that is computed alike (fingerprints.py) is the same, bit for bit. One t
 for the value of its name, for what an operator of its kind puts out over the same data, for what a chain of nodes
 makes of either, and, where there is neither, for what such a chain makes of what it is fed. The first of these by who
 reads it is assumed, and what follows is compared under that assumption; which one it really is, if any, only running
-both can say (sites.py).
+both can say (sites.py). Where most names are kept, a new one is taken for a new value: it stands for nothing, unless it
+turns out to agree with something all the same (`inside`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bnfold.nodes import Node, Value
 
 _MOST_CANDIDATES = 8
 _LONGEST_CHAIN = 4
+_MOST_NAMES = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +73,8 @@ class Counterparts:
         self._originals = Fingerprints(before).all_values()
         self._by_print: dict[Digest, list[Value]] = defaultdict(list)
         self._by_kind: dict[tuple[object, ...], list[Node]] = defaultdict(list)
+        self._names_are_kept = _share_of_names(before, after) >= _MOST_NAMES
+        self._known: dict[int, Digest] = {}
         for value in before.names.values():
             if value.id in self._originals:
                 self._by_print[self._originals[value.id]].append(value)
@@ -79,7 +83,7 @@ class Counterparts:
 
     def under(self, decisions: Decisions) -> Correspondence:
         """All correspondences, where what was decided holds whatever else would be assumed."""
-        known: dict[int, Digest] = {}
+        known = self._known = {}
         stands_for: dict[int, Value] = {}
         identical: set[int] = set()
         found: list[tuple[Node, Value, tuple[Value, ...]]] = []
@@ -94,7 +98,7 @@ class Counterparts:
                 known[value.id] = self._prints.of_output(digest, index)
                 if value.id not in decisions and self._note(value, known, stands_for, identical):
                     continue
-                candidates = self._candidates(node, index, known, decisions, stands_for)
+                candidates = () if self._is_new(value) else self._candidates(node, index, decisions, stands_for)
                 if not candidates:
                     known[value.id] = b"nothing" + known[value.id]
                     continue
@@ -103,6 +107,23 @@ class Counterparts:
                 found.append((node, value, candidates))
         sites = tuple(self._site(*entry, stands_for) for entry in found)
         return Correspondence(stands_for, frozenset(identical), sites)
+
+    def inside(self, found: Correspondence, decisions: Decisions) -> tuple[Site, ...]:
+        """Places between the sites: values that stand for nothing so far, and what they might stand for."""
+        stands_for = found.stands_for
+        between = {v.id for site in found.sites for node in site.nodes for v in node.outputs if v is not None}
+        sites = []
+        for node in self._after.nodes:
+            for index, value in _outputs(node):
+                if value.id in stands_for or value.id not in between or value.id in decisions:
+                    continue
+                candidates = self._candidates(node, index, decisions, stands_for)
+                if candidates:
+                    sites.append(self._site(node, value, candidates, stands_for))
+        return tuple(sites)
+
+    def _is_new(self, value: Value) -> bool:
+        return self._names_are_kept and value.name not in self._before.names
 
     def _note(
         self, value: Value, known: Mapping[int, Digest], stands_for: dict[int, Value], identical: set[int]
@@ -123,7 +144,6 @@ class Counterparts:
         self,
         node: Node,
         index: int,
-        known: Mapping[int, Digest],
         decisions: Decisions,
         stands_for: Mapping[int, Value],
     ) -> tuple[Value, ...]:
@@ -137,7 +157,7 @@ class Counterparts:
         if self._after.graph.is_graph_output(value):
             return () if named is None or named.id not in self._before.varying else (named,)
         starts = [] if named is None else [named]
-        alike = self._by_kind.get(self._kind(self._after, node, known), ())
+        alike = self._by_kind.get(self._kind(self._after, node, self._known), ())
         starts += [v for other in alike[:_MOST_CANDIDATES] for v in [other.output(index)] if v is not None]
         if not starts:
             starts = [stands_for[bound.id] for bound in self._after.behind([value], stands_for.keys())[1]]
@@ -164,6 +184,12 @@ class Counterparts:
     def _kind(self, outline: Outline, node: Node, known: Mapping[int, Digest]) -> tuple[object, ...]:
         """An operator and the data it works on, whatever its constants are."""
         return node.op, tuple(_varying_operands(outline, node, known))
+
+
+def _share_of_names(before: Outline, after: Outline) -> float:
+    """How many of the names that nodes give to values that vary are names in the original, too."""
+    made = [v.name for node in after.nodes for _, v in _outputs(node) if v.id in after.varying]
+    return sum(name in before.names for name in made) / len(made) if made else 1.0
 
 
 def _outputs(node: Node) -> Iterator[tuple[int, Value]]:

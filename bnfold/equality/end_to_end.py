@@ -11,7 +11,7 @@ and never shows a difference, for there a correct fold may move a whole step.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from bnfold.equality.data import data_batches
@@ -60,7 +60,7 @@ class Outcome:
     reason: Reason = ""
     counterexample: Counterexample | None = None
     end_to_end: EndToEnd | None = None
-    batches: tuple[Batch, ...] = ()
+    batches: tuple[Batch, ...] = field(default=(), compare=False, repr=False)
 
 
 def compare(  # noqa: PLR0913  # two models, how to run them, and each of the user's wishes by its own name

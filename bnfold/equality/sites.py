@@ -119,6 +119,8 @@ class _Comparison:
             )
             failed = self._beyond_growing(found) or self._not_undone(found, settled=False)
             if failed is not None or not self._decide(found):
+                if failed is None:
+                    self._look_between(found)
                 return found, failed or self._not_undone(found, settled=True)
             found = self._counterparts.under(self._decided)
         return found, next((j for j in map(self._of, found.sites) if not j.passes), None)
@@ -146,6 +148,13 @@ class _Comparison:
                     self._settle(judged)
                     changed = True
         return changed
+
+    def _look_between(self, found: Correspondence) -> None:
+        """Values between the sites that come near to one of the original, and differ: they, too, have to be undone."""
+        inside = self._counterparts.inside(found, self._decided)
+        for site, judged in zip(inside, self._judge.judged(inside), strict=True):
+            if not judged.passes and judged.distance <= NEAR:
+                self._failed.setdefault(site.value.id, judged)
 
     def _settle(self, judged: Judged) -> None:
         value = judged.site.value
@@ -182,9 +191,14 @@ class _Comparison:
     def _is_held(self, failed: Judged, site: Site) -> bool | None:
         """Whether a deviation is still there at a later site, whole; None where it would not be seen."""
         key = failed.site.value.id, site.key
+        judged = self._of(site)
+        if judged.candidate is failed.candidate:  # what it was taken for itself is right, further on
+            return False if judged.passes else None
         if key not in self._held:
-            pair = self._judge.deviation(failed, self._of(site))
-            self._held[key] = None if pair is None else _holds(*pair, is_near=failed.distance <= NEAR)
+            pair = self._judge.deviation(failed, judged)
+            # What the later site stands for does not depend on the candidate: it was none.
+            elsewhere = False if judged.passes else None
+            self._held[key] = elsewhere if pair is None else _holds(*pair, is_near=failed.distance <= NEAR)
         return self._held[key]
 
     def _divergence(self, failed: Judged, batch: Batch) -> Divergence:

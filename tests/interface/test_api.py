@@ -111,7 +111,7 @@ def test_a_check_counts_what_stays_too(desk: Path, limit: dict[str, object]) -> 
 
 
 def test_nothing_to_fold_in_place_touches_no_file(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "written", None)
+    monkeypatch.setattr(api, "shown", None)
     assert bnfold.fold("blocked.onnx", in_place=True).written is None
     assert temporaries(desk) == []
 
