@@ -11,7 +11,6 @@ Where running is impossible or not wanted, an inlined model is therefore undecid
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from typing import Literal
 
 from bnfold.apply import Rewrite
 from bnfold.equality.certificate import Certificate
+from bnfold.equality.data import Data
 from bnfold.equality.end_to_end import Outcome, compare
 from bnfold.equality.runner import Runner
 from bnfold.equality.tally import DIFFERS
@@ -46,7 +46,7 @@ class Wishes:
     """What the caller said of the proof."""
 
     level: Level
-    data: str | os.PathLike[str] | None
+    data: Data | None
     seed: int
     dims: Mapping[str, int] | None
     assume_inference: bool
@@ -133,7 +133,7 @@ def _compared(job: Job, path: Path, runner: Runner) -> Outcome:
             proto=original.proto,
             seed=wishes.seed,
             dims=wishes.dims,
-            data=None if wishes.data is None else Path(wishes.data),
+            data=wishes.data,
             assume_inference=wishes.assume_inference,
         )
 
@@ -145,10 +145,11 @@ def _noted(evidence: EndToEnd | None, note: str) -> EndToEnd | None:
 def judged(outcome: Outcome, *, is_certified: bool, offer: str = "") -> Verdict:
     """What an outcome of running both models means.
 
-    A certificate decides where running cannot: behind a discrete operator, and where the outputs are apart by more than
-    rounding mostly explains, and less than it never does. `offer` says what else could decide where running cannot.
+    A certificate decides where running cannot: behind a discrete operator, where no output is a number, and where the
+    outputs are apart by more than rounding mostly explains, and less than it never does. `offer` says what else could
+    decide where running cannot.
     """
-    if outcome.word in {"equal", "within"} or (is_certified and outcome.reason == "discrete"):
+    if outcome.word in {"equal", "within"} or (is_certified and outcome.reason in {"discrete", "nothing"}):
         return Same(outcome.end_to_end, certified=is_certified, executed=True)
     worst = None if outcome.end_to_end is None else outcome.end_to_end.worst
     if is_certified and outcome.reason == "floor" and worst is not None and worst.ratio <= DIFFERS:
