@@ -14,6 +14,7 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
+from bnfold.equality.branches import Search, reaching
 from bnfold.equality.data import Data, data_batches
 from bnfold.equality.discrete import coarsest_half_unit, discrete_upstream
 from bnfold.equality.inputs import Batch, CannotFeed, random_batches
@@ -88,7 +89,7 @@ def compare(  # noqa: PLR0913  # two models, how to run them, and each of the us
     try:
         _compare_signatures(pair, proto, tally)
         wanted = _Wanted(proto, seed, dims or {}, batches)
-        for batch, outputs in _accepted(pair, wanted, tally):
+        for batch, outputs in itertools.chain(_accepted(pair, wanted, tally), _further(pair, wanted, tally)):
             _compare_batch(pair, batch, outputs, tally)
         _draw(pair, tally, seed)
         _try_optimiser(pair, tally, seed)
@@ -223,6 +224,14 @@ def _accepted(pair: _Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batc
         except CannotRun as error:
             raise _Stop(_original_fails(error)) from error
         yield batch, outputs
+
+
+def _further(pair: _Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batch, Outputs]]:
+    """Batches beyond those compared so far, that take the other branches of If nodes."""
+    search = Search(pair.before, wanted.proto, pair.runner, pair.upgrade, wanted.seed, wanted.dims)
+    tried = {id(one.batch): one.batch for one in tally.measured}
+    notes = yield from reaching(search, tuple(tried.values()), pair.original)
+    tally.notes.extend(notes)
 
 
 def _accepted_random(pair: _Pair, wanted: _Wanted) -> Generator[tuple[Batch, Outputs], None, Outcome | None]:
