@@ -35,10 +35,13 @@ if TYPE_CHECKING:
 Outputs = dict[str, np.ndarray]
 
 MOST_CANDIDATES: Final = 40
+MOST_HEAVY_CANDIDATES: Final = 12
 _FILLS: Final = (3, 8, 32)
 _DRAWS: Final = 4
 _MOST_CONSTANTS: Final = 4
 _FAR: Final = (1.0, -1.0, 10.0, -10.0, 1000.0, -1000.0)
+_ENDLESS: Final = (1 << 31) - 1  # where a slice ends that has no end: no number that anything is compared with
+_LIGHT: Final = 1 << 20  # bytes of a copy that runs in no time
 _FEW: Final = 3  # names in a note
 
 
@@ -63,18 +66,19 @@ def reaching(
     """
     if not tried or not is_forked(search.proto):
         return ()
-    model = onnx.load(search.path, load_external_data=False)  # the protobuf at hand may hold no weights
-    forks, nested = forks_of(model)
+    forks, nested = forks_of(search.proto)
     notes = [f"{nested} If node(s) inside other graphs: which of their branches ran is not known"] if nested else []
     if not forks:
         return tuple(notes)
+    seen = _Seen(forks)
     try:
-        with _watch(search, model, forks) as conditions:
-            seen = _Seen(forks)
+        copy = _copy(search, forks)
+        most = MOST_CANDIDATES if len(copy) <= _LIGHT else MOST_HEAVY_CANDIDATES
+        with _watch(search, forks, copy) as conditions:
             for batch in tried:
                 if seen.missing():
                     seen.add(conditions(batch))
-            yield from _found(seen, conditions, islice(_candidates(search, forks, tried[0]), MOST_CANDIDATES), run)
+            yield from _found(seen, conditions, islice(_candidates(search, forks, tried[0]), most), run)
     except (CannotWatch, CannotRun, ValidationError, ValueError, OSError) as error:
         return (*notes, f"which branches of If nodes ran is not known: {' '.join(str(error).split())}")
     return (*seen.remarks(), *notes)
@@ -137,14 +141,19 @@ def _is_finite(value: np.ndarray) -> bool:
     return not is_float(value) or bool(np.isfinite(widened(value)).all())
 
 
+def _copy(search: Search, forks: Sequence[Fork]) -> bytes:
+    """The model that computes the conditions, empty if all of them are inputs."""
+    fed = {port.name for port in fed_inputs(search.proto)}
+    if all(fork.condition in fed for fork in forks):
+        return b""
+    model = onnx.load(search.path, load_external_data=False)  # the protobuf at hand may hold no weights
+    return watching(model, forks, search.path.parent)
+
+
 @contextmanager
-def _watch(
-    search: Search, model: onnx.ModelProto, forks: Sequence[Fork]
-) -> Iterator[Callable[[Batch], dict[str, bool]]]:
+def _watch(search: Search, forks: Sequence[Fork], copy: bytes) -> Iterator[Callable[[Batch], dict[str, bool]]]:
     """A function from a batch to what each condition is on it."""
-    fed = {port.name for port in fed_inputs(model)}
     names = {fork.condition for fork in forks}
-    copy = watching(model, forks, search.path.parent) if names - fed else b""
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
         path = Path(folder) / "conditions.onnx"
         path.write_bytes(copy)
@@ -163,13 +172,15 @@ def _candidates(search: Search, forks: Sequence[Fork], first: Batch) -> Iterator
         yield from _sizes(search)
     if not any(fork.by_value for fork in forks):
         return
-    constants = list(dict.fromkeys(number for fork in forks for number in fork.constants))[:_MOST_CONSTANTS]
+    every = dict.fromkeys(number for fork in forks for number in fork.constants if abs(number) < _ENDLESS)
+    constants = list(every)[:_MOST_CONSTANTS]
     numbers = [around for number in constants for around in (number, number + 1, number - 1)]
     free = _free_inputs(search)
     floats = {name for name, value in first.feeds.items() if name in free and is_float(value)}
     integers = {name for name, value in first.feeds.items() if name in free and value.dtype.kind in "iu"}
-    reach = 1.0 + max(map(abs, constants), default=0.0)
-    yield from (_moved(first, factor * reach, floats) for factor in _FAR if floats)
+    beyond = 2 * max(map(abs, constants), default=0.0)
+    distances = dict.fromkeys((*_FAR, *((beyond, -beyond) if beyond else ())))
+    yield from (_moved(first, distance, floats) for distance in distances if floats)
     yield from (_filled(first, number, integers) for number in (*numbers, 0, 1, 100) if integers)
     yield from _draws(search)
     yield from (_filled(first, number, floats) for number in (0, *numbers) if floats)

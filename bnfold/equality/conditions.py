@@ -146,7 +146,7 @@ class _History:
 
 def _single_number(tensor: TensorProto) -> Iterator[float]:
     if math.prod(tensor.dims) != 1 or tensor.data_location == TensorProto.EXTERNAL:
-        return
+        return  # external ones are not worth a file
     values = numpy_helper.to_array(tensor)
     if values.dtype.kind in "iuf":
         number = float(values.reshape(-1)[0])

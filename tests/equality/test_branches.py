@@ -67,6 +67,25 @@ def test_a_difference_in_either_branch_is_found(
     assert differing.counterexample is not None or "behind" in differing.sentence
 
 
+def test_a_condition_that_is_costly_is_computed_a_few_times(write: Callable[..., Path]) -> None:
+    way = "z = MatMul (x, w) s = ReduceSumSquare <keepdims = 0> (z) c = Less (s, k)"
+    path = write(forked("float[2,3] x", "float k = {-1}", way))
+    model = onnx.load(path)
+    weights = np.ones((3, branches._LIGHT // 12 + 1), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    onnx.save(model, path)
+    with Counting() as runner:
+        outcome_of(path, path, runner)
+        assert runner.runs == branches.MOST_HEAVY_CANDIDATES + 3
+
+
+def test_a_slice_without_an_end_is_no_number_to_compare_with(runner: Runner, write: Callable[..., Path]) -> None:
+    way = "z = Slice (x, b, f) s = ReduceSum <keepdims = 0> (z) c = Less (s, k)"
+    constants = "float k = {-700}, int64[1] b = {0}, int64[1] f = {9223372036854775807}"
+    path = write(forked("float[2,3] x", constants, way))
+    assert [note for note in notes_of(outcome_of(path, path, runner)) if note.startswith("If")] == []
+
+
 def test_conditions_are_read_from_a_small_copy_with_its_external_data(
     runner: Runner, write: Callable[..., Path]
 ) -> None:

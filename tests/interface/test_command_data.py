@@ -167,7 +167,8 @@ def test_python_that_gives_none_is_a_usage_error(data: object) -> None:
 
 # The same seed, the same bytes
 
-BRANCHED = """(float[N,4,8] x, int64 i, bool b) => (float[N,4,6] y, float z) <float k = {-900}, float[5] t = {1,2,3,4,5}> {
+BRANCHED = """(float[N,4,8] x, int64 i, bool b) => (float[N,4,6] y, float z)
+  <float k = {-900}, float[5] t = {1,2,3,4,5}> {
   c = Conv (x, w) n = BatchNormalization (c, g, e, m, v) s = ReduceSum <keepdims = 0> (x) d = Less (s, k)
   y = If (d) <then_branch = a () => (float[A,B,C] p) { p = Relu (n) },
               else_branch = o () => (float[A,B,C] q) { q = Neg (n) }>
