@@ -22,6 +22,7 @@ from typing import get_args
 import onnx
 
 from bnfold.apply import Rewrite, rewrite
+from bnfold.equality.data import Data, check_data
 from bnfold.equality.examine import Subject as Examined
 from bnfold.equality.examine import examine, judged
 from bnfold.equality.runner import Limits, Runner
@@ -84,7 +85,7 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     max_left: int | None = None,
     verify: Level = "full",
     drop_mismatched: bool = False,
-    data: str | os.PathLike[str] | None = None,
+    data: Data | None = None,
     certificate: str | os.PathLike[str] | None = None,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
@@ -107,9 +108,11 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     same. `verify`: "full" recomputes every constant and runs both models, "certificate" only recomputes, "off" trusts.
     `drop_mismatched` leaves a BatchNormalization whose fold is found to differ where it is, instead of raising.
     What `inline` did is shown by running alone: with verify="certificate" a model with functions is undecided.
-    `data`: an .npz of inputs by name (and `labels`), run besides random inputs. `certificate`: where to write the
-    certificate as JSON. `seed`, `dims` (sizes of symbolic dimensions), `provider`, `custom_ops` (libraries),
-    `timeout` (seconds per run) concern the runs; `max_bytes` refuses larger files; `progress` is told each stage.
+    `data` are run besides random inputs: a path (an .npz of inputs by name, with `labels` or without, an .npy, a folder
+    of those or of ONNX test sets), the name of a function `pkg.mod:function`, a function, arrays by name, or an
+    iterable of those (the first 64). `certificate`: where to write the certificate as JSON. `seed`, `dims` (sizes of
+    symbolic dimensions), `provider`, `custom_ops` (libraries), `timeout` (seconds per run) concern the runs;
+    `max_bytes` refuses larger files; `progress` is told each stage.
 
     Raises InputRefused, UsageError, CannotWrite; NotVerified where the rewritten model differs and Undecided where
     that could not be shown either way, both with the verdict and with nothing written.
@@ -161,7 +164,7 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     after: Source,
     *,
     assume_inference: bool = False,
-    data: str | os.PathLike[str] | None = None,
+    data: Data | None = None,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
     provider: str = CPU,
@@ -190,7 +193,7 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
             runner=runner,
             seed=seed,
             dims=dims,
-            data=None if data is None else Path(data),
+            data=data,
             assume_inference=assume_inference,
         )
     return judged(found)
@@ -223,15 +226,17 @@ def _target(original: ModelFile, output: str | os.PathLike[str] | None, *, in_pl
     return target
 
 
-def _check_runs(seed: int, timeout: float, data: str | os.PathLike[str] | None, libraries: Sequence[str]) -> None:
-    """What no generator of random numbers and no clock accepts, and files that are not there."""
+def _check_runs(seed: int, timeout: float, data: Data | None, libraries: Sequence[str]) -> None:
+    """What no generator of random numbers and no clock accepts, and what is not there."""
     if seed < 0:
         raise UsageError(f"the seed is {seed}, and must be 0 or more")
     if not 0 < timeout <= LONGEST_TIMEOUT:
         raise UsageError(f"the timeout is {timeout:g} s, and must be more than 0 and at most {LONGEST_TIMEOUT:,} s")
-    for file in (*libraries, *([] if data is None else [data])):
-        if not Path(file).is_file():
-            raise UsageError(f"{os.fspath(file)!r} is no file")
+    for library in libraries:
+        if not Path(library).is_file():
+            raise UsageError(f"{os.fspath(library)!r} is no file")
+    if data is not None:
+        check_data(data)
 
 
 def _check_certificate(certificate: str | os.PathLike[str] | None, original: ModelFile, target: Path | None) -> None:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -127,7 +127,7 @@ def fold(  # noqa: PLR0913  # one parameter per option
         outputs = batch.targets(model, str(output))
 
     def fold_one(source: str, target: Path | None) -> FoldResult:
-        with progress(source) as tell:
+        with progress(source) as tell, _stdout_kept():
             return api.fold(
                 source, target, in_place=in_place, check=check, only=only or (), skip=skip or (), bn_only=bn_only,
                 freeze_inputs=freeze_inputs, inline=inline, assume_inference=assume_inference, strict=strict,
@@ -206,7 +206,7 @@ def verify(  # noqa: PLR0913  # one parameter per option
     from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
     from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
 
-    with progress(after) as tell:
+    with progress(after) as tell, _stdout_kept():
         verdict = api.verify(
             before, after, assume_inference=assume_inference, data=data, seed=seed, dims=_dims(dim),
             provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes, progress=tell,
@@ -302,6 +302,11 @@ def _say(answer: str | bytes, *, err: bool = False) -> None:
     except OSError as error:
         _mute()
         raise CannotWrite(f"the answer cannot be written: {error.strerror or error}") from error
+
+
+def _stdout_kept() -> AbstractContextManager[object]:
+    """stdout carries the answer alone: what a user's function of --data prints goes to stderr."""
+    return redirect_stdout(sys.stderr)
 
 
 def _mute(code: int = 0) -> int:

@@ -38,8 +38,13 @@ Dim = Annotated[
     typer.Option("--dim", metavar="NAME=SIZE", help="Size of a symbolic dimension. Repeatable."),
 ]
 Data = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="FILE", help="An .npz (or .npy) of inputs by name, and `labels`, to run as well."),
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="Inputs to run as well: an .npz (by name, and `labels`) or .npy, a folder of them, a folder of ONNX test "
+        "data (test_data_set_0), or a Python function pkg.mod:function that yields them.",
+    ),
 ]
 Provider = Annotated[str, typer.Option("--provider", help="onnxruntime's execution provider.")]
 CustomOps = Annotated[

@@ -11,7 +11,6 @@ Where running is impossible or not wanted, an inlined model is therefore undecid
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from typing import Literal
 
 from bnfold.apply import Rewrite, rewrite
 from bnfold.equality.certificate import Certificate
+from bnfold.equality.data import Data
 from bnfold.equality.examine import Examination, examine, judged, noted
 from bnfold.equality.examine import Subject as Examined
 from bnfold.equality.runner import Runner
@@ -49,7 +49,7 @@ class Wishes:
     """What the caller said of the proof."""
 
     level: Level
-    data: str | os.PathLike[str] | None
+    data: Data | None
     seed: int
     dims: Mapping[str, int] | None
     assume_inference: bool
@@ -193,7 +193,7 @@ def _examined(job: Job, path: Path, runner: Runner) -> Examination:
             runner=runner,
             seed=wishes.seed,
             dims=wishes.dims,
-            data=None if wishes.data is None else Path(wishes.data),
+            data=wishes.data,
             assume_inference=wishes.assume_inference,
         )
 

@@ -182,14 +182,15 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 # Form.
 
 KNOWS_OPERATORS = {
+    "equality/conditions.py",
     "equality/constants.py",
     "equality/discrete.py",
     "equality/fingerprints.py",
-    "equality/inputs.py",
     "equality/layout.py",
     "equality/magnitudes.py",
     "equality/prepare.py",
     "equality/quantized.py",
+    "equality/readers.py",
     "equality/reference.py",
     "equality/structure.py",
     "equality/upgrade.py",

@@ -14,11 +14,14 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
-from bnfold.equality.data import data_batches
+from bnfold.equality.branches import Search, reaching
+from bnfold.equality.data import Data, data_batches
 from bnfold.equality.discrete import coarsest_half_unit, discrete_upstream
 from bnfold.equality.inputs import Batch, CannotFeed, random_batches
-from bnfold.equality.measure import describe_constant, distance, jitter
+from bnfold.equality.measure import distance, jitter
 from bnfold.equality.runner import CannotRun
+from bnfold.equality.seen import shows_nothing
+from bnfold.equality.shipped import against_shipped
 from bnfold.equality.tally import DIFFERS, PASSES, Measured, Outputs, Tally, count_hits, measured
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from bnfold.equality.verdict import Counterexample, EndToEnd
 
 Word = Literal["equal", "within", "undecided", "differs"]
-Reason = Literal["", "floor", "discrete", "random", "inputs", "crash", "timeout", "memory", "refused"]
+Reason = Literal["", "floor", "discrete", "nothing", "random", "inputs", "crash", "timeout", "memory", "refused"]
 
 # Free dimensions: 1 and 2 first; the others only while onnxruntime accepts none. Then integers that may be indices.
 _FILLS: Final = ((2, 1), (8,), (16,), (32,), (64,), (224,))
@@ -50,9 +53,9 @@ class Outcome:
     `equal`: every output bit for bit. `within`: no ratio above 4. `differs`: `sentence` says where, and
     `counterexample` shows it if both models ran. `undecided`: `sentence` says why, and `reason` sorts it: `floor` (a
     ratio from 4 to 10, or no draws could be made), `discrete` (only outputs behind a discrete operator are apart),
-    `random` (the original disagrees with itself), `inputs` (none could be made up), or the kind of a `CannotRun`.
-    `end_to_end` is None if nothing was compared. `batches` are one random batch and one of the data, as far as both
-    models ran on any.
+    `nothing` (outputs are empty, NaN or infinite everywhere), `random` (the original disagrees with itself), `inputs`
+    (none could be made up), or the kind of a `CannotRun`. `end_to_end` is None if nothing was compared. `batches` are
+    one random batch and one of the data, as far as both models ran on any.
     """
 
     word: Word
@@ -71,7 +74,7 @@ def compare(  # noqa: PLR0913  # two models, how to run them, and each of the us
     proto: onnx.ModelProto,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
-    data: Path | None = None,
+    data: Data | None = None,
     assume_inference: bool = False,
 ) -> Outcome:
     """Run the model at `before` and the one at `after` on random inputs and on `data`, and judge the difference.
@@ -82,13 +85,13 @@ def compare(  # noqa: PLR0913  # two models, how to run them, and each of the us
     """
     before.stat()
     after.stat()
-    batches = data_batches(proto, data, seed=seed) if data is not None else ()
+    batches = data_batches(proto, data) if data is not None else ()
     pair = _Pair(before, after, runner, upgrade_of(proto, assume_inference=assume_inference))
     tally = Tally(unit=coarsest_half_unit(proto), discrete=discrete_upstream(proto))
     try:
         _compare_signatures(pair, proto, tally)
         wanted = _Wanted(proto, seed, dims or {}, batches)
-        for batch, outputs in _accepted(pair, wanted, tally):
+        for batch, outputs in itertools.chain(_accepted(pair, wanted, tally), _further(pair, wanted, tally)):
             _compare_batch(pair, batch, outputs, tally)
         _draw(pair, tally, seed)
         _try_optimiser(pair, tally, seed)
@@ -231,6 +234,14 @@ def _accepted(pair: _Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batc
         yield batch, outputs
 
 
+def _further(pair: _Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batch, Outputs]]:
+    """Batches beyond those compared so far, that take the other branches of If nodes."""
+    search = Search(pair.before, wanted.proto, pair.runner, pair.upgrade, wanted.seed, wanted.dims)
+    tried = {id(one.batch): one.batch for one in tally.measured}
+    notes = yield from reaching(search, tuple(tried.values()), pair.original)
+    tally.notes.extend(notes)
+
+
 def _accepted_random(pair: _Pair, wanted: _Wanted) -> Generator[tuple[Batch, Outputs], None, Outcome | None]:
     """Random batches of the first sizes that onnxruntime accepts; what it said if it accepts none."""
     tried: set[object] = set()
@@ -265,8 +276,8 @@ def _compare_batch(pair: _Pair, batch: Batch, before: Outputs, tally: Tally) -> 
     tally.measured.extend(found)
     if not tally.repeatable and not all(one.distance.equal for one in found):
         _check_repeatable(pair, batch, before, tally)
-    for name, value in before.items():
-        tally.constants.setdefault(name, set()).add(describe_constant(value))
+    tally.see(batch, before)
+    tally.shipped.extend(against_shipped(batch, before, after, found))
     if batch.labels is not None:
         count_hits(batch.labels, before, after, tally)
 
@@ -349,6 +360,9 @@ def _judged(tally: Tally) -> Outcome:
         apart = max(hidden, key=lambda one: one.ratio)
         sentence = f"{_difference(apart)}; behind {apart.operator} that shows nothing"
         return Outcome("undecided", sentence, "discrete", None, evidence)
+    if shows_nothing(tally.seen):
+        sentence = "no output has an element that is a number, on any input tried: nothing could be compared"
+        return Outcome("undecided", sentence, "nothing", None, evidence)
     equal = all(one.distance.equal for one in tally.measured)
     return Outcome("equal" if equal else "within", end_to_end=evidence)
 

@@ -9,7 +9,8 @@
     floor, discrete same            Same
     floor, discrete any other       Unknown
 
-A certificate decides instead of an Unknown of the last row: it has recomputed every number.
+A certificate decides instead of an Unknown of the last row, and where no output is a number: it has recomputed every
+number.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bnfold.equality.data import Data
 from bnfold.equality.end_to_end import Outcome, compare, upgrade_of
 from bnfold.equality.pieces import Source
 from bnfold.equality.runner import CannotRun, Runner
@@ -68,7 +70,7 @@ def examine(  # noqa: PLR0913  # two models, how to run them, and each of the us
     runner: Runner,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
-    data: Path | None = None,
+    data: Data | None = None,
     assume_inference: bool = False,
 ) -> Examination:
     """Run both models end to end, and compare them site by site. Raises `UsageError` as `compare` does."""
@@ -108,6 +110,8 @@ def judged(found: Examination, *, is_certified: bool = False, offer: str = "") -
         return same
     if outcome.word == "within":
         return same if is_certified or sites is None else Unknown(sites.why, found.end_to_end)
+    if is_certified and outcome.reason == "nothing":
+        return same
     worst = None if outcome.end_to_end is None else outcome.end_to_end.worst
     is_open = outcome.reason == "discrete" or (
         outcome.reason == "floor" and worst is not None and worst.ratio <= DIFFERS

@@ -33,6 +33,10 @@ _NODE_BYTES: Final = 8192
 _HALF_UNIT: Final = {1: 2.0**-24, 10: 2.0**-11, 11: 2.0**-53, 16: 2.0**-8}
 # Inputs whose floats decide a shape: a last bit there changes what is computed, not how exactly.
 _SHAPE_READERS: Final = frozenset({"Shape", "Size"})
+# What a condition is made of, up to where something is computed.
+_COMPARING: Final = frozenset(
+    {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Xor", "Cast", "Identity"}
+)
 _SHAPE_INPUTS: Final = {"Resize": (1, 2), "Upsample": (1,), "Range": (0, 1, 2)}
 
 
@@ -121,10 +125,10 @@ def perturb_constants(model: onnx.ModelProto, seed: int) -> None:
     """Multiply each float constant elementwise by 1 + xi*2u*U[0,1], in place; the same seed gives the same model.
 
     Initializers and Constant nodes of all graphs and functions, sparse ones too. Zeros, infinities and what would
-    overflow stay as they are, and so do scales that decide a shape.
+    overflow stay as they are, and so do scales that decide a shape and numbers that a condition compares with.
     """
     random = np.random.default_rng(seed)
-    exempt = _deciding_shapes(model)
+    exempt = _deciding_shapes(model) | _deciding_branches(model)
     for graph in graphs_of(model):
         for tensor in graph.initializer:
             if tensor.name not in exempt:
@@ -153,6 +157,22 @@ def _deciding_shapes(model: onnx.ModelProto) -> set[str]:
         found.add(name)
         maker = makers.get(name)
         if maker is not None and maker.op_type not in _SHAPE_READERS:
+            pending += maker.input
+    return found
+
+
+def _deciding_branches(model: onnx.ModelProto) -> set[str]:
+    """Names of the numbers that the conditions of If nodes are compared with: moved, another branch would run."""
+    makers = {name: node for node in nodes_of(model) for name in node.output if name}
+    pending = [node.input[0] for node in nodes_of(model) if node.op_type == "If" and node.input]
+    found: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name in found:
+            continue
+        found.add(name)
+        maker = makers.get(name)
+        if maker is not None and maker.op_type in _COMPARING:
             pending += maker.input
     return found
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from bnfold.equality.measure import UNITS, Distance, distance, floor_of, is_float, number, widened
+from bnfold.equality.seen import Seen, weaknesses
+from bnfold.equality.shipped import Shipped, remarks
 from bnfold.equality.verdict import Accuracy, Counterexample, EndToEnd, OutputComparison
 
 if TYPE_CHECKING:
@@ -101,11 +103,19 @@ class Tally:
     discrete: Mapping[str, str]
     measured: list[Measured] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    constants: dict[str, set[str | None]] = field(default_factory=dict)
+    seen: dict[str, Seen] = field(default_factory=dict)
+    shipped: list[Shipped] = field(default_factory=list)
+    takes_inputs: bool = True
     hits_before: int = 0
     hits_after: int = 0
     samples: int = 0
     repeatable: bool = False
+
+    def see(self, batch: Batch, before: Outputs) -> None:
+        """Count what the original gave on a batch."""
+        self.takes_inputs = bool(batch.feeds)
+        for name, value in before.items():
+            self.seen.setdefault(name, Seen()).add(value)
 
     def operator(self, name: str) -> str:
         """The discrete operator upstream of an output, or of the output that `name` is a part of; or ""."""
@@ -117,18 +127,16 @@ class Tally:
         if not self.measured and not self.notes:
             return None
         comparisons = tuple(measured.comparison() for measured in self.measured)
-        return EndToEnd(comparisons, self._accuracy(), (*self.notes, *self._weaknesses()))
+        return EndToEnd(comparisons, self._accuracy(), (*self.notes, *self._remarks()))
 
     def _accuracy(self) -> Accuracy | None:
         if not self.samples:
             return None
         return Accuracy(self.hits_before / self.samples, self.hits_after / self.samples, self.samples)
 
-    def _weaknesses(self) -> Iterator[str]:
-        for name, seen in self.constants.items():
-            constant = next(iter(seen)) if len(seen) == 1 else None
-            if constant is not None:
-                yield f"output {name!r} is {constant} everywhere on every input tried, which is weak evidence"
+    def _remarks(self) -> Iterator[str]:
+        yield from remarks(self.shipped, DIFFERS)
+        yield from weaknesses(self.seen, takes_inputs=self.takes_inputs)
 
 
 def measured(name: str, batch: Batch, before: np.ndarray, after: np.ndarray, tally: Tally) -> Measured:

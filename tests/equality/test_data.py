@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import parser
 
-from bnfold.equality import data
+from bnfold.equality import data_files
 from bnfold.equality.data import data_batches
 from bnfold.errors import UsageError
 
@@ -74,6 +74,9 @@ def test_an_input_called_like_labels_is_an_input(tmp_path: Path) -> None:
 def test_the_only_array_feeds_the_only_input(tmp_path: Path) -> None:
     (batch,) = data_batches(parsed(FREE), npz(tmp_path, images=X))
     assert np.array_equal(batch.feeds["x"], X)
+    assert batch.notes == ("the only array 'images' was fed to the only input 'x'",)
+    (batch,) = data_batches(parsed(FREE), npz(tmp_path, arr_0=X))
+    assert batch.notes == ()
     np.save(tmp_path / "one.npy", np.asfortranarray(X))
     (batch,) = data_batches(parsed(FREE), tmp_path / "one.npy")
     assert np.array_equal(batch.feeds["x"], X)
@@ -92,8 +95,8 @@ def test_casts_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "arrays", "says"),
     [
-        (PAIR, {"a": X, "c": np.arange(10)}, "the model's inputs are 'a', 'b', the file holds 'a', 'c'"),
-        (PAIR, {"a": X}, "the file holds 'a'"),
+        (PAIR, {"a": X, "c": np.arange(10)}, "the model's inputs are 'a', 'b', the data hold 'a', 'c'"),
+        (PAIR, {"a": X}, "the data hold 'a'"),
         (PAIR, {"a": X, "b": np.arange(9)}, "differ in their number of samples"),
         (PAIR, {"a": X, "b": np.arange(10) + 0.5}, "wants int64, which cannot hold the data's float64"),
         (PAIR, {"a": X, "b": np.array(["s"] * 10)}, "wants int64, the data are str"),
@@ -103,7 +106,7 @@ def test_casts_are_said(tmp_path: Path) -> None:
         (FIXED, {"x": X[:3]}, "holds 3 samples, fewer than the 4"),
         (FREE, {"x": X, "labels": np.arange(9)}, "labels must be 10 integers"),
         (FREE, {"x": X, "labels": np.ones(10)}, "labels must be 10 integers, these are float64"),
-        (FREE, {}, "the file holds nothing"),
+        (FREE, {}, "the data hold nothing"),
         (FREE, {"x": X + 1j}, "wants float32, the data are complex"),
     ],
 )
@@ -115,7 +118,7 @@ def test_data_that_do_not_suit_the_model_are_refused(
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none\.npz: cannot be read"):
+    with pytest.raises(UsageError, match=r"none\.npz' is no file or folder"):
         data_batches(parsed(FREE), tmp_path / "none.npz")
 
 
@@ -165,7 +168,7 @@ def test_an_array_of_objects_is_never_unpickled(tmp_path: Path) -> None:
 
 
 def test_the_sum_of_all_members_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "MOST_BYTES", 100)
+    monkeypatch.setattr(data_files, "MOST_BYTES", 100)
     with pytest.raises(UsageError, match="more than the 100 that are read"):
         data_batches(parsed(FREE), npz(tmp_path, x=X[:8], z=X[:8]))
 

@@ -187,9 +187,67 @@ def test_other_nans_differ(runner: Runner, write: Callable[..., Path]) -> None:
     assert outcome.counterexample.bound == 0
 
 
-def test_the_same_nans_are_equal(runner: Runner, write: Callable[..., Path]) -> None:
+def test_the_same_nans_are_equal_and_counted(runner: Runner, write: Callable[..., Path]) -> None:
     path = write("(float[N,3] x) => (float[N,3] y) { y = Sqrt (x) }")
-    assert outcome_of(path, path, runner).word == "equal"
+    outcome = outcome_of(path, path, runner)
+    assert outcome.word == "equal"
+    assert outcome.end_to_end is not None
+    (note,) = outcome.end_to_end.notes
+    assert "output 'y' of the original is NaN or infinite in " in note
+    assert " of 21 elements" in note
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        (
+            "(float[3] x) => (float[3] y) { s = Mul (x, x) n = Neg (s) y = Log (n) }",
+            "output 'y' is not finite everywhere",
+        ),
+        (
+            "(float[3] x) => (float[A] y) <int64[1] n = {0}> { y = Slice (x, n, n) }",
+            "output 'y' is empty on every input",
+        ),
+    ],
+)
+def test_where_no_output_is_a_number_nothing_was_shown(
+    text: str, note: str, runner: Runner, write: Callable[..., Path]
+) -> None:
+    path = write(text)
+    outcome = outcome_of(path, path, runner)
+    assert (outcome.word, outcome.reason) == ("undecided", "nothing")
+    assert outcome.end_to_end is not None
+    assert outcome.end_to_end.notes[0].startswith(note)
+
+
+def test_nans_hide_no_difference_of_another_output(runner: Runner, write: Callable[..., Path]) -> None:
+    text = "(float[3] x) => (float[3] y, float[3] z) {{ s = Mul (x, x) n = Neg (s) y = Log (n) z = {} (x) }}"
+    before, after = write(text.format("Neg"), "before.onnx"), write(text.format("Abs"), "after.onnx")
+    assert outcome_of(before, before, runner).word == "equal"
+    assert outcome_of(before, after, runner).word == "differs"
+
+
+def test_a_model_without_inputs_is_run_once(runner: Runner, write: Callable[..., Path]) -> None:
+    text = "() => (float[2] y) <float[2] w = {{1,{}}}> {{ y = Neg (w) }}"
+    before, after = write(text.format(2), "before.onnx"), write(text.format(3), "after.onnx")
+    outcome = outcome_of(before, before, runner)
+    assert outcome.word == "equal"
+    assert outcome.end_to_end is not None
+    assert [one.batch for one in outcome.end_to_end.comparisons] == ["no inputs"]
+    assert outcome.end_to_end.notes == (
+        "the model takes no inputs: its outputs are always the same, and were computed once",
+    )
+    assert outcome_of(before, after, runner).word == "differs"
+
+
+def test_without_float_outputs_values_are_equal_or_not(runner: Runner, write: Callable[..., Path]) -> None:
+    text = "(float[N,9] x) => (int64[N] y) {{ z = {} (x) y = ArgMax <axis = 1, keepdims = 0> (z) }}"
+    before, after = write(text.format("Relu"), "before.onnx"), write(text.format("Neg"), "after.onnx")
+    outcome = outcome_of(before, before, runner)
+    assert outcome.word == "equal"
+    assert outcome.end_to_end is not None
+    assert outcome.end_to_end.notes == ("no output is floating point: values were compared for equality alone",)
+    assert outcome_of(before, after, runner).word != "equal"
 
 
 def test_constant_outputs_are_weak_evidence(runner: Runner, write: Callable[..., Path]) -> None:

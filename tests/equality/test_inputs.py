@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx
 import pytest
@@ -7,6 +9,12 @@ from onnx import TensorProto, helper, parser
 
 from bnfold.equality.inputs import Batch, CannotFeed, fed_inputs, random_batches
 from bnfold.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from bnfold.equality.runner import Runner
 
 
 def parsed(text: str, ir: int = 8) -> onnx.ModelProto:
@@ -77,7 +85,6 @@ def test_an_index_is_followed_through_casts_and_into_nested_graphs() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "(float[4] x, int64[2] i) => (float[A,B] y) { y = Reshape (x, i) }",
         "(float[4] x, int64[2] i) => (float[A,B] y) { y = Expand (x, i) }",
         "(int64[2] i) => (float[A,B] y) { y = ConstantOfShape (i) }",
         "(float[4] x, int64[1] i) => (float[A] y, int64[A] z) { y, z = TopK (x, i) }",
@@ -86,6 +93,84 @@ def test_an_index_is_followed_through_casts_and_into_nested_graphs() -> None:
 )
 def test_dims_and_counts_are_ones(text: str) -> None:
     assert all((value == 1).all() for value in feeds(text))
+
+
+MEANINGS = {
+    "a declared shape": ("(float[6] x, int64[2] i) => (float[3,2] y) { y = Reshape (x, i) }", [3, 2]),
+    "a shape declared in part": ("(float[6] x, int64[2] i) => (float[3,A] y) { y = Reshape (x, i) }", [3, -1]),
+    "an unknown shape": (
+        "(float[6] x, int32[3] i) => (float y) { j = Cast <to = 7> (i) z = Reshape (x, j) y = ReduceSum (z) }",
+        [-1, 1, 1],
+    ),
+    "one of several lengths": (
+        """(float[6] x, int64[1] i) => (float[A,B] y) <int64[1] r = {-1}>
+        { s = Concat <axis = 0> (i, r) y = Reshape (x, s) }""",
+        [1],
+    ),
+    "a declared size": ("(float[1,1,4,4] x, int64[4] i) => (float[1,1,8,6] y) { y = Resize (x, , , i) }", [1, 1, 8, 6]),
+    "a size along some axes": (
+        "(float[1,1,4,4] x, int64[2] i) => (float[1,1,8,6] y) { y = Resize <axes = [3,2]> (x, , , i) }",
+        [6, 8],
+    ),
+    "an unknown size": ("(float[1,1,4,5] x, int64[4] i) => (float[A,B,C,D] y) { y = Resize (x, , , i) }", [1, 1, 4, 5]),
+    "parts": (
+        "(float[7,2] x, int64[3] i) => (float[A,2] y, float[B,2] z, float[C,2] w) { y, z, w = Split (x, i) }",
+        [3, 2, 2],
+    ),
+    "axes": ("(float[2,3] x, int64[2] i) => (float y) { y = ReduceSum (x, i) }", [0, 1]),
+    "axes to be left out": ("(float[2,1,3,1] x, int64[2] i) => (float[2,3] y) { y = Squeeze (x, i) }", [1, 3]),
+    "a start": ("(float[4,5] x, int64[2] i, int64[2] e) => (float[A,B] y) { y = Slice (x, i, e) }", [0, 0]),
+    "an end": (
+        "(float[4,5] x, int64[2] s, int32[2] i) => (float[A,B] y) { e = Cast <to = 7> (i) y = Slice (x, s, e) }",
+        [2**31 - 1] * 2,
+    ),
+    "a step": (
+        "(float[4] x, int64[1] s, int64[1] e, int64[1] a, int64[1] i) => (float[A] y) { y = Slice (x, s, e, a, i) }",
+        [1],
+    ),
+    "a training mode": ("(float[4] x, bool i) => (float[4] y) <float r = {0.5}> { y = Dropout (x, r, i) }", 0),
+}
+
+
+@pytest.mark.parametrize("meaning", MEANINGS)
+def test_a_number_is_what_its_reader_makes_of_it(meaning: str, runner: Runner, write: Callable[..., Path]) -> None:
+    text, expected = MEANINGS[meaning]
+    assert [value.tolist() for value in feeds(text)] == [expected] * 3
+    path = write(text, opset=18)
+    for batch in random_batches(onnx.load(path), seed=0, dims={}):
+        runner.run(path, batch.feeds)  # raises where onnxruntime does not accept them
+
+
+def test_a_length_reaches_as_far_as_the_sequence_and_no_further() -> None:
+    text = """(float[9,50,2] x, int32[50] i) => (float[9,1,50,3] y) <float[1,12,2] w, float[1,12,3] r>
+    { y = LSTM <hidden_size = 3> (x, w, r, , i) }"""
+    assert all(value.min() >= 1 and value.max() == 9 for value in feeds(text))
+
+
+def test_an_initial_state_is_drawn_like_any_other_float() -> None:
+    text = """(float[9,2,2] x, float[1,2,3] i) => (float[9,1,2,3] y) <float[1,12,2] w, float[1,12,3] r>
+    { y = LSTM <hidden_size = 3> (x, w, r, , , i) }"""
+    assert all(np.unique(value).size == 6 for value in feeds(text))
+
+
+def test_a_divisor_is_not_zero_and_a_variance_not_negative() -> None:
+    assert all(value.min() >= 1 for value in feeds("(int64[999] i, int64[999] x) => (int64[999] y) { y = Div (x, i) }"))
+    assert any(value.min() < 0 for value in feeds("(float[9] i, float[9] x) => (float[9] y) { y = Div (x, i) }"))
+    text = "(float[2,9] x, float[9] w, float[9] i) => (float[2,9] y) { y = BatchNormalization (x, w, w, w, i) }"
+    assert all(value.min() >= 0 for value in feeds(text))
+
+
+def test_an_index_into_a_symbolic_dimension_stays_below_its_length() -> None:
+    text = "(float[N,3] x, int64[1000] i) => (float[1000,3] y) { y = Gather (x, i) }"
+    assert [set(value.tolist()) for value in feeds(text)] == [{0, 1}] * 3 + [{0}]
+    batches = random_batches(parsed(text), seed=0, dims={"N": 5})
+    assert [set(batch.feeds["i"].tolist()) for batch in batches] == [{0, 1, 2, 3, 4}] * 3
+
+
+def test_where_readers_disagree_an_index_wins() -> None:
+    text = """(int64[2] i) => (float[A,B] y, float[2] z) <float[3] t = {1,2,3}>
+    { y = ConstantOfShape (i) z = Gather (t, i) }"""
+    assert all(set(value.tolist()) <= {0, 1, 2} for value in feeds(text))
 
 
 def test_integers_of_unknown_meaning_are_small() -> None:
@@ -112,7 +197,7 @@ def test_other_floats_are_fed_in_their_type(element: str) -> None:
 
 def test_a_model_without_inputs_is_still_run() -> None:
     batches = random_batches(parsed("() => (float[1] y) <float[1] w = {1}> { y = Neg (w) }"), seed=0, dims={})
-    assert [dict(batch.feeds) for batch in batches] == [{}] * 3
+    assert [(batch.label, dict(batch.feeds)) for batch in batches] == [("no inputs", {})]
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_what_the_planner_is_to_know_reaches_it(
 
     monkeypatch.setattr(api, "make_plan", listening)
     assert cli(*command, *options).code == 0
-    assert heard == [wishes]
+    assert [{key: one[key] for key in wishes} for one in heard] == [wishes]
 
 
 def test_the_certificate_hears_what_was_assumed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
