@@ -97,12 +97,13 @@ def compare(  # noqa: PLR0913  # two models, how to run them, and each of the us
         _try_optimiser(pair, tally, seed)
     except _Stop as stop:
         return replace(stop.outcome, end_to_end=tally.end_to_end())
-    return replace(_judged(tally), batches=_one_of_each(tally))
+    return replace(_judged(tally), batches=_one_of_each(tally, batches))
 
 
-def _one_of_each(tally: Tally) -> tuple[Batch, ...]:
-    """The first batch of each origin."""
-    first = {one.batch.label.partition(" ")[0] == "data": one.batch for one in reversed(tally.measured)}
+def _one_of_each(tally: Tally, data: tuple[Batch, ...]) -> tuple[Batch, ...]:
+    """The first random batch and the first of the data that both models ran on."""
+    given = {id(batch) for batch in data}
+    first = {id(one.batch) in given: one.batch for one in reversed(tally.measured)}
     return tuple(first[origin] for origin in (False, True) if origin in first)
 
 
