@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import onnx
 from exact import Array
-from nets import Layer, Net
+from layers import Layer, Net
 from onnx import helper, numpy_helper
 
 Names = Literal["norm", "home", "fresh", "clashing"]

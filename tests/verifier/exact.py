@@ -6,15 +6,17 @@ Independent of bnfold and of onnxruntime. `Unsupported` is raised for an operato
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.lib.stride_tricks import sliding_window_view
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 Array = np.ndarray
 Attributes = dict[str, Any]
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 Operator = Callable[[Sequence[Array], Attributes], Array]
 
 
@@ -126,13 +128,13 @@ def batch_normalization(inputs: Sequence[Array], attributes: Attributes) -> Arra
     return (x - mean) * (gamma / np.sqrt(var + epsilon)) + beta
 
 
-def pool(reduce: Callable[..., Array], fill: float) -> Operator:
+def pool(reducing: Callable[..., Array], fill: float) -> Operator:
     def pooled(inputs: Sequence[Array], attributes: Attributes) -> Array:
-        if attributes.get("ceil_mode") or (reduce is np.mean and any(attributes.get("pads", []))):
+        if attributes.get("ceil_mode") or (reducing is np.mean and any(attributes.get("pads", []))):
             raise Unsupported("a pool that counts its padding")
         x = inputs[0]
         seen = windows(x, attributes["kernel_shape"], attributes, fill)
-        return reduce(seen, axis=tuple(range(x.ndim, seen.ndim)))
+        return reducing(seen, axis=tuple(range(x.ndim, seen.ndim)))
 
     return pooled
 
@@ -145,6 +147,18 @@ def clip(inputs: Sequence[Array], _: Attributes) -> Array:
 def reshape(inputs: Sequence[Array], _: Attributes) -> Array:
     x, shape = inputs
     return x.reshape([x.shape[k] if n == 0 else int(n) for k, n in enumerate(shape)])
+
+
+def cast(inputs: Sequence[Array], attributes: Attributes) -> Array:
+    if inputs[0].dtype.kind != "f" or attributes["to"] not in FLOATS:
+        raise Unsupported("Cast of integers")
+    return inputs[0]
+
+
+def quantised(inputs: Sequence[Array], _: Attributes) -> Array:
+    kind = inputs[2].dtype
+    limits = np.iinfo(kind)
+    return np.clip(np.rint(inputs[0] / inputs[1]) + inputs[2], limits.min, limits.max).astype(kind)
 
 
 def sigmoid(x: Array) -> Array:
@@ -164,25 +178,32 @@ OPERATORS: dict[str, Operator] = {
     "Add": lambda i, _: i[0] + i[1],
     "AveragePool": pool(np.mean, 0.0),
     "BatchNormalization": batch_normalization,
+    "Cast": cast,
     "Clip": clip,
     "Concat": lambda i, a: np.concatenate(i, axis=a["axis"]),
     "Constant": lambda _, a: widened(numpy_helper.to_array(a["value"])),
     "Conv": conv,
     "ConvTranspose": conv_transpose,
+    "DequantizeLinear": lambda i, _: (i[0].astype(np.float64) - i[2]) * i[1],
     "Div": lambda i, _: i[0] / i[1],
     "Flatten": flatten,
     "Gemm": gemm,
     "GlobalAveragePool": lambda i, _: i[0].mean(axis=tuple(range(2, i[0].ndim)), keepdims=True),
     "Identity": lambda i, _: i[0],
     "LeakyRelu": lambda i, a: np.where(i[0] < 0, a.get("alpha", 0.01) * i[0], i[0]),
+    "Less": lambda i, _: i[0] < i[1],
     "MatMul": lambda i, _: i[0] @ i[1],
+    "Max": lambda i, _: reduce(np.maximum, i),
     "MaxPool": pool(np.max, -np.inf),
     "Mul": lambda i, _: i[0] * i[1],
+    "QuantizeLinear": quantised,
     "Relu": lambda i, _: np.maximum(i[0], 0.0),
     "Reshape": reshape,
     "Sigmoid": lambda i, _: sigmoid(i[0]),
+    "Sqrt": lambda i, _: np.sqrt(i[0]),
     "Squeeze": lambda i, a: np.squeeze(i[0], axes_of(i, a)),
     "Sub": lambda i, _: i[0] - i[1],
     "Transpose": lambda i, a: i[0].transpose(a.get("perm")),
     "Unsqueeze": lambda i, a: np.expand_dims(i[0], axes_of(i, a)),
+    "Where": lambda i, _: np.where(*i),
 }

@@ -21,11 +21,11 @@ import numpy as np
 import onnx
 from correct import Constants, Names, right
 from exact import Array, per_channel, result
-from nets import UNITS, Layer, Net, sizes
+from layers import Layer, Net, sizes
 
 Fault = Callable[[Layer, np.random.Generator], Constants | None]
 
-HOMES = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"}
+BARRIERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "QuantizeLinear"}
 NOTICEABLE = 0.2
 
 
@@ -152,7 +152,7 @@ KINDS: dict[str, Fault] = {
 }
 FLOAT32_ALONE = {"one channel off by 1e-4", "weights rounded to fp16"}
 GROUPED = {"grouped", "depthwise", "transpose"}
-WHOLE = {"conv", "conv1d", "conv3d", "transpose", "gemm", "gemm batch 1", "matmul"}
+WHOLE = {"conv", "conv1d", "conv3d", "transpose", "gemm", "gemm batch 1", "matmul", "quantised"}
 
 
 def applies(kind: str, family: str) -> bool:
@@ -163,34 +163,29 @@ def applies(kind: str, family: str) -> bool:
 def placed(net: Net, kind: str, *, everywhere: bool, names: Names, rng: np.random.Generator) -> dict[str, Constants]:
     """The wrong constants by the norm's name, of one layer or of all that can have them; empty if none would show."""
     wrong: dict[str, Constants] = {}
-    seen = False
+    shows = False
     for k in rng.permutation(len(net.layers)):
         layer = net.layers[k]
         constants = KINDS[kind](layer, rng)
         if constants is None:
             continue
-        shows = shown(net, layer, constants, names)
+        shows = shows or shown(net, layer, constants, names)
         if shows and not everywhere:
             return {layer.norm: constants}
-        if everywhere:
-            wrong[layer.norm] = constants
-            seen = seen or shows
-    return wrong if seen else {}
+        wrong[layer.norm] = constants
+    return wrong if shows else {}
 
 
 def shown(net: Net, layer: Layer, constants: Constants, names: Names) -> bool:
     """Whether the fault counts, as the module says."""
     size, before = sizes(net, layer), net.values[layer.result]
     after = _wrong_output(net, layer, constants)
-    if after is None:
-        return False
     fan = layer.rows.shape[1]
-    if names == "norm" or layer.result in {port.name for port in net.model.graph.output}:
-        return apart(before, after, size, fan, net.unit)
-    here = apart(before, after, size, fan, net.unit)
-    return here and any(
-        apart(one, other, size + beside, fan, net.unit) for one, other, beside in _behind(net, layer, after)
-    )
+    if after is None or not apart(before, after, size, fan, net.unit):
+        return False
+    if names != "home" or layer.result in {port.name for port in net.model.graph.output}:
+        return True
+    return any(apart(one, other, size + beside, fan, net.unit) for one, other, beside in _behind(net, layer, after))
 
 
 def apart(before: Array, after: Array, size: Array, fan: int, unit: float) -> bool:
@@ -229,11 +224,12 @@ def _wrong_output(net: Net, layer: Layer, constants: Constants) -> Array | None:
 def _behind(net: Net, layer: Layer, after: Array) -> Iterator[tuple[Array, Array, Array | float]]:
     """Before and after at each value that is made of the layer's result, and the size of what an Add brings to it.
 
-    Nothing behind the next linear operator: both models name that value, but folded in one of them.
+    Nothing behind the next linear operator: both models name that value, but folded in one of them. Nothing that is
+    rounded to integers: that hides what is smaller.
     """
     values = {**net.values, layer.result: after}
     for node in net.model.graph.node:
-        if layer.result not in node.input or node.op_type in HOMES:
+        if layer.result not in node.input or node.op_type in BARRIERS:
             continue
         changed = values[node.output[0]] = result(node, values)
         before = net.values[node.output[0]]
@@ -242,4 +238,4 @@ def _behind(net: Net, layer: Layer, after: Array) -> Iterator[tuple[Array, Array
             yield before, changed, beside[0] if node.op_type == "Add" else 0.0
 
 
-__all__ = ["FLOAT32_ALONE", "KINDS", "UNITS", "applies", "placed", "shown"]
+__all__ = ["FLOAT32_ALONE", "KINDS", "applies", "placed", "shown"]

@@ -1,107 +1,41 @@
 """Seeded networks with BatchNormalization, and for each layer what a fold of it would need. Nothing of bnfold's.
 
-A `Net` is the model as a tool would meet it, with one `Layer` for each linear operator and its BatchNormalization, and
-every value in float64 on a probe (N(0,1), 4*N(0,1) and U[0,1] side by side). The statistics are set to the probe, so
-that activations keep their size through any depth.
+The probe holds N(0,1), 4*N(0,1) and U[0,1] side by side, as the verifier does. The statistics are set to it, so
+that activations keep their size through any depth. "quantised" is a Conv network whose activations are stored as int8.
+Four deep networks in ten are a trunk of identities beside which the layers stand, as in a ResNet: what one layer does
+is a small part of the output there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from exact import Array, per_channel, result, values_of
+from exact import Array, result
+from layers import UNITS, Layer, Net, Spec, Unsuitable, sizes
 from onnx import TensorProto, helper, numpy_helper
 
 FAMILIES = (
-    "conv", "conv1d", "conv3d", "grouped", "depthwise", "transpose", "gemm", "gemm batch 1", "matmul",
+    "conv", "conv1d", "conv3d", "grouped", "depthwise", "transpose", "gemm", "gemm batch 1", "matmul", "quantised",
 )  # fmt: skip
-STATISTICS = ("ordinary", "cancelling", "far mean", "tiny variance", "huge gamma", "dead", "shared", "untrained")
-UNITS = {"float32": 2.0**-24, "float16": 2.0**-11}
+STATISTICS = (
+    "ordinary",
+    "cancelling",
+    "far mean",
+    "tiny variance",
+    "huge gamma",
+    "dead",
+    "shared",
+    "untrained",
+    "mixed",
+)
+MIXED = ("ordinary", "ordinary", "cancelling", "far mean", "tiny variance", "huge gamma", "dead")
 LARGEST_HALF = 2e4
+SHALLOW = 8
 FLAT = ("gemm", "gemm batch 1", "matmul")
 SPATIAL = {"conv1d": 1, "conv3d": 3, **dict.fromkeys(FLAT, 0)}
-
-
-class Unsuitable(Exception):
-    """A draw that came to nothing: an output that is constant, a number beyond its type."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A linear operator and the BatchNormalization behind it: names of nodes and values, and constants in float64.
-
-    `rows` is the weight as (out, in * taps), whatever the operator's own layout; `home` the linear node, `adder` the
-    Add of its bias where it is a node, `norm` the BatchNormalization.
-    """
-
-    op: str
-    group: int
-    flipped: bool
-    bias_factor: float
-    shape: tuple[int, ...]
-    home: str
-    adder: str
-    norm: str
-    source: str
-    total: str
-    result: str
-    weight: str
-    rows: Array
-    bias: Array | None
-    gamma: Array
-    beta: Array
-    mean: Array
-    var: Array
-    epsilon: float
-
-    @property
-    def scale(self) -> Array:
-        return self.gamma / np.sqrt(self.var + self.epsilon)
-
-    @property
-    def offset(self) -> Array:
-        """The bias, or zeros."""
-        return np.zeros_like(self.mean) if self.bias is None else self.bias
-
-    def raw(self, rows: Array) -> Array:
-        """A weight given as rows, in the operator's own layout."""
-        if self.op == "ConvTranspose":
-            inner = (self.group, self.shape[1], self.shape[0] // self.group, *self.shape[2:])
-            return rows.reshape(inner).swapaxes(1, 2).reshape(self.shape)
-        return rows.reshape(self.shape) if self.op == "Conv" or self.flipped else rows.T
-
-
-@dataclass(frozen=True, slots=True)
-class Net:
-    """A model, its layers in order, and all its values on the probe."""
-
-    model: onnx.ModelProto
-    layers: tuple[Layer, ...]
-    values: dict[str, Array] = field(repr=False)
-    family: str
-    statistics: str
-    dtype: str
-
-    @property
-    def unit(self) -> float:
-        """Half a unit in the last place, relative."""
-        return UNITS[self.dtype]
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What one linear operator is to be."""
-
-    op: str
-    out: int
-    kernel: tuple[int, ...] = ()
-    group: int = 1
-    stride: int = 1
-    pad: int = 0
-    dilation: int = 1
 
 
 def draw(rng: np.random.Generator, family: str, statistics: str, dtype: str, depth: int) -> Net:
@@ -111,24 +45,36 @@ def draw(rng: np.random.Generator, family: str, statistics: str, dtype: str, dep
     spatial = SPATIAL.get(family, 2)
     channels = int(rng.choice([16, 24, 32])) if not spatial else 4
     length = {0: 0, 1: 16, 2: int(rng.choice([5, 6, 7, 8])), 3: 4}[spatial]
-    made = Builder(rng, dtype, statistics, family, (channels, *[length] * spatial))
+    trunk = depth > SHALLOW and rng.random() < 0.4
+    made = Builder(rng, Form(dtype, statistics, family, (channels, *[length] * spatial), bool(trunk)))
     x = "x"
     while len(made.layers) < depth:
         x = made.block(x, depth - len(made.layers))
     return made.net(made.head(x) if rng.random() < 0.5 else x, batch)
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What is drawn once for a net; `inner` is the shape of one sample."""
+
+    dtype: str
+    statistics: str
+    family: str
+    inner: tuple[int, ...]
+    trunk: bool
+
+
 class Builder:
     """Nodes in the making. Each is evaluated on the probe as it is added."""
 
-    def __init__(
-        self, rng: np.random.Generator, dtype: str, statistics: str, family: str, inner: tuple[int, ...]
-    ) -> None:
-        self.rng, self.dtype, self.statistics, self.family, self.inner = rng, dtype, statistics, family, inner
-        count = 40 if len(inner) == 1 else 6
+    def __init__(self, rng: np.random.Generator, form: Form) -> None:
+        self.rng, self.form, self.dtype, self.family, self.inner = rng, form, form.dtype, form.family, form.inner
+        self.here = form.statistics  # those of the layer that is being made
+        inner = form.inner
+        count = 40 if len(inner) == 1 else 4
         normal, wide = rng.standard_normal((2, count, *inner))
         probe = np.concatenate([normal, 4 * wide, rng.random((count, *inner))])
-        self.values: dict[str, Array] = {"x": probe.astype(dtype).astype(np.float64)}
+        self.values: dict[str, Array] = {"x": probe.astype(form.dtype).astype(np.float64)}
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
         self.layers: list[Layer] = []
@@ -150,8 +96,10 @@ class Builder:
     def block(self, x: str, left: int) -> str:
         """A layer with its activation, a residual block, two branches, or a pool."""
         chance = self.rng.random()
-        if chance < 0.25 and left >= 2:
+        if chance < (0.85 if self.form.trunk else 0.25) and left >= 2:
             return self.residual(x)
+        if chance < 0.92 and self.form.trunk:
+            return self.activation(self.layer(x, self.spec(x)))
         if chance < 0.32 and left >= 2:
             return self.branches(x)
         if chance < 0.42 and len(self.inner) > 1 and self.layers:
@@ -163,7 +111,8 @@ class Builder:
         channels = self.values[x].shape[1]
         inside = self.activation(self.layer(x, replace(self.spec(x, still=True), out=channels)))
         behind = self.layer(inside, replace(self.spec(inside, still=True), out=channels))
-        return self.activation(self.node("Add", [behind, x] if self.rng.random() < 0.5 else [x, behind]))
+        joined = self.node("Add", [behind, x] if self.rng.random() < 0.5 else [x, behind])
+        return joined if self.form.trunk else self.activation(joined)
 
     def branches(self, x: str) -> str:
         """Two layers side by side, which are added, or activated and concatenated."""
@@ -211,6 +160,15 @@ class Builder:
         return Spec("Conv", out, kernel, pad=dilation * (size // 2), dilation=dilation)
 
     def activation(self, x: str) -> str:
+        return self.quantised(self.rectified(x)) if self.family == "quantised" else self.rectified(x)
+
+    def quantised(self, x: str) -> str:
+        """The value as int8 and back."""
+        step = self.constant(np.array(np.abs(self.values[x]).max() / 100), "step")
+        zero = self.constant(np.array(0, np.int8), "zero")
+        return self.node("DequantizeLinear", [self.node("QuantizeLinear", [x, step, zero]), step, zero])
+
+    def rectified(self, x: str) -> str:
         chance = self.rng.random()
         if chance < 0.5:
             return self.node("Relu", [x])
@@ -218,7 +176,7 @@ class Builder:
             return self.node("LeakyRelu", [x], alpha=0.1)
         if chance < 0.8:
             return self.node("Mul", [x, self.node("Sigmoid", [x])])
-        if chance < 0.9 and self.statistics != "cancelling":  # there all values lie beyond 6
+        if chance < 0.9 and self.here != "cancelling":  # there all values lie beyond 6
             return self.node("Clip", [x, self.constant(np.array(0.0), "low"), self.constant(np.array(6.0), "high")])
         return x
 
@@ -232,12 +190,16 @@ class Builder:
 
     def layer(self, x: str, spec: Spec) -> str:
         """One linear operator with its BatchNormalization."""
+        if self.form.statistics == "mixed":
+            self.here = str(self.rng.choice(MIXED))
         plan = self.outline(x, spec)
         x_in = self.values[x]
         fan = int(np.prod(plan.shape)) // spec.out
         rows = self.rng.standard_normal((spec.out, fan)) / np.sqrt(fan)
-        if self.statistics == "cancelling" and fan > 1:
-            rows -= rows.mean(axis=1, keepdims=True)
+        if self.here == "cancelling" and fan > 1:
+            # Over the input channels where there are several, so that padding leaves no tap uncancelled.
+            taps = rows.reshape(spec.out, -1, int(np.prod(spec.kernel)))
+            rows = (taps - taps.mean(axis=1 if taps.shape[1] > 1 else 2, keepdims=True)).reshape(rows.shape)
         # The weight is set to the probe: what comes out has the deviation that is wanted.
         attributes = self.attributes(spec, plan)
         trial = helper.make_node(spec.op, ["x", "w"], ["y"], **attributes)
@@ -315,22 +277,22 @@ class Builder:
 
     def deviation(self) -> float:
         """Of what the linear operator gives."""
-        if self.statistics == "untrained":
+        if self.here == "untrained":
             return 1.0
-        if self.statistics == "tiny variance":
+        if self.here == "tiny variance":
             low = -3.0 if self.dtype == "float32" else -2.0
             return float(10 ** self.rng.uniform(low, -1.5))
         return float(self.rng.uniform(0.5, 2.0))
 
     def shared(self, shape: tuple[int, ...]) -> str:
         """The name of a weight of this shape that another layer has already, now and then."""
-        if self.statistics != "shared" or self.rng.random() < 0.3:
+        if self.here != "shared" or self.rng.random() < 0.3:
             return ""
         return next((layer.weight for layer in reversed(self.layers) if layer.shape == shape), "")
 
     def bias(self, spread: Array) -> Array | None:
         noise = self.rng.standard_normal(spread.shape)
-        if self.statistics == "far mean":
+        if self.here == "far mean":
             far = self.rng.uniform(*((100, 1000) if self.dtype == "float32" else (4, 12)), spread.shape)
             return far * np.sign(noise) * np.maximum(spread, spread.mean())
         return 0.3 * noise * spread.mean() if self.rng.random() < 0.6 else None
@@ -340,14 +302,14 @@ class Builder:
         noise = self.rng.standard_normal((2, *mean.shape))
         gamma = self.rng.uniform(0.5, 1.5, mean.shape) * np.where(self.rng.random(mean.shape) < 0.1, -1, 1)
         beta = 0.4 * noise[0]
-        if self.statistics == "untrained":
+        if self.here == "untrained":
             ones = np.ones_like(mean)
             return [self.constant(ones * value, stem) for value, stem in zip((1, 0, 0, 1), "gemv", strict=True)]
-        if self.statistics == "cancelling":
+        if self.here == "cancelling":
             beta = beta + (20 if self.dtype == "float32" else 6)
-        if self.statistics == "huge gamma":
+        if self.here == "huge gamma":
             gamma = gamma * np.where(self.rng.random(mean.shape) < 0.3, 40 if self.dtype == "float32" else 6, 1)
-        if self.statistics == "dead":
+        if self.here == "dead":
             gamma = gamma * (self.rng.random(mean.shape) > 0.25)
         mean = mean + 0.3 * spread * noise[1]
         var = np.square(spread) * self.rng.uniform(0.6, 1.6, mean.shape)
@@ -370,22 +332,7 @@ class Builder:
         graph = helper.make_graph(self.nodes, "net", ports[:1], ports[1:], self.tensors)
         opset = int(self.rng.choice([13, 15, 17, 18, 20]))
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-        return Net(model, tuple(self.layers), self.values, self.family, self.statistics, self.dtype)
+        return Net(model, tuple(self.layers), self.values, self.family, self.form.statistics, self.dtype)
 
 
-def sizes(net: Net, layer: Layer) -> Array:
-    """S, elementwise: |a| * (|W| * |x| + |b| + |mean|) + |beta|, the sum of the absolute terms of one output."""
-    home = next(node for node in net.model.graph.node if node.name == layer.home)
-    plain = onnx.NodeProto()
-    plain.CopyFrom(home)
-    del plain.input[2:]
-    terms = {layer.source: np.abs(net.values[layer.source]), layer.weight: np.abs(net.values[layer.weight])}
-    product = result(plain, terms)
-    scale, inside, beta = (
-        per_channel(np.abs(one), product.ndim)
-        for one in (layer.scale, np.abs(layer.offset) + np.abs(layer.mean), layer.beta)
-    )
-    return scale * (product + inside) + beta
-
-
-__all__ = ["FAMILIES", "STATISTICS", "UNITS", "Layer", "Net", "Unsuitable", "draw", "sizes", "values_of"]
+__all__ = ["FAMILIES", "STATISTICS", "UNITS", "Layer", "Net", "Unsuitable", "draw", "sizes"]
