@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 from onnx import helper
 
 from bnfold.equality.inputs import Batch, fed_inputs
+from bnfold.equality.saving import is_one_batch, unforeign
 from bnfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def data_batches(model: onnx.ModelProto, path: Path, *, seed: int = 0) -> tuple[
 
     A .npz holds one array per graph input, by name; for a model with one input any one array will do. One called
     labels, label, y or targets that is no input holds N integer classes. A batch has as many samples as the model
-    prescribes, else at most 64. Samples that do not fill a prescribed batch are left out. `seed` is not used: data are
-    never shuffled.
+    prescribes, else at most 64. Samples that do not fill a prescribed batch are left out; what `--save-counterexample`
+    wrote is one batch, as it is. `seed` is not used: data are never shuffled.
 
     Raises `UsageError` for a file that is missing, unreadable, or does not suit the model.
     """
@@ -46,6 +47,8 @@ def data_batches(model: onnx.ModelProto, path: Path, *, seed: int = 0) -> tuple[
     feeds = _matched(path, ports, arrays)
     notes: list[str] = []
     cast_feeds = {name: _fitted(path, ports[name], value, notes) for name, value in feeds.items()}
+    if labels is None and is_one_batch(path):
+        return (Batch(label="data, as one batch", feeds=cast_feeds, labels=None, notes=tuple(notes)),)
     samples = _samples(path, cast_feeds)
     if labels is not None:
         labels = _checked_labels(path, labels, samples)
@@ -75,7 +78,7 @@ def _read_members(path: Path, file: IO[bytes]) -> dict[str, np.ndarray]:
         arrays = {}
         for member in members:
             with archive.open(member) as content:
-                name = member.filename.removesuffix(".npy")
+                name = member.orig_filename.removesuffix(".npy")  # the file name is cut at a NUL
                 arrays[name] = _array(path, name, content, member.file_size)
         return arrays
 
@@ -131,6 +134,7 @@ def _fitted(path: Path, port: onnx.ValueInfoProto, value: np.ndarray, notes: lis
         wanted = "(" + ", ".join("any" if dim is None else str(dim) for dim in dims) + ")"
         raise UsageError(f"{path.name}: the input {port.name!r} wants the shape {wanted}, the data have {value.shape}")
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    value = unforeign(value, dtype)
     if value.dtype == dtype:
         return value
     if value.dtype.kind not in "biuf" or dtype.kind not in "biufV":
