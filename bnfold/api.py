@@ -11,7 +11,6 @@ A function that changes a model returns a new one. Whatever a caller could overl
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -23,10 +22,13 @@ import onnx
 
 from bnfold.apply import Rewrite, rewrite
 from bnfold.equality.data import Data, check_data
+from bnfold.equality.evidence import evidence_at
 from bnfold.equality.examine import Subject as Examined
-from bnfold.equality.examine import examine, judged
+from bnfold.equality.examine import examine
+from bnfold.equality.recheck import rechecked
 from bnfold.equality.runner import Limits, Runner
-from bnfold.equality.verdict import Verdict
+from bnfold.equality.saving import npz_of
+from bnfold.equality.verdict import Differs, Verdict
 from bnfold.errors import BatchNormsLeft, UsageError, WouldFold
 from bnfold.graph import Graph
 from bnfold.model import Candidate, ModelFile, Subject, read, staged, subject_of
@@ -36,7 +38,17 @@ from bnfold.ops import TABLE
 from bnfold.ops.reasons import REASONS, Reason
 from bnfold.ops.table import Row
 from bnfold.planning import make_plan
-from bnfold.proving import Job, Level, Progress, Wishes, on_disk, shown
+from bnfold.proving import (
+    Job,
+    Level,
+    Progress,
+    Wishes,
+    by_certificate,
+    concluded,
+    evidence_of,
+    on_disk,
+    shown,
+)
 from bnfold.result import FoldResult, refuse_overwriting, totals_before
 from bnfold.selecting import Selection
 
@@ -125,6 +137,10 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     original = read(model, max_bytes=max_bytes)
     target = _target(original, output, in_place=in_place, check=check)
     _check_certificate(certificate, original, target)
+    if certificate is not None and check:
+        raise UsageError("check writes nothing, and no certificate either")
+    if certificate is not None and target is None and original.has_external_data:
+        raise UsageError("a certificate names the files that are written: with external data it needs an output")
     subject = subject_of(original, inline=inline, freeze_inputs=freeze_inputs)
     graph = Graph.of(subject.model)
     tell("planning")
@@ -139,17 +155,19 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
         return _within_limits(_checked(subject, decided), most)
     wishes = Wishes(verify, data, seed, dims, assume_inference, tell)
     job = Job(subject, graph, decided, rewrite(graph, decided), wishes, planned)
-    if in_place and job.changes_nothing:
-        target = None  # the file is right as it is
-        if certificate is None:
-            return _within_limits(_unchanged(subject, decided), most)
+    stays = in_place and job.changes_nothing  # the file is right as it is
+    if stays and certificate is None:
+        return _within_limits(_unchanged(subject, decided), most)
+    # Beside its data a candidate that changes nothing has the bytes that the certificate is to name.
+    beside = target if original.has_external_data or not stays else None
     with ExitStack() as stack:
         runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
-        job, made, result = shown(job, target, runner, stack, drop_mismatched=drop_mismatched)
+        job, made, result = shown(job, beside, runner, stack, drop_mismatched=drop_mismatched)
         evidence = None
         if certificate is not None:  # staged now, so that it fails before the model is published
-            evidence = stack.enter_context(staged(_certificate_of(result), Path(certificate)))
-        if target is not None:
+            content = evidence_of(job, result.certificate, made.path).to_bytes()
+            evidence = stack.enter_context(staged(content, Path(certificate)))
+        if target is not None and not stays:
             tell("publishing")
             made.publish()
             behind = () if not in_place else _left_behind(job, made)
@@ -164,6 +182,9 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     after: Source,
     *,
     assume_inference: bool = False,
+    certificate: str | os.PathLike[str] | None = None,
+    certificate_alone: bool = False,
+    save_counterexample: str | os.PathLike[str] | None = None,
     data: Data | None = None,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
@@ -176,14 +197,30 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     """Whether two models are the same function, as far as running them on random inputs and on `data` shows.
 
     Both run with all graph optimisations off, on the same inputs, in a child process. The options are those of
-    `fold`; `assume_inference` is for both models. Returns Same, Differs (with a counterexample) or Unknown (with the
-    reason); `raise_unless_same()` on the verdict turns the latter two into NotVerified and Undecided. Raises
-    InputRefused and UsageError.
+    `fold`; `assume_inference` is for both models. `certificate`: the file of one that `fold` wrote, which is checked
+    again: whether it is of these two models, and every constant, from the two alone; one that does not hold leaves
+    undecided what running does not show to differ. With `certificate_alone` nothing is run. `save_counterexample`:
+    where to write inputs that tell the models apart, as an .npz that `data` takes; not written unless they differ.
+
+    Returns Same, Differs (with a counterexample) or Unknown (with the reason); `raise_unless_same()` on the verdict
+    turns the latter two into NotVerified and Undecided. Raises InputRefused, UsageError, and CannotWrite where the
+    counterexample cannot be written.
     """
     _check_runs(seed, timeout, data, custom_ops)
+    _check_alone(certificate_alone, certificate, data, save_counterexample)
+    evidence = None if certificate is None else evidence_at(Path(certificate))
     tell = progress or _silent
     tell("reading")
     first, second = (read(source, max_bytes=max_bytes) for source in (before, after))
+    _check_counterexample(
+        save_counterexample, first, second, [certificate, *([data] if isinstance(data, str | os.PathLike) else [])]
+    )
+    recheck = None
+    if evidence is not None:
+        tell("recomputing every constant")
+        recheck = rechecked(evidence, first, second, assume_inference=assume_inference)
+        if certificate_alone:
+            return by_certificate(recheck)
     tell("running both models")
     with ExitStack() as stack:
         models = [Examined(file, stack.enter_context(on_disk(file))) for file in (first, second)]
@@ -196,7 +233,7 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
             data=data,
             assume_inference=assume_inference,
         )
-    return judged(found)
+    return _saved(concluded(found, recheck), save_counterexample)
 
 
 def operators() -> tuple[Row, ...]:
@@ -246,6 +283,39 @@ def _check_certificate(certificate: str | os.PathLike[str] | None, original: Mod
         raise UsageError(f"the certificate would overwrite {os.fspath(certificate)!r}")
 
 
+def _check_alone(alone: bool, certificate: object, data: object, counterexample: object) -> None:
+    """Where nothing is run, there has to be something else to go by, and nothing that only a run can use."""
+    if alone and certificate is None:
+        raise UsageError("certificate_alone (--certificate-alone) needs a certificate to go by")
+    if alone and (data is not None or counterexample is not None):
+        raise UsageError("with certificate_alone (--certificate-alone) nothing is run: no data, no counterexample")
+
+
+def _check_counterexample(
+    target: str | os.PathLike[str] | None,
+    before: ModelFile,
+    after: ModelFile,
+    others: Sequence[str | os.PathLike[str] | None],
+) -> None:
+    """Not in the place of anything that is read, and in one that can be written: known before anything is run."""
+    if target is None:
+        return
+    files = [before.path, after.path, *before.data_files, *after.data_files, *(Path(file) for file in others if file)]
+    if Path(target).resolve() in [path.resolve() for path in files if path is not None]:
+        raise UsageError(f"the counterexample would overwrite {os.fspath(target)!r}")
+    with staged(b"", Path(target)):
+        pass
+
+
+def _saved(verdict: Verdict, target: str | os.PathLike[str] | None) -> Verdict:
+    """The verdict, the inputs of its counterexample written where that was asked for and there is one."""
+    if target is None or not isinstance(verdict, Differs) or verdict.counterexample is None:
+        return verdict
+    with staged(npz_of(verdict.counterexample.inputs), Path(target)) as made:
+        made.publish()
+    return replace(verdict, counterexample=replace(verdict.counterexample, saved=Path(target)))
+
+
 def _unchanged(subject: Subject, decided: Plan) -> FoldResult:
     """The answer where nothing is rewritten: the file that was read."""
     read_ = Subject(subject.original, subject.original, subject.original)
@@ -268,23 +338,6 @@ def _left_behind(job: Job, made: Candidate) -> tuple[Path, ...]:
     # Where no edit moved the data, the model that was written names the files that the one planned for names.
     named = {made.data_path} if job.plan.moves else {*job.subject.model.data_files}
     return tuple(path for path in job.subject.original.data_files if path not in named)
-
-
-def _certificate_of(result: FoldResult) -> bytes:
-    """What goes into the certificate's file; raises UsageError where the fold made none.
-
-    Beside the certificate itself: which file was read, and what was done to it besides folding. The certificate's
-    `before` is the SHA-256 of the inlined model where functions were inlined, else that of the file.
-    """
-    if result.certificate is None:
-        raise UsageError("there is no certificate to write with verify='off' (--verify off)")
-    steps = {
-        "read": result.sha256_read,
-        "inlined_functions": list(result.inlined_functions),
-        "frozen_inputs": list(result.frozen_inputs),
-        "assumed_inference": result.assumed_inference,
-    }
-    return (json.dumps(result.certificate.to_json() | steps, indent=2) + "\n").encode()
 
 
 def _within_limits(result: FoldResult, most: int | None) -> FoldResult:

@@ -21,6 +21,8 @@ from bnfold.errors import BUG_EXIT_CODE, BnfoldError, CannotWrite, UsageError, b
 from bnfold.options import (
     AssumeInference,
     BnOnly,
+    Certificate,
+    CertificateAlone,
     CustomOps,
     Data,
     Dim,
@@ -28,6 +30,7 @@ from bnfold.options import (
     Format,
     FormatOption,
     FreezeInputs,
+    GivenCertificate,
     Inline,
     MaxBytes,
     Model,
@@ -35,6 +38,7 @@ from bnfold.options import (
     Provider,
     Quiet,
     Report,
+    SaveCounterexample,
     Seed,
     Skip,
     Timeout,
@@ -94,9 +98,7 @@ def fold(  # noqa: PLR0913  # one parameter per option
     verify: Annotated[Verify, typer.Option("--verify", help="How much is shown before writing.")] = Verify.FULL,
     drop_mismatched: DropMismatched = False,
     data: Data = None,
-    certificate: Annotated[
-        Path | None, typer.Option("--certificate", metavar="FILE", help="Write the certificate here, as JSON.")
-    ] = None,
+    certificate: Certificate = None,
     seed: Seed = 0,
     dim: Dim = None,
     provider: Provider = "CPUExecutionProvider",
@@ -188,6 +190,9 @@ def verify(  # noqa: PLR0913  # one parameter per option
     after: Annotated[str, typer.Argument(metavar="AFTER", help="The rewritten ONNX file, whoever rewrote it.")],
     *,
     assume_inference: AssumeInference = False,
+    certificate: GivenCertificate = None,
+    certificate_alone: CertificateAlone = False,
+    save_counterexample: SaveCounterexample = None,
     data: Data = None,
     seed: Seed = 0,
     dim: Dim = None,
@@ -200,7 +205,10 @@ def verify(  # noqa: PLR0913  # one parameter per option
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Whether two models are the same function, shown by running both. Exit 0 same, 1 differs, 6 undecided."""
+    """Whether two models are the same function, shown by running both, and by a certificate if there is one.
+
+    Exit 0 same, 1 differs, 6 undecided.
+    """
     _prepare(report, verbose=verbose)
     from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
     from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
@@ -208,12 +216,14 @@ def verify(  # noqa: PLR0913  # one parameter per option
 
     with progress(after) as tell, _stdout_kept():
         verdict = api.verify(
-            before, after, assume_inference=assume_inference, data=data, seed=seed, dims=_dims(dim),
-            provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes, progress=tell,
+            before, after, assume_inference=assume_inference, certificate=certificate,
+            certificate_alone=certificate_alone, save_counterexample=save_counterexample, data=data, seed=seed,
+            dims=_dims(dim), provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes,
+            progress=tell,
         )  # fmt: skip
     writers = {
         "json": lambda: as_json.verdict_json(before, after, verdict),
-        "txt": lambda: text.verdict_text(before, after, verdict),
+        "txt": lambda: text.verdict_text(before, after, verdict, to_save=save_counterexample is not None),
     }
     _answer(writers, format_, report, quiet=quiet)
     raise typer.Exit({"same": 0, "differs": 1, "unknown": 6}[verdict.word])

@@ -53,6 +53,20 @@ CustomOps = Annotated[
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="Limit of one run.")]
 MaxBytes = Annotated[int | None, typer.Option("--max-bytes", min=1, help="Refuse larger model files.")]
+Certificate = Annotated[
+    Path | None, typer.Option("--certificate", metavar="FILE", help="Write the certificate here, as JSON.")
+]
+GivenCertificate = Annotated[
+    Path | None,
+    typer.Option("--certificate", metavar="FILE", help="Check this certificate of `bnfold fold` again, too."),
+]
+CertificateAlone = Annotated[
+    bool, typer.Option("--certificate-alone", help="Run neither model: the certificate alone decides.")
+]
+SaveCounterexample = Annotated[
+    Path | None,
+    typer.Option("--save-counterexample", metavar="FILE", help="Write inputs that tell the models apart, as .npz."),
+]
 Only = Annotated[
     list[str] | None,
     typer.Option("--only", metavar="GLOB", help="Fold only what this names: node, tensor or scope. Repeatable."),

@@ -18,14 +18,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from bnfold import __version__
 from bnfold.apply import Rewrite, rewrite
 from bnfold.equality.certificate import Certificate
 from bnfold.equality.data import Data
+from bnfold.equality.evidence import Evidence, FilePin
 from bnfold.equality.examine import Examination, examine, judged, noted
 from bnfold.equality.examine import Subject as Examined
 from bnfold.equality.runner import Runner
-from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
-from bnfold.errors import NotVerified
+from bnfold.equality.verdict import Differs, Recheck, Same, Unknown, Verdict
+from bnfold.errors import NotVerified, UsageError
 from bnfold.graph import Graph
 from bnfold.model import Candidate, ModelFile, Subject, candidate, read
 from bnfold.moves import Plan
@@ -38,9 +40,10 @@ Progress = Callable[[str], None]
 
 CERTIFICATE_OFFER = "verify='certificate' (--verify certificate) lets the recomputed constants alone decide"
 INLINING_NOT_RUN = (
-    "the certificate begins at the inlined model; that inlining changed nothing is shown only by running both models "
-    "(verify='full', --verify full)"
+    "the certificate begins at the inlined model; that inlining changed nothing is shown only by running both models"
 )
+FULL_OFFER = "(verify='full', --verify full)"
+RECHECK_OFFER = "certificate_alone (--certificate-alone) lets the certificate decide alone"
 INLINING_RUN = "functions were inlined before the certificate begins: running both models alone shows that step"
 
 
@@ -172,7 +175,7 @@ def _verdict(job: Job, path: Path, runner: Runner) -> tuple[Certificate | None, 
     if not isinstance(verdict, Same) or job.changes_nothing:
         return checked, verdict
     if wishes.level == "certificate":
-        return checked, Unknown(INLINING_NOT_RUN) if job.subject.functions else verdict
+        return checked, Unknown(f"{INLINING_NOT_RUN} {FULL_OFFER}") if job.subject.functions else verdict
     wishes.tell("running both models")
     found = _examined(job, path, runner)
     if not job.subject.functions:
@@ -196,6 +199,53 @@ def _examined(job: Job, path: Path, runner: Runner) -> Examination:
             data=wishes.data,
             assume_inference=wishes.assume_inference,
         )
+
+
+def evidence_of(job: Job, checked: Certificate | None, folded: Path) -> Evidence:
+    """What goes into the certificate's file, the folded model being at `folded`; UsageError where there is none."""
+    if checked is None:
+        raise UsageError("there is no certificate to write with verify='off' (--verify off)")
+    return Evidence(
+        bnfold=__version__,
+        before=FilePin.of(job.subject.original),
+        after=FilePin.of(read(folded)),
+        begins_at=checked.before,
+        inlined_functions=job.subject.functions,
+        frozen_inputs=job.subject.inputs,
+        assumed_inference=job.wishes.assume_inference,
+        holds=checked.holds,
+        claims=checked.claims,
+        homes=checked.homes,
+    )
+
+
+def by_certificate(recheck: Recheck) -> Verdict:
+    """What a certificate that was checked again lets one say alone.
+
+    One that does not hold shows no difference: it may be the certificate that is wrong, and not the model.
+    """
+    if recheck.why or recheck.inlined:
+        return Unknown(recheck.why or INLINING_NOT_RUN, recheck=recheck)
+    return Same(None, certified=True, executed=False, recheck=recheck)
+
+
+def concluded(found: Examination, recheck: Recheck | None) -> Verdict:
+    """What running both models shows, together with a certificate that was checked again, if there is one.
+
+    A difference that shows in running is one. Short of that, a certificate that does not hold leaves it undecided.
+    """
+    if recheck is None:
+        return judged(found)
+    is_certified = not (recheck.why or recheck.inlined)
+    offer = RECHECK_OFFER if is_certified else ""
+    verdict = replace(judged(found, is_certified=is_certified, offer=offer), recheck=recheck)
+    if isinstance(verdict, Differs) or is_certified:
+        return verdict
+    if recheck.why:
+        return Unknown(recheck.why, verdict.end_to_end, recheck)
+    if not isinstance(verdict, Same) or verdict.end_to_end is None:
+        return verdict
+    return replace(verdict, certified=True, end_to_end=noted(verdict.end_to_end, INLINING_RUN))
 
 
 @contextmanager

@@ -119,7 +119,8 @@ def _chain(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Chain:
         raise DeviationError(f"the claim of {claim.site} names a node twice")
     if not set(stops) <= set(passed):
         raise DeviationError(f"the claim of {claim.site} names a home that is neither on its path nor its last")
-    if any(passed.index(nearer) < passed.index(farther) for nearer, farther in pairwise(stops)):
+    order = {site: place for place, site in enumerate(passed)}
+    if any(order[nearer] < order[farther] for nearer, farther in pairwise(stops)):
         raise DeviationError(f"the homes of {claim.site} are not in the order in which it comes to them")
     pairs = pairwise((home, *passed, claim.site))
     links = tuple(link for a, b in pairs for link in _links(graph, nodes[a], nodes[b], gone))

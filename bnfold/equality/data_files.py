@@ -63,7 +63,7 @@ def _members(title: str, file: IO[bytes], most: int) -> dict[str, np.ndarray]:
             raise UsageError(f"{title}: its arrays take {total} bytes, more than the {most} that are read")
         arrays: dict[str, np.ndarray] = {}
         for member in members:
-            name = member.filename.removesuffix(".npy")
+            name = member.orig_filename.removesuffix(".npy")  # the file name is cut at a NUL
             if name in arrays:
                 raise UsageError(f"{title}: holds {name!r} twice")
             if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:  # numpy writes no others

@@ -15,6 +15,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from bnfold.equality.inputs import FED_TYPES, Batch, fed_inputs
+from bnfold.equality.saving import unforeign
 from bnfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def _fitted(title: str, port: onnx.ValueInfoProto, value: np.ndarray, notes: lis
     if kind.elem_type == TensorProto.STRING:
         return _strings(title, port, value)
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    value = unforeign(value, dtype)
     if value.dtype == dtype:
         return value
     return _converted(title, port, value.astype(value.dtype.newbyteorder("=")), dtype, notes)

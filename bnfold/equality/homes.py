@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bnfold.equality.claim import Chain, DeviationError, UncertainError
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.linear import LinearMap, Shape, aligned
-from bnfold.equality.numbers import WrongNumberError, pieces, share, within
+from bnfold.equality.numbers import PartCheck, WrongNumberError, pieces, share, within
 from bnfold.equality.quantized import Quantized, only_scales_differ
 from bnfold.equality.reference import keeps_rank, linear_map, permuted_rank
 from bnfold.equality.steps import Step
@@ -29,11 +29,15 @@ from bnfold.nodes import Node, Site, Value
 
 @dataclass(frozen=True, slots=True)
 class HomeCheck:
-    """One home: how many numbers were compared, and the worst deviation as a share of its bound (at most 1 passes)."""
+    """One home: how many numbers were compared, and the worst deviation as a share of its bound (at most 1 passes).
+
+    `parts` say the same of each of its constants, with what makes the bound.
+    """
 
     home: Site
     numbers: int
     worst: float
+    parts: tuple[PartCheck, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,9 +145,8 @@ class Home:
     def checked(self, steps: Sequence[Step]) -> HomeCheck:
         """Both constants of a home against their references."""
         self.grows_no_value(steps)
-        weights, weight = self.weight_share(steps)
-        biases, bias = self.bias_share(steps)
-        return HomeCheck(self.site, weights + biases, max(weight, bias))
+        parts = self.weight_part(steps), self.bias_part(steps)
+        return HomeCheck(self.site, sum(part.numbers for part in parts), max(part.worst for part in parts), parts)
 
     def grows_no_value(self, steps: Sequence[Step]) -> None:
         """A constant of another shape than before neither enlarges nor shrinks what an elementwise home puts out."""
@@ -163,8 +166,8 @@ class Home:
                 raise UncertainError(f"whether the new constant of {self.site} fits its value is not known")
             raise DeviationError(f"the new constant of {self.site} has the shape {list(self.grid)}")
 
-    def weight_share(self, steps: Sequence[Step]) -> tuple[int, float]:
-        """How many weights were compared, and the worst deviation as a share of its bound."""
+    def weight_part(self, steps: Sequence[Step]) -> PartCheck:
+        """The weight against its reference."""
         before, after = self.before, self.after
         scale = _product([step for step in steps if not step.stops], self.grid)
         index = before.linear.weight_index
@@ -174,19 +177,20 @@ class Home:
         if before.linear.factor[0] != after.linear.factor[0] or (stored is None) != (now is None):
             raise WrongNumberError(self.site, f"the weight of {self.site} changed its factor, or how it is stored")
         if stored is None or now is None:
-            return self.dense_share(before.weight(index), after.weight(index), scale, len(steps))
+            return self.dense_part(before.weight(index), after.weight(index), scale, len(steps))
         factors = scale.reshape(-1)[before.linear.cell]
-        return self.scales_share(stored, now, factors, "weight", terms=len(steps))
+        return self.scales_part(stored, now, factors, "weight", terms=len(steps))
 
-    def nothing_to_scale(self, scale: Float64, steps: Sequence[Step]) -> tuple[int, float]:
+    def nothing_to_scale(self, scale: Float64, steps: Sequence[Step]) -> PartCheck:
         """A home without a weight takes no scale: what is left of it is one."""
         now = np.ones(scale.shape)
         found = share(now, scale, np.abs(scale), terms=len(steps))
-        return 0, within(found, self.site, "scale", now, scale)
+        worst = within(found, self.site, "scale", now, scale)
+        return PartCheck.of("scale", now.dtype, terms=len(steps), numbers=0, worst=worst)
 
-    def dense_share(
+    def dense_part(
         self, original: NDArray[np.generic], now: NDArray[np.generic], scale: Float64, terms: int
-    ) -> tuple[int, float]:
+    ) -> PartCheck:
         """Weights that stand there as they are."""
         linear = self.before.linear
         expected = np.broadcast_shapes(original.shape, self.grid) if linear.elementwise else original.shape
@@ -198,16 +202,14 @@ class Home:
         original, factors = np.broadcast_to(original, expected), np.broadcast_to(factors, expected)
         if not expected:
             original, factors, now = original.reshape(1), factors.reshape(1), now.reshape(1)
-        worst = 0.0
+        worst, terms = 0.0, terms + linear.divides
         for piece in pieces(now.shape):
             reference = factors[piece] * original[piece].astype(np.float64)
-            found = share(now[piece], reference, np.abs(reference), terms=terms + linear.divides)
+            found = share(now[piece], reference, np.abs(reference), terms=terms)
             worst = max(worst, within(found, self.site, "weight", now[piece], reference))
-        return int(now.size), worst
+        return PartCheck.of("weight", now.dtype, terms=terms, numbers=int(now.size), worst=worst)
 
-    def scales_share(
-        self, before: Quantized, after: Quantized, factors: Float64, what: str, terms: int
-    ) -> tuple[int, float]:
+    def scales_part(self, before: Quantized, after: Quantized, factors: Float64, what: str, terms: int) -> PartCheck:
         """Scales of constants that are stored quantised: the original ones times `factors`."""
         scope = self.scopes.get(before.content.scope.path)
         if (before.content.name, scope) != (after.content.name, after.content.scope.path):
@@ -215,9 +217,11 @@ class Home:
         only_scales_differ(before, after)
         reference, now = np.broadcast_arrays(before.scale.astype(np.float64) * factors, after.scale)
         found = share(now, reference, np.abs(reference), terms=terms)
-        return int(after.scale.size), within(found, self.site, f"scale of the {what}", now, reference)
+        worst = within(found, self.site, f"scale of the {what}", now, reference)
+        numbers = int(after.scale.size)
+        return PartCheck.of(f"scale of the {what}", now.dtype, terms=terms, numbers=numbers, worst=worst)
 
-    def bias_share(self, steps: Sequence[Step]) -> tuple[int, float]:
+    def bias_part(self, steps: Sequence[Step]) -> PartCheck:
         """The same for the bias; an absent one is zero."""
         before, after, index = self.before, self.after, self.before.linear.bias_index
         stored, now = before.quantized(index), after.quantized(index)
@@ -228,14 +232,14 @@ class Home:
             biases = _Term(before.bias(kind), ours), _Term(after.bias(kind), theirs)
             if biases[1].array.dtype not in {biases[0].array.dtype, kind}:  # where they differ, no model is valid
                 raise WrongNumberError(self.site, f"the bias of {self.site} is of the type {biases[1].array.dtype}")
-            return self.sums_share(*biases, steps, "bias")
+            return self.sums_part(*biases, steps, "bias")
         nothing = _Term(np.zeros([1] * len(self.grid), kind), 1.0)
-        self.sums_share(nothing, nothing, steps, "shift of the quantised bias")
+        self.sums_part(nothing, nothing, steps, "shift of the quantised bias")
         scale = _product(steps, self.grid)
         factors = (scale.reshape(-1) if before.linear.vector_bias else scale) * _quotient(ours, theirs)
-        return self.scales_share(stored, now, factors, "bias", terms=len(steps) + 1)
+        return self.scales_part(stored, now, factors, "bias", terms=len(steps) + 1)
 
-    def sums_share(self, original: _Term, now: _Term, steps: Sequence[Step], what: str) -> tuple[int, float]:
+    def sums_part(self, original: _Term, now: _Term, steps: Sequence[Step], what: str) -> PartCheck:
         """A written bias against what the steps make of the original one."""
         widest = np.broadcast_shapes(original.array.shape, self.grid)
         fits = all(size in {1, wide} for size, wide in zip(now.array.shape, widest, strict=True))
@@ -250,7 +254,8 @@ class Home:
         reference, written, magnitude = np.broadcast_arrays(reference, now.array, magnitude)
         terms = 1 + sum(step.terms for step in steps)
         found = share(written, reference, magnitude, terms=terms, times=now.factor)
-        return int(reference.size), within(found, self.site, what, written, reference)
+        worst = within(found, self.site, what, written, reference)
+        return PartCheck.of(what, now.array.dtype, terms=terms, numbers=int(reference.size), worst=worst)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

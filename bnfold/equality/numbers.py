@@ -8,6 +8,7 @@ with K the number of terms: half a unit for the rounding, the rest for the float
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,32 @@ from bnfold.equality.constants import Float64, product
 from bnfold.nodes import Site
 
 BLOCK = 1 << 20
+
+BOUND = (
+    "|written - reference| <= half a unit in the last place of the number + "
+    "2*(terms + 10)*2^-53 * (sum of the absolute terms)"
+)
+"""The bound in words, for a certificate's file; each `PartCheck` has what differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartCheck:
+    """One constant of a home against its bound: how many numbers, and the worst share of the bound (at most 1 passes).
+
+    `half_unit` (half a unit in the last place of 1.0, in the `type` that is written) and `terms` (K) make the bound.
+    """
+
+    what: str
+    type: str
+    half_unit: float
+    terms: int
+    numbers: int
+    worst: float
+
+    @classmethod
+    def of(cls, what: str, dtype: np.dtype[np.generic], *, terms: int, numbers: int, worst: float) -> PartCheck:
+        """A check of numbers that are written in `dtype`."""
+        return cls(what, dtype.name, float(_half_ulp(np.ones((), dtype))), terms, numbers, worst)
 
 
 class WrongNumberError(Exception):

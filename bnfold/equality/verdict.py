@@ -13,8 +13,11 @@ from bnfold.errors import NotVerified, Undecided
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import numpy as np
+
+    from bnfold.equality.certificate import Certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Counterexample:
     `output` is an output of both models, or a value inside them; `index` is the element's place in it, `before` and
     `after` its value in either model. `bound` is how far the element may move (for an output, when all elements move
     alike and it still passes); 0 where values must be identical. `batch` names the input distribution, `inputs` holds
-    the feeds by input name.
+    the feeds by input name, and `saved` is the .npz to which they were written, if they were.
     """
 
     output: str
@@ -34,6 +37,7 @@ class Counterexample:
     bound: float
     batch: str
     inputs: Mapping[str, np.ndarray] = field(compare=False, repr=False)
+    saved: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +102,34 @@ class SiteBySite:
 
 
 @dataclass(frozen=True, slots=True)
+class Recheck:
+    """What became of a certificate's file that was checked again against two models.
+
+    `certificate` is what was recomputed, None where the file is of other models. `why` says in one sentence why it
+    shows nothing, "" where it does. `inlined`: functions were inlined before it begins, which it does not show.
+    `notes` are remarks, such as figures that were recomputed otherwise than they are written.
+    """
+
+    certificate: Certificate | None
+    why: str = ""
+    inlined: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Same:
     """The two models are the same function, as far as the evidence goes.
 
     `certified`: the constants were recomputed and agree (tier 0). `executed`: both models were run; `end_to_end` holds
-    the figures then, and `sites` those of the comparison site by site, if it was possible.
+    the figures then, and `sites` those of the comparison site by site, if it was possible. `recheck` is there where the
+    claims came from a certificate's file.
     """
 
     end_to_end: EndToEnd | None
     certified: bool
     executed: bool
     sites: SiteBySite | None = None
+    recheck: Recheck | None = None
 
     word: ClassVar[Literal["same"]] = "same"
     is_same: ClassVar[bool] = True
@@ -131,6 +152,7 @@ class Differs:
     site: str | None = None
     value: str | None = None
     original: str | None = None
+    recheck: Recheck | None = None
 
     word: ClassVar[Literal["differs"]] = "differs"
     is_same: ClassVar[bool] = False
@@ -146,6 +168,7 @@ class Unknown:
 
     why: str
     end_to_end: EndToEnd | None = None
+    recheck: Recheck | None = None
 
     word: ClassVar[Literal["unknown"]] = "unknown"
     is_same: ClassVar[bool] = False

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from bnfold import __version__
-from bnfold.equality.verdict import Differs, EndToEnd, Same, Unknown, Verdict
+from bnfold.equality.verdict import Differs, EndToEnd, Recheck, Same, Unknown, Verdict
 from bnfold.moves import Json, Move, Plan
 from bnfold.ops.reasons import Reason
 from bnfold.ops.table import Row
@@ -29,7 +29,7 @@ def plan_json(name: str, plan: Plan) -> str:
 
 def verdict_json(before: str, after: str, verdict: Verdict) -> str:
     """The answer of `bnfold verify`."""
-    return _written("verify", before=before, after=after, **_verdict(verdict))
+    return _written("verify", before=before, after=after, **_verdict(verdict), recheck=_recheck(verdict.recheck))
 
 
 def ops_json(rows: Iterable[Row]) -> str:
@@ -125,7 +125,20 @@ def _verdict(verdict: Verdict) -> dict[str, Json]:
             "after": shows.after,
             "bound": shows.bound,
             "batch": shows.batch,
+            "saved": None if shows.saved is None else str(shows.saved),
         },
+    }
+
+
+def _recheck(recheck: Recheck | None) -> Json:
+    """What became of a certificate's file, with what was recomputed and not with what it says."""
+    if recheck is None:
+        return None
+    return {
+        "why": recheck.why or None,
+        "inlined": recheck.inlined,
+        "notes": list(recheck.notes),
+        "certificate": None if recheck.certificate is None else dict(recheck.certificate.to_json()),
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from bnfold.equality.certificate import Certificate
-from bnfold.equality.verdict import Differs, EndToEnd, Same, Unknown, Verdict
+from bnfold.equality.verdict import Differs, EndToEnd, Recheck, Same, Unknown, Verdict
 from bnfold.moves import Move, Plan, Refusal
 from bnfold.ops.reasons import Reason
 from bnfold.ops.table import Row
@@ -35,19 +35,24 @@ def plan_text(name: str, plan: Plan, *, verbose: bool = False) -> str:
     return "\n".join([*lines, *_left(plan, verbose=verbose)])
 
 
-def verdict_text(before: str, after: str, verdict: Verdict) -> str:
-    """The answer of `bnfold verify`."""
+def verdict_text(before: str, after: str, verdict: Verdict, *, to_save: bool = False) -> str:
+    """The answer of `bnfold verify`; `to_save`: a counterexample was to be written, if there is one."""
     rows: list[tuple[str, str]] = [("verdict", verdict.word)]
     if isinstance(verdict, Differs):
         rows.append(("because", shown(verdict.sentence)))
     if isinstance(verdict, Unknown):
         rows.append(("because", shown(verdict.why)))
+    rows += _rechecked(verdict.recheck)
     rows += _evidence(verdict.end_to_end)
     rows += _sites(verdict) if isinstance(verdict, Same) else ()
     if isinstance(verdict, Differs) and verdict.counterexample is not None:
         shows = verdict.counterexample
         at = f"{shown(shows.output)}{list(shows.index)} on {shown(shows.batch)}"
         rows.append(("shown by", f"{at}: {shows.before!r} before, {shows.after!r} after, bound {shows.bound:.3g}"))
+        if shows.saved is not None:
+            rows.append(("inputs", f"written to {shown(shows.saved)}, which --data takes"))
+    elif to_save:
+        rows.append(("inputs", "not written: there is nothing that tells the models apart"))
     return "\n".join([f"{shown(before)} and {shown(after)}", *_columns(rows)])
 
 
@@ -142,6 +147,17 @@ def _counted(plan: Plan, folded: str) -> str:
 def _certificate(certificate: Certificate) -> str:
     numbers = sum(check.numbers for check in certificate.homes)
     return f"{numbers:,} numbers in {len(certificate.homes)} home(s) recomputed in float64, each within its bound"
+
+
+def _rechecked(recheck: Recheck | None) -> Iterator[tuple[str, str]]:
+    if recheck is None:
+        return
+    if recheck.certificate is None or recheck.why:
+        yield "certificate", "shows nothing of these two models"
+        return
+    yield "certificate", _certificate(recheck.certificate)
+    for note in recheck.notes:
+        yield "note", shown(note)
 
 
 def _verified(same: Same) -> str:

@@ -17,7 +17,7 @@ CHECKING = tuple(
     f"bnfold.equality.{name}"
     for name in (
         "certificate", "structure", "reference", "claim", "constants", "homes", "layout", "linear", "messages",
-        "numbers", "quantized", "steps",
+        "numbers", "quantized", "steps", "evidence", "recheck",
     )
 )  # fmt: skip
 

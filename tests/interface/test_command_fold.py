@@ -293,8 +293,8 @@ def test_a_report_is_written_when_stdout_is_quiet_and_when_the_model_fails(cli: 
 def test_a_certificate_names_both_files_by_their_hashes(cli: Cli, desk: Path) -> None:
     assert cli("fold", "m.onnx", "-o", "out.onnx", "--certificate", "c.json").code == 0
     certificate = json.loads((desk / "c.json").read_text())
-    assert certificate["before"] == sha256(desk / "m.onnx")
-    assert certificate["after"] == sha256(desk / "out.onnx")
+    assert certificate["before"]["sha256"] == certificate["begins_at"] == sha256(desk / "m.onnx")
+    assert certificate["after"]["sha256"] == sha256(desk / "out.onnx")
     assert certificate["holds"] is True
     assert [claim["site"]["op"] for claim in certificate["claims"]] == ["BatchNormalization"]
     assert certificate["homes"][0]["numbers"] == 4 * 4 * 3 + 4

@@ -149,6 +149,18 @@ def test_inlining_without_running_is_undecided_and_nothing_is_written(cli: Cli, 
     assert temporaries(desk) == []
 
 
+def test_a_certificate_behind_an_inlining_is_checked_again_and_that_step_by_running(cli: Cli) -> None:
+    given = ("function.onnx", "out.onnx", "--certificate", "c.json")
+    assert cli("fold", "function.onnx", "-o", "out.onnx", "--inline", "--certificate", "c.json").code == 0
+    answer = cli("verify", *given)
+    assert answer.code == 0
+    assert "52 numbers in 1 home(s) recomputed" in answer.out
+    assert "note         functions were inlined before the certificate begins" in answer.out
+    alone = cli("verify", *given, "--certificate-alone")
+    assert alone.code == 6
+    assert "that inlining changed nothing is shown only by running both models" in alone.out
+
+
 def test_in_a_batch_only_the_model_with_functions_is_undecided(cli: Cli) -> None:
     given = ["function.onnx", "m.onnx", "without.onnx"]
     answer = cli("fold", *given, "-o", "out", "--inline", "--verify", "certificate", "--format", "json")
@@ -186,9 +198,9 @@ def test_a_certificate_says_what_came_before_it(cli: Cli) -> None:
         given = ["fold", f"{name}.onnx", "-o", f"{name}_out.onnx", option, "--certificate", f"{name}.json"]
         assert cli(*given).code == 0
         certificate = json.loads(Path(f"{name}.json").read_text())
-        assert certificate["read"] == sha256(Path(f"{name}.onnx").read_bytes()).hexdigest()
-        assert certificate["after"] == sha256(Path(f"{name}_out.onnx").read_bytes()).hexdigest()
-        assert (certificate["before"] == certificate["read"]) is (option == "--freeze-inputs")
+        assert certificate["before"]["sha256"] == sha256(Path(f"{name}.onnx").read_bytes()).hexdigest()
+        assert certificate["after"]["sha256"] == sha256(Path(f"{name}_out.onnx").read_bytes()).hexdigest()
+        assert (certificate["begins_at"] == certificate["before"]["sha256"]) is (option == "--freeze-inputs")
         assert step.items() <= certificate.items()
 
 
