@@ -182,9 +182,7 @@ def _verdict(job: Job, path: Path, runner: Runner) -> tuple[Certificate | None, 
         return checked, judged(found, is_certified=True, offer=CERTIFICATE_OFFER)
     # Without `is_certified`: behind a discrete operator the certificate decides, and it says nothing of inlining.
     verdict = judged(found)
-    if not isinstance(verdict, Same) or verdict.end_to_end is None:
-        return checked, verdict
-    return checked, replace(verdict, certified=True, end_to_end=noted(verdict.end_to_end, INLINING_RUN))
+    return checked, _certified_after_inlining(verdict) if isinstance(verdict, Same) else verdict
 
 
 def _examined(job: Job, path: Path, runner: Runner) -> Examination:
@@ -243,9 +241,12 @@ def concluded(found: Examination, recheck: Recheck | None) -> Verdict:
         return verdict
     if recheck.why:
         return Unknown(recheck.why, verdict.end_to_end, recheck)
-    if not isinstance(verdict, Same) or verdict.end_to_end is None:
-        return verdict
-    return replace(verdict, certified=True, end_to_end=noted(verdict.end_to_end, INLINING_RUN))
+    return _certified_after_inlining(verdict) if isinstance(verdict, Same) else verdict
+
+
+def _certified_after_inlining(same: Same) -> Same:
+    figures = None if same.end_to_end is None else noted(same.end_to_end, INLINING_RUN)
+    return replace(same, certified=True, end_to_end=figures)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import bnfold
 from bnfold import proving
 from bnfold.equality import recheck
 from bnfold.equality.end_to_end import Outcome
+from bnfold.equality.examine import Examination
 from bnfold.errors import InputRefused
 from bnfold.model import inlining
 
@@ -312,7 +313,7 @@ def with_function() -> onnx.ModelProto:
 @pytest.fixture
 def inlined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     """A certificate that begins behind an inlining; what running shows is taken for granted here."""
-    monkeypatch.setattr(proving, "_compared", lambda *_: Outcome("equal"))
+    monkeypatch.setattr(proving, "_examined", lambda *_: Examination(Outcome("equal"), None))
     made = files(tmp_path, with_function(), inline=True, verify="full")
     assert made.said["inlined_functions"] == ["own.block"]
     assert made.said["begins_at"] != made.said["before"]["sha256"]
@@ -394,7 +395,7 @@ def test_what_running_shows_and_what_a_certificate_shows_together(
     word: str, reason: str, checked: recheck.Recheck | None, expected: tuple[str, ...]
 ) -> None:
     outcome = Outcome(word, "apart", reason if word == "undecided" else "")
-    verdict = proving.concluded(outcome, checked)
+    verdict = proving.concluded(Examination(outcome, None), checked)
     wanted = expected[OUTCOMES.index(word)]
     if word == "undecided" and reason == "discrete" and checked == recheck.Recheck(None):
         wanted = "same"  # behind a discrete operator a certificate decides
