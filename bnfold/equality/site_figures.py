@@ -185,6 +185,6 @@ def _in_channel(found: Excess, axis: int, y: Float64, z: Float64) -> Excess:
 
 
 def smallest(kind: np.dtype[np.generic]) -> float:
-    """Half the smallest number above zero of a float type: what underflow may do."""
+    """The smallest number above zero of a float type: what underflow may do."""
     with np.errstate(all="ignore"):
-        return float(np.nextafter(np.zeros((), kind), np.ones((), kind))) / 2
+        return float(np.nextafter(np.zeros((), kind), np.ones((), kind)))
