@@ -9,6 +9,7 @@ are run again on the bounds with noise added.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,7 @@ import numpy as np
 from bnfold.equality.counterparts import Site
 from bnfold.equality.discrete import coarsest_half_unit, is_discrete
 from bnfold.equality.measure import DRAWS, ROUNDING_FLOOR, UNITS, is_float
+from bnfold.equality.runner import CannotRun
 from bnfold.equality.site_figures import NOTHING, Excess, Figures, specially_different
 from bnfold.equality.site_runs import Array, Region, Side, SiteRuns, Sized, Values
 from bnfold.nodes import Value
@@ -25,7 +27,8 @@ DEEPEST = 3
 """Sums behind each other up to which S bounds what rounding does; beyond, it would allow anything."""
 
 _ENOUGH = 256
-_MOST_REPEATS = 256
+_MOST_COPIES = 256
+_MOST_RUNS = 64
 _GROUP_BYTES = 1 << 28
 _UNKNOWN_BYTES = 1 << 22
 _KEPT_BYTES = 1 << 29
@@ -69,10 +72,12 @@ class SiteJudge:
         self._is_half = coarsest_half_unit(before.source.file.proto) > UNITS["float32"]
         self._feeds: Mapping[str, Array] = {}
         self._kept: Values = {}
+        self._random = np.random.default_rng(seed)
 
     def on(self, feeds: Mapping[str, Array]) -> None:
         """From now on, compare on these inputs."""
         self._feeds, self._kept = feeds, {}
+        self._random = np.random.default_rng(self._seed)
 
     def judged(self, sites: Sequence[Site]) -> list[Judged]:
         """One verdict per site, in order."""
@@ -172,18 +177,42 @@ class SiteJudge:
         return verdicts
 
     def _repeat(self, asked: Sequence[tuple[Judged, Region]], figures: Sequence[Figures], values: Values) -> None:
-        """Both sides on the bounds with noise, until each channel has enough elements to be judged as a whole."""
-        random = np.random.default_rng(self._seed)
+        """Both sides on the bounds with noise, until each channel has enough elements to be judged as a whole.
+
+        As many copies as that takes lie behind each other along the first axis, which most regions take for a batch.
+        What does not is run again and again.
+        """
+        by_copies: dict[int, list[int]] = defaultdict(list)
+        for place, figure in enumerate(figures):
+            by_copies[1 << (-(-_ENOUGH // max(1, figure.fewest)) - 1).bit_length()].append(place)
+        for copies, places in by_copies.items():
+            pairs, ours = [asked[i] for i in places], [figures[i] for i in places]
+            left = self._add_noisy(pairs, ours, values, min(copies, _MOST_COPIES))
+            for _ in range(min(copies, _MOST_RUNS) if left else 0):
+                self._add_noisy([pairs[i] for i in left], [ours[i] for i in left], values, 1)
+
+    def _add_noisy(
+        self, asked: Sequence[tuple[Judged, Region]], figures: Sequence[Figures], values: Values, copies: int
+    ) -> list[int]:
+        """Add what both sides make of so many noisy copies; the places of those that did not take them all at once."""
         sites, regions = [judged.site for judged, _ in asked], [region for _, region in asked]
-        bounds = {v.id: v for site in sites for v in site.feeds} | {v.id: v for r in regions for v in r.bounds}
-        repeats = max(-(-_ENOUGH // max(1, figure.fewest)) for figure in figures)
-        for _ in range(min(_MOST_REPEATS, repeats)):
-            noisy: Values = {id_: _with_noise(values[id_], random) for id_ in bounds}
-            after, before = self._runs.rewritten(sites, noisy), self._runs.recomputed(regions, noisy)
-            for (judged, region), one, figure in zip(asked, self._runs.sized(regions, noisy), figures, strict=True):
-                ours, theirs = before[region.target.id], after[judged.site.value.id]
-                if one.magnitude is not None and ours.shape == theirs.shape:
-                    figure.add(ours, theirs, one.magnitude)
+        bounds = {v.id for site in sites for v in site.feeds} | {v.id for region in regions for v in region.bounds}
+        noisy: Values = {id_: _with_noise(values[id_], self._random, copies) for id_ in bounds}
+        try:
+            after, sized = self._runs.rewritten(sites, noisy), self._runs.sized(regions, noisy)
+        except CannotRun as error:
+            if error.kind != "refused":
+                raise
+            return list(range(len(asked)))
+        left = []
+        for place, ((judged, region), one) in enumerate(zip(asked, sized, strict=True)):
+            ours, theirs = one.value, after.get(judged.site.value.id)
+            size = values[region.target.id].size * copies
+            if ours is None or theirs is None or one.magnitude is None or not ours.size == theirs.size == size:
+                left.append(place)
+            elif ours.shape == theirs.shape:
+                figures[place].add(ours, theirs, one.magnitude)
+        return left
 
     def _drawn(self, judged: Judged, region: Region, unit: float, values: Values, after: Array) -> Judged:
         """By the region's own jitter: how far it moves when what it reads and its constants are rounded otherwise."""
@@ -251,15 +280,16 @@ def _may_round(judged: Judged, values: Values) -> bool:
     return judged.candidate is not None and is_float(values[judged.candidate.id])
 
 
-def _with_noise(value: Array, random: np.random.Generator) -> Array:
-    """Floats with noise as large as they vary; everything else as it is."""
+def _with_noise(value: Array, random: np.random.Generator, copies: int) -> Array:
+    """Floats with noise as large as they vary, so many of them behind each other; everything else as it is."""
     if not is_float(value) or value.dtype.kind == "c":
         return value
     wide = value.astype(np.float64)
     usual = wide[np.isfinite(wide)]
     spread = float(usual.std()) if usual.size else 0.0
     scale = spread or float(np.abs(usual).max(initial=0.0)) or 1.0
-    return np.asarray((wide + scale * random.standard_normal(wide.shape)).astype(value.dtype))
+    stacked = np.concatenate([wide] * copies) if wide.ndim else wide
+    return np.asarray((stacked + scale * random.standard_normal(stacked.shape)).astype(value.dtype))
 
 
 def _rounded_otherwise(value: Array, unit: float, random: np.random.Generator) -> Array:

@@ -66,11 +66,15 @@ class Region:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sized:
-    """S of a region's target and how much arithmetic there is; or, as `why`, the operator that has no S."""
+    """S of a region's target and how much arithmetic there is; or, as `why`, the operator that has no S.
+
+    `value` is the target itself, where there is an S.
+    """
 
     magnitude: Array | None
     size: Size
     why: str = ""
+    value: Array | None = None
 
 
 class SiteRuns:
@@ -115,7 +119,7 @@ class SiteRuns:
         return Region.behind(self._before.outline, candidate, {value.id for value in site.feeds} - {candidate.id})
 
     def sized(self, regions: Sequence[Region], values: Values) -> list[Sized]:
-        """S of each region's target."""
+        """S of each region's target, and the target, fed these values at the bounds."""
         piece = Piece(self._before.source)
         names: list[str] = []
         sizes: list[Sized] = []
@@ -133,11 +137,15 @@ class SiteRuns:
                 sizes.append(Sized(None, Size(1, len(region.nodes), 1), str(error)))
                 name = ""
             names.append(name)
-        piece.outputs = [name for name in names if name]
-        if not piece.outputs:
+        if not any(names):
             return sizes
+        targets = [f"{place}:{region.target.name}" for place, region in enumerate(regions)]
+        piece.outputs = [n for name, target in zip(names, targets, strict=True) if name for n in (name, target)]
         found = self._run(self._before, piece, _fed(piece, values))
-        return [Sized(found[name], sized.size) if name else sized for name, sized in zip(names, sizes, strict=True)]
+        return [
+            Sized(found[name], sized.size, value=found[target]) if name else sized
+            for name, target, sized in zip(names, targets, sizes, strict=True)
+        ]
 
     def unit(self, region: Region, values: Values, units: Mapping[str, float]) -> float:
         """Half a unit of the coarsest float type that the original computes a region in."""

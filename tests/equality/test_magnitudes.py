@@ -73,7 +73,8 @@ TEXTS = {
     "HardSigmoid": "y = HardSigmoid<alpha = 0.9>(x)",
 }  # fmt: skip
 CONSTANTS = {
-    "w": kernel(1), "b": np.linspace(-1, 1, C), "d": kernel(3, C * 36, C), "k": np.array(-0.5), "g3": kernel(4, C, 1, 1) * 40,
+    "w": kernel(1), "b": np.linspace(-1, 1, C), "d": kernel(3, C * 36, C), "k": np.array(-0.5),
+    "g3": kernel(4, C, 1, 1) * 40,
     "pads": [0, 0, 1, 1, 0, 0, 1, 1], "rows": [2, -1], "one": [1], "two": [3], "wide": [2, 3, 8, 6, 6],
     "wide4": [1, 2, 1, 1], "double": [1.0, 1.0, 2.0, 2.0], "axis": np.array(2),
 }  # fmt: skip
