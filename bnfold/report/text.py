@@ -195,8 +195,10 @@ def _sites(same: Same) -> Iterator[tuple[str, str]]:
     if not found.compared:
         yield "sites", f"none to compare: all {found.identical} values are computed alike in both models"
         return
-    at = f", worst at {found.worst:.2f} of its bound ({shown(found.worst_at)})" if found.worst_at else ""
-    yield "sites", f"{found.compared} compared, each fed what the original has there{at}"
+    yield (
+        "sites",
+        f"{found.compared} compared, each fed what the original has there, worst at {found.worst:.2f} of its bound",
+    )
 
 
 def _moves(moves: Sequence[Move]) -> Iterator[str]:
