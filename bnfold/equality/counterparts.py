@@ -136,8 +136,7 @@ class Counterparts:
         return bool(same)
 
     def _site(self, node: Node, value: Value, candidates: tuple[Value, ...], stands_for: Mapping[int, Value]) -> Site:
-        stops = stands_for.keys() - {value.id}
-        nodes, bounds = self._after.behind([value], stops)
+        nodes, bounds = self._after.behind([value], stands_for)
         return Site(value, node, nodes, bounds, tuple(stands_for[b.id] for b in bounds), candidates)
 
     def _candidates(
@@ -160,7 +159,7 @@ class Counterparts:
         alike = self._by_kind.get(self._kind(self._after, node, self._known), ())
         starts += [v for other in alike[:_MOST_CANDIDATES] for v in [other.output(index)] if v is not None]
         if not starts:
-            starts = [stands_for[bound.id] for bound in self._after.behind([value], stands_for.keys())[1]]
+            starts = [stands_for[bound.id] for bound in self._after.behind([value], stands_for)[1]]
         chain = {v.id: v for start in starts for v in self._chain(start)}
         computed = [v for v in chain.values() if self._before.graph.producer(v) is not None]
         ours = self._read_by(self._after, value)

@@ -18,7 +18,10 @@ from bnfold.nodes import Node, Value
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outline:
-    """The main graph: `needs` and `varying` are by id of node and value, `readers` by id of value (bodies included)."""
+    """The main graph, by ids: what each node needs, which values vary, who reads a value (bodies included).
+
+    `position` is the place of a node in `nodes`.
+    """
 
     graph: Graph
     nodes: tuple[Node, ...]
@@ -26,6 +29,7 @@ class Outline:
     varying: frozenset[int]
     readers: Mapping[int, tuple[Node, ...]]
     names: Mapping[str, Value]
+    position: Mapping[int, int]
 
     @classmethod
     def of(cls, graph: Graph) -> Outline:
@@ -42,28 +46,31 @@ class Outline:
             if any(value.id in varying for value in needs[node.id]) or _is_drawn(node):
                 varying.update(value.id for value in node.outputs if value is not None)
         names = {value.name: value for value in graph.values if value.scope is main}
-        return cls(graph, order, needs, frozenset(varying), {k: tuple(v) for k, v in readers.items()}, names)
+        position = {node.id: place for place, node in enumerate(order)}
+        read_by = {id_: tuple(found) for id_, found in readers.items()}
+        return cls(graph, order, needs, frozenset(varying), read_by, names, position)
 
     def behind(self, targets: Iterable[Value], stops: Container[int]) -> tuple[tuple[Node, ...], tuple[Value, ...]]:
         """The nodes that make the targets out of stops, graph inputs and constants, in order, and the former two.
 
-        `stops` are ids of values; a target is none for itself.
+        `stops` are ids of values; a target is no stop on the way to itself.
         """
         pending = [node for node in map(self.graph.producer, targets) if node is not None]
-        found: set[int] = set()
+        found: dict[int, Node] = {}
         bounds: dict[int, Value] = {v.id: v for v in targets if self.graph.producer(v) is None}
         while pending:
             node = pending.pop()
             if node.id in found:
                 continue
-            found.add(node.id)
+            found[node.id] = node
             for value in self.needs[node.id]:
                 producer = self.graph.producer(value)
                 if value.id in self.varying and (value.id in stops or producer is None):
                     bounds[value.id] = value
                 elif producer is not None:
                     pending.append(producer)
-        return tuple(node for node in self.nodes if node.id in found), tuple(bounds.values())
+        nodes = sorted(found.values(), key=lambda node: self.position[node.id])
+        return tuple(nodes), tuple(bounds.values())
 
     def varying_needs(self, node: Node) -> tuple[Value, ...]:
         """What a node reads that depends on an input."""

@@ -18,7 +18,7 @@ import numpy as np
 from bnfold.equality.counterparts import Site
 from bnfold.equality.discrete import coarsest_half_unit, is_discrete
 from bnfold.equality.measure import DRAWS, ROUNDING_FLOOR, UNITS, is_float
-from bnfold.equality.runner import CannotRun
+from bnfold.equality.runner import CannotRun, Runner
 from bnfold.equality.site_figures import NOTHING, Excess, Figures, specially_different
 from bnfold.equality.site_runs import Array, Region, Side, SiteRuns, Sized, Values
 from bnfold.nodes import Value
@@ -65,13 +65,15 @@ class Judged:
 class SiteJudge:
     """Judges sites of one pair of models on one batch after another."""
 
-    def __init__(self, runs: SiteRuns, before: Side, seed: int) -> None:
-        self._runs = runs
+    def __init__(self, before: Side, after: Side, runner: Runner, seed: int) -> None:
+        self._runs = SiteRuns(before, after, runner)
+        self._after = after.source
         self._before = before
         self._seed = seed
         self._is_half = coarsest_half_unit(before.source.file.proto) > UNITS["float32"]
         self._feeds: Mapping[str, Array] = {}
         self._kept: Values = {}
+        self._regions: dict[tuple[int, int], Region] = {}
         self._random = np.random.default_rng(seed)
 
     def on(self, feeds: Mapping[str, Array]) -> None:
@@ -81,6 +83,10 @@ class SiteJudge:
 
     def judged(self, sites: Sequence[Site]) -> list[Judged]:
         """One verdict per site, in order."""
+        self._regions = {(s.value.id, c.id): self._runs.region(s, c) for s in sites for c in s.candidates}
+        wanted = {value.id: value for site in sites for value in self._compared_with(site)}
+        if sum(map(self._bytes, wanted.values())) <= _KEPT_BYTES:  # one run for all groups
+            self._values(tuple(wanted.values()))
         return [verdict for group in self._groups(sites) for verdict in self._group(group)]
 
     def deviation(self, near: Judged, beyond: Judged) -> tuple[Array, Array] | None:
@@ -103,11 +109,11 @@ class SiteJudge:
         return moved - plain, found - plain
 
     def _groups(self, sites: Sequence[Site]) -> Iterator[list[Site]]:
-        """Sites in order, as many at once as their values may take memory."""
+        """Sites in order, as many at once as their values and weights may take memory."""
         group: list[Site] = []
         room = _GROUP_BYTES
         for site in sites:
-            needed = sum(self._bytes(value) for value in (*site.feeds, *site.candidates))
+            needed = sum(map(self._bytes, self._compared_with(site))) + self._weights(site)
             if group and needed > room:
                 yield group
                 group, room = [], _GROUP_BYTES
@@ -115,6 +121,16 @@ class SiteJudge:
             room -= needed
         if group:
             yield group
+
+    def _compared_with(self, site: Site) -> list[Value]:
+        """The values of the original that a site needs."""
+        bounds = [v for candidate in site.candidates for v in self._regions[site.value.id, candidate.id].bounds]
+        return [*site.feeds, *site.candidates, *bounds]
+
+    def _weights(self, site: Site) -> int:
+        """How many bytes the constants take that a site's nodes read."""
+        held = [self._after.graph.initializer(v) for node in site.nodes for v in node.inputs if v is not None]
+        return sum(4 * math.prod(one.tensor.dims) for one in held if one is not None)
 
     def _bytes(self, value: Value) -> int:
         """About how large a value is; symbolic sizes are taken for small."""
@@ -135,14 +151,12 @@ class SiteJudge:
         return self._kept
 
     def _group(self, sites: Sequence[Site]) -> list[Judged]:
-        regions = {(s.value.id, c.id): self._runs.region(s, c) for s in sites for c in s.candidates}
-        bounds = [value for region in regions.values() for value in region.bounds]
-        values = self._values([*(v for site in sites for v in (*site.feeds, *site.candidates)), *bounds])
+        values = self._values([value for site in sites for value in self._compared_with(site)])
         runnable = [site for site in sites if all(feed.id in values for feed in site.feeds)]
         found = self._runs.rewritten(runnable, values)
         nearest = {s.value.id: _nearest(s, found[s.value.id], values) for s in runnable if s.value.id in found}
         asked = [
-            (j, regions[j.site.value.id, j.candidate.id])
+            (j, self._regions[j.site.value.id, j.candidate.id])
             for j in nearest.values()
             if j.candidate is not None and not j.passes and j.distance <= _HOPELESS and _may_round(j, values)
         ]

@@ -28,7 +28,7 @@ from bnfold.equality.inputs import Batch
 from bnfold.equality.runner import Runner
 from bnfold.equality.site_figures import Excess
 from bnfold.equality.site_judge import Judged, SiteJudge
-from bnfold.equality.site_runs import Side, SiteRuns
+from bnfold.equality.site_runs import Side
 from bnfold.nodes import Value
 
 NEAR = 0.02
@@ -87,7 +87,7 @@ class _Comparison:
     def __init__(self, before: Side, after: Side, runner: Runner, seed: int) -> None:
         self._after = after
         self._counterparts = Counterparts(before.outline, after.outline)
-        self._judge = SiteJudge(SiteRuns(before, after, runner), before, seed)
+        self._judge = SiteJudge(before, after, runner, seed)
         self._decided: dict[int, Value | None] = {}
         self._failed: dict[int, Judged] = {}
         self._judged: dict[object, Judged] = {}
