@@ -33,7 +33,7 @@ STATISTICS = (
 )
 MIXED = ("ordinary", "ordinary", "cancelling", "far mean", "tiny variance", "huge gamma", "dead")
 LARGEST_HALF = 2e4
-SHALLOW = 8
+SHALLOW = 5
 FLAT = ("gemm", "gemm batch 1", "matmul")
 SPATIAL = {"conv1d": 1, "conv3d": 3, **dict.fromkeys(FLAT, 0)}
 
