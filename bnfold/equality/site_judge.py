@@ -89,24 +89,33 @@ class SiteJudge:
             self._values(tuple(wanted.values()))
         return [verdict for group in self._groups(sites) for verdict in self._group(group)]
 
-    def deviation(self, near: Judged, beyond: Judged) -> tuple[Array, Array] | None:
+    def deviation(self, failed: Judged, site: Site, cause: Value, target: Value) -> tuple[Array, Array] | None:
         """What a faulty value would do at a later site if nothing undid it, and what is found there.
 
-        Both as differences from what the original has there; None where the later site does not depend on it.
+        The value is taken for `cause`, the later site for `target`. Both come as differences from what the original has
+        there; None where the target does not depend on the cause, or one of them is no value of that form.
         """
-        site, cause, target = beyond.site, near.candidate, beyond.candidate
-        if cause is None or target is None or near.after is None:
+        if failed.after is None:
             return None
         stops = {v.id for v in site.feeds} | {cause.id}
         region = Region.behind(self._before.outline, target, stops - {target.id})
         if all(bound is not cause for bound in region.bounds):
             return None
         values = dict(self._values([*region.bounds, *site.feeds, target]))
-        found = self._runs.rewritten([site], values)[site.value.id].astype(np.float64)
-        plain = values[target.id].astype(np.float64)
-        values[cause.id] = near.after
-        moved = self._runs.recomputed([region], values)[target.id].astype(np.float64)
-        return moved - plain, found - plain
+        plain, found = values[target.id], self._runs.rewritten([site], values).get(site.value.id)
+        forms = (values[cause.id].shape, values[cause.id].dtype), (failed.after.shape, failed.after.dtype)
+        if found is None or forms[0] != forms[1] or found.shape != plain.shape or not is_float(plain):
+            return None
+        moved = self._runs.recomputed([region], values | {cause.id: failed.after})[target.id]
+        wide = plain.astype(np.float64)
+        return moved.astype(np.float64) - wide, found.astype(np.float64) - wide
+
+    def against(self, failed: Judged, candidate: Value) -> Judged:
+        """The same failure, held against another candidate."""
+        before = self._values([candidate])[candidate.id]
+        if failed.after is None or candidate is failed.candidate or before.shape != failed.after.shape:
+            return failed
+        return replace(failed, candidate=candidate, excess=_unequal(before, failed.after))
 
     def _groups(self, sites: Sequence[Site]) -> Iterator[list[Site]]:
         """Sites in order, as many at once as their values and weights may take memory."""

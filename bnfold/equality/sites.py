@@ -180,25 +180,45 @@ class _Comparison:
         return any(v is not None and v.id in mistaken for node in nodes for v in node.outputs)
 
     def _not_undone(self, found: Correspondence, *, settled: bool) -> Judged | None:
-        """A value that failed and is not undone further on; once all is settled, one that is not shown to be."""
+        """A value that failed and is not undone further on; once all is settled, one that is not shown to be.
+
+        One whose own region holds another that failed may only pass that one on, until that one is shown to be undone.
+        """
+        undone: set[int] = set()
         for id_, failed in self._failed.items():
+            if not self._failed.keys() & _made_by(failed.site) - {id_} <= undone:
+                continue
             covering = [site for site in found.sites if id_ in _made_by(site)]
             held = [self._is_held(failed, s) for s in covering if s.value.id in self._altered or settled]
             if True in held or (settled and False not in held and failed.distance <= NEAR):
-                return failed
+                return self._failed[id_]
+            if False in held:
+                undone.add(id_)
         return None
 
     def _is_held(self, failed: Judged, site: Site) -> bool | None:
-        """Whether a deviation is still there at a later site, whole; None where it would not be seen."""
+        """Whether a deviation is still there at a later site, whole; None where it would not be seen.
+
+        What is far from all its candidates may be a faulty copy of any of them.
+        """
         key = failed.site.value.id, site.key
         judged = self._of(site)
         if judged.candidate is failed.candidate:  # what it was taken for itself is right, further on
             return False if judged.passes else None
         if key not in self._held:
-            pair = self._judge.deviation(failed, judged)
-            # What the later site stands for does not depend on the candidate: it was none.
-            elsewhere = False if judged.passes else None
-            self._held[key] = elsewhere if pair is None else _holds(*pair, is_near=failed.distance <= NEAR)
+            is_near = failed.distance <= NEAR
+            causes = [failed.candidate] if is_near else failed.site.candidates
+            targets = [judged.candidate] if judged.passes else [judged.candidate, site.assumed]
+            pairs = {(c.id, t.id): (c, t) for c in causes for t in targets if c is not None and t is not None}
+            found = [(c, self._judge.deviation(failed, site, c, t)) for c, t in pairs.values()]
+            held = {c.id: _holds(*pair, is_near=is_near) for c, pair in found if pair is not None}
+            copied = next((c for c, _ in found if held.get(c.id)), None)
+            if copied is not None:
+                self._failed[failed.site.value.id] = self._judge.against(failed, copied)
+            # Where what the later site stands for depends on no candidate, it was none.
+            elsewhere = False if judged.passes and not held else None
+            said = set(held.values())
+            self._held[key] = True if True in said else False if False in said else elsewhere
         return self._held[key]
 
     def _divergence(self, failed: Judged, batch: Batch) -> Divergence:
