@@ -211,13 +211,13 @@ class _Comparison:
             targets = [judged.candidate] if judged.passes else [judged.candidate, site.assumed]
             pairs = {(c.id, t.id): (c, t) for c in causes for t in targets if c is not None and t is not None}
             found = [(c, self._judge.deviation(failed, site, c, t)) for c, t in pairs.values()]
-            held = {c.id: _holds(*pair, is_near=is_near) for c, pair in found if pair is not None}
-            copied = next((c for c, _ in found if held.get(c.id)), None)
+            held = [(c, _holds(*pair, is_near=is_near)) for c, pair in found if pair is not None]
+            copied = next((c for c, holds in held if holds), None)
             if copied is not None:
                 self._failed[failed.site.value.id] = self._judge.against(failed, copied)
             # Where what the later site stands for depends on no candidate, it was none.
             elsewhere = False if judged.passes and not held else None
-            said = set(held.values())
+            said = {holds for _, holds in held}
             self._held[key] = True if True in said else False if False in said else elsewhere
         return self._held[key]
 
