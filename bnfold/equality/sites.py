@@ -101,13 +101,13 @@ class _Comparison:
         worst: list[Judged] = []
         for batch in batches:
             self._judge.on(batch.feeds)
-            self._judged.clear()
-            self._held.clear()
+            for known in (self._judged, self._held, self._failed):
+                known.clear()
             found, failed = self._settled()
             worst += [self._judged[site.key] for site in found.sites]
             if failed is not None:
                 return self._outcome(found, worst, self._divergence(failed, batch), "")
-        return self._outcome(found, worst, None, self._undecided(found))
+        return self._outcome(found, worst, None, self._undecided(found, worst))
 
     def _settled(self) -> tuple[Correspondence, Judged | None]:
         """Rounds of judging and deciding until all that is compared agrees; or what differs."""
@@ -117,24 +117,27 @@ class _Comparison:
             self._judged.update(
                 (site.key, judged) for site, judged in zip(fresh, self._judge.judged(fresh), strict=True)
             )
-            failed = self._beyond_growing(found) or self._not_undone(found, settled=False)
-            if failed is not None or not self._decide(found):
-                if failed is None:
-                    self._look_between(found)
-                return found, failed or self._not_undone(found, settled=True)
+            first = self._first_mistaken(found)
+            failed = self._beyond_growing(first) or self._not_undone(found, settled=False)
+            if failed is None and not first:
+                self._look_between(found)
+                failed = self._not_undone(found, settled=True)
+            if failed is not None or not first:
+                return found, failed
+            for judged in first:
+                self._settle(judged)
             found = self._counterparts.under(self._decided)
         return found, next((j for j in map(self._of, found.sites) if not j.passes), None)
 
     def _of(self, site: Site) -> Judged:
         return self._judged[site.key]
 
-    def _decide(self, found: Correspondence) -> bool:
-        """Settle for another candidate, or for none; whether anything has changed.
+    def _first_mistaken(self, found: Correspondence) -> list[Judged]:
+        """The sites that are not what they were taken for, and are not fed by any such value.
 
-        What is fed by a value that was mistaken is judged again first, unless it agrees all the same: of a row of
-        values that do not agree, only the first is settled.
+        What a mistaken value feeds is judged again before it is settled, unless it agrees all the same.
         """
-        changed = False
+        first: list[Judged] = []
         mistaken: set[int] = set()
         sites = {site.value.id: site for site in found.sites}
         for node in self._after.outline.nodes:
@@ -145,9 +148,8 @@ class _Comparison:
                     continue
                 mistaken.add(value.id)
                 if judged is not None and not is_misled:
-                    self._settle(judged)
-                    changed = True
-        return changed
+                    first.append(judged)
+        return first
 
     def _look_between(self, found: Correspondence) -> None:
         """Values between the sites that come near to one of the original, and differ: they, too, have to be undone."""
@@ -162,22 +164,13 @@ class _Comparison:
         if not judged.passes:
             self._failed.setdefault(value.id, judged)
 
-    def _beyond_growing(self, found: Correspondence) -> Judged | None:
+    def _beyond_growing(self, first: Sequence[Judged]) -> Judged | None:
         """An output that does not agree: the first value behind it that failed."""
-        graph = self._after.source.graph
-        outputs = [site for site in found.sites if graph.is_graph_output(site.value)]
-        for site in (site for site in outputs if not self._of(site).passes):
-            if not self._is_fed_by_fault(site, found):
-                inside = _made_by(site)
-                return next((j for id_, j in self._failed.items() if id_ in inside), self._of(site))
-        return None
-
-    def _is_fed_by_fault(self, site: Site, found: Correspondence) -> bool:
-        """Whether what a site is fed is taken for something that it is not, or may not be."""
-        judged = {s.value.id: self._of(s) for s in found.sites if s is not site}
-        mistaken = {id_ for id_, j in judged.items() if not j.agrees}
-        nodes, _ = self._after.outline.behind([site.value], ())
-        return any(v is not None and v.id in mistaken for node in nodes for v in node.outputs)
+        outputs = [j for j in first if self._after.source.graph.is_graph_output(j.site.value) and not j.passes]
+        if not outputs:
+            return None
+        inside = _made_by(outputs[0].site)
+        return next((j for id_, j in self._failed.items() if id_ in inside), outputs[0])
 
     def _not_undone(self, found: Correspondence, *, settled: bool) -> Judged | None:
         """A value that failed and is not undone further on; once all is settled, one that is not shown to be.
@@ -226,8 +219,8 @@ class _Comparison:
         site = failed.site
         return Divergence(str(site.node.site), site.value.name, stands_for, failed.excess, batch)
 
-    def _undecided(self, found: Correspondence) -> str:
-        doubtful = next((j for j in map(self._of, found.sites) if not j.decided), None)
+    def _undecided(self, found: Correspondence, all_judged: Sequence[Judged]) -> str:
+        doubtful = next((judged for judged in all_judged if not judged.decided), None)
         if doubtful is not None:
             return f"{doubtful.site.node.site} is apart by more than its own jitter mostly explains"
         outputs = {v.name: v for v in self._after.outline.names.values() if self._after.source.graph.is_graph_output(v)}
