@@ -9,16 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
-
-from bnfold.equality.runner import CannotRun
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bnfold.equality.inputs import Batch
 
 ROUNDING_FLOOR: Final = 4.0
 DRAWS: Final = 3
@@ -95,25 +88,6 @@ def distance(before: np.ndarray, after: np.ndarray) -> Distance:
 def floor_of(difference: Distance, unit: float, jitter: float | None) -> float:
     """The L2 norm that rounding explains: `unit` is half a unit of the coarsest type, `jitter` the RMS of the draws."""
     return max(ROUNDING_FLOOR * unit * difference.norm, jitter or 0.0)
-
-
-def jitter(run: Callable[..., dict[str, np.ndarray]], batch: Batch, seed: int) -> dict[str, float] | str:
-    """By output: the RMS of how far three perturbations of a model's constants move it; or why that is unknown.
-
-    `run(batch, perturb=...)` gives the model's outputs.
-    """
-    squares: dict[str, float] = {}
-    try:
-        plain = run(batch)
-        for draw in range(DRAWS):
-            moved = run(batch, perturb=DRAWS * seed + draw)
-            if [value.shape for value in plain.values()] != [value.shape for value in moved.values()]:
-                return "a constant decides the shape of an output"
-            for name, value in plain.items():
-                squares[name] = squares.get(name, 0.0) + distance(value, moved[name]).difference ** 2 / DRAWS
-    except CannotRun as error:
-        return error.sentence
-    return {name: math.sqrt(square) for name, square in squares.items()}
 
 
 def number(value: np.ndarray, index: tuple[int, ...]) -> float:
