@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from bnfold.equality import outside, perturb
 from bnfold.equality.outside import NoRoom
 from bnfold.equality.perturb import perturb_constants
-from bnfold.equality.prepare import prepared
+from bnfold.equality.prepare import Copy, prepared, prepared_piece
 from bnfold.equality.runner import CannotRun, Runner
 
 
@@ -146,6 +146,20 @@ def test_the_draws_are_the_same_wherever_the_data_lie(tmp_path: Path) -> None:
     plain = {name: array.tobytes() for name, array in constants().items()}
     assert {name for name, data in plain.items() if found[0][name] == data} == {"zeros"}
     assert found[0]["ids"] == np.arange(1000).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["raw", "outside", "apart"])
+def test_a_piece_is_perturbed_as_the_model_is(kind: str, tmp_path: Path) -> None:
+    path, scratch = written(tmp_path)[kind], tmp_path / "scratch"
+    with prepared_piece(path.read_bytes(), path.parent, perturb=5, scratch=scratch) as found:
+        assert isinstance(found, Path)
+        assert values_of(onnx.load(found)) == values_of(copied(path, perturb=5))
+    assert not scratch.exists()
+
+
+def test_a_piece_that_is_not_perturbed_is_run_as_it_came(tmp_path: Path) -> None:
+    with prepared_piece(b"piece", tmp_path, perturb=None, scratch=tmp_path / "scratch") as found:
+        assert found == Copy(b"piece", tmp_path)
 
 
 @pytest.mark.parametrize(("elements", "size"), [(64, 1 << 20), (1 << 16, 256), (100, 1000)])

@@ -91,6 +91,7 @@ def test_the_same_values_are_the_same_data_in_every_storage(tmp_path):
     for model, tensor in same:
         assert all(model.same_data(tensor, *one) for one in same)
         assert not any(model.same_data(tensor, *one) for one in different)
+    assert len({model.sha256_of(tensor) for model, tensor in same}) == 1
 
 
 @pytest.mark.parametrize(
@@ -126,6 +127,7 @@ def test_scalars_and_strings():
     found, theirs = model.proto.graph.initializer[-1], other.proto.graph.initializer[-1]
     assert model.same_data(found, model, found)
     assert not model.same_data(found, other, theirs)
+    assert model.sha256_of(found) != other.sha256_of(theirs)
 
 
 def test_strings_that_are_not_utf8_are_refused():
