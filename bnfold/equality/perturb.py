@@ -43,7 +43,8 @@ def perturb_constants(model: onnx.ModelProto, seed: int, store: Store | None = N
     """Multiply each float constant elementwise by 1 + xi*2u*U[0,1], in place; the same seed gives the same model.
 
     Initializers and Constant nodes of all graphs and functions, sparse ones too. Zeros, infinities and what would
-    overflow stay as they are, and so do scales that decide a shape and numbers that a condition compares with. `store` is asked where data lie outside.
+    overflow stay as they are, and so do scales that decide a shape and numbers that a condition compares with.
+    `store` writes what lies outside the model.
     """
     random = np.random.default_rng(seed)
     exempt = _deciding_shapes(model) | _deciding_branches(model)
