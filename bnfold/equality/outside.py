@@ -1,13 +1,16 @@
 """A copy of a model whose data lie in a file beside it: read in blocks where the original has them, and written so.
 
 Invariant: a few blocks at a time are in memory, and the files are there only while their `Outside` is open. Whoever
-runs the copy has mapped its data by then, and needs their name no more.
+runs the copy has mapped its data by then, and needs their name no more. What a killed process leaves is removed by the
+next one that makes a copy: it tells by the lock on the folder, which ended with its holder.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Self
@@ -16,8 +19,14 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from bnfold.equality.perturb import perturb_constants
+from bnfold.equality.prepare import SCRATCH
 from bnfold.model.storage import Span
 from bnfold.model.tensors import all_tensors, external_entries
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where an open file cannot be removed anyway
+    fcntl = None  # type: ignore[assignment]  # said above
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +40,7 @@ _PAGE: Final = 4096
 _BLOCK: Final = 1 << 20  # bytes, and a multiple of every item's size
 _ITEM: Final = 8  # bytes of the largest item that is ever changed
 _GIB: Final = 1 << 30
+_FRESH: Final = 60.0  # seconds
 
 
 class NoRoom(Exception):
@@ -69,24 +79,33 @@ class Outside:
         self._data = folder / f"{secrets.token_hex(16)}.data"
         self._stream: FileIO | None = None
         self._end = 0
+        self._lock = -1
 
     def __enter__(self) -> Self:
+        sweep(self._folder.parent)
         with _sentence():
             self._folder.mkdir(mode=0o700, exist_ok=True)
             try:
+                self._lock = _locked(self._folder)
                 self._stream = self._data.open("xb", buffering=0)
             except BaseException:
-                self._folder.rmdir()
+                self._remove()
                 raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close()
+        self._remove()
+
+    def _remove(self) -> None:
         # Where a mapped file cannot be removed (on Windows), the parent does it once this process has ended.
         with suppress(OSError):
             self._model.unlink(missing_ok=True)
             self._data.unlink(missing_ok=True)
             self._folder.rmdir()
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
     def perturbed(self, model: ModelProto, seed: int) -> Path:
         """The model (which is changed) as a file, with its constants as `perturb_constants` moves them."""
@@ -148,6 +167,31 @@ class Outside:
         del tensor.external_data[:]
         for key, value in (("location", self._data.name), ("offset", start), ("length", self._end - start)):
             tensor.external_data.add(key=key, value=str(value))
+
+
+def sweep(parent: Path) -> None:
+    """Remove the folders of copies in `parent` that nobody writes any more."""
+    if fcntl is None:
+        return
+    for folder in parent.glob(f"{SCRATCH}*"):
+        with suppress(OSError):
+            # One that was just made may not be locked yet.
+            if time.time() - folder.lstat().st_mtime > _FRESH:
+                os.close(_locked(folder))
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the lock on a folder of ours, -1 where there are no locks. Raises OSError."""
+    if fcntl is None:
+        return -1
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _write_all(stream: FileIO, block: np.ndarray) -> None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from bnfold.model import ModelFile
 
+SCRATCH: Final = "bnfold-copy-"
+"""How the names of folders begin in which copies lie while they are written."""
+
 _OPERATOR: Final = b"BatchNormalization"
 _EMPTY_OUTPUT: Final = b"\x12\x00"  # NodeProto.output = 2, length 0
 # Room for the other fields of a node on either side of its operator's name. A node that is larger still and has such

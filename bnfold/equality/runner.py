@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal, Self, cast
 
 import numpy as np
 
+from bnfold.equality.prepare import SCRATCH
 from bnfold.equality.wire import PIECE as _PIECE
 from bnfold.equality.wire import Header, receive, send
 
@@ -219,7 +220,7 @@ class Runner:
 
 def _scratch() -> Path:
     """The folder in which the child may write. It is there only while it is needed."""
-    name = f"bnfold-{secrets.token_hex(8)}"
+    name = f"{SCRATCH}{secrets.token_hex(8)}"
     try:
         return Path(tempfile.gettempdir()).absolute() / name
     except FileNotFoundError:  # nowhere on this machine: what needs the folder will say so
@@ -262,9 +263,11 @@ def _started(settings: str) -> subprocess.Popen[bytes]:
     # The child looks for modules exactly where this process does, and never in the folder it happens to start in.
     path = [entry or str(Path.cwd()) for entry in sys.path]
     command = [sys.executable, "-P", "-W", "ignore", "-c", _START, str(len(path)), *path, settings]
+    # Newer versions of onnxruntime report to its makers what they run, and leave a file of their own in TMPDIR.
+    environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
     try:
         return subprocess.Popen(  # noqa: S603  # our own interpreter with our own module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
     except OSError as error:
         raise CannotRun("crash", f"no process for onnxruntime could be started ({error.strerror})") from error

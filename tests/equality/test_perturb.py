@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from bnfold.equality import outside, perturb
 from bnfold.equality.outside import NoRoom
 from bnfold.equality.perturb import perturb_constants
-from bnfold.equality.prepare import Copy, prepared, prepared_piece
+from bnfold.equality.prepare import SCRATCH, Copy, prepared, prepared_piece
 from bnfold.equality.runner import CannotRun, Runner
 
 
@@ -255,3 +257,43 @@ def test_a_copy_that_cannot_be_written_is_a_refusal_of_the_runner(
             runner.run(tmp_path / "m.onnx", {"x": np.ones(3, np.float32)}, perturb=1)
     assert caught.value.kind == "refused"
     assert str(tmp_path) not in caught.value.sentence
+
+
+# What others leave.
+
+
+def left(folder: Path, name: str, age: float) -> Path:
+    """A folder with a copy in it that was made `age` seconds ago."""
+    found = folder / f"{SCRATCH}{name}"
+    found.mkdir()
+    (found / "some.data").write_bytes(b"weights")
+    then = time.time() - age
+    os.utime(found, (then, then))
+    return found
+
+
+def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    path = written(tmp_path)["raw"]
+    dead, fresh, other = left(tmp_path, "dead", 100), left(tmp_path, "fresh", 10), left(tmp_path, "used", 100)
+    mine = tmp_path / "bnfold-mine"
+    mine.mkdir()
+    link = tmp_path / f"{SCRATCH}link"
+    link.symlink_to(mine)
+    os.utime(link, (0, 0), follow_symlinks=False)
+    held = outside._locked(other)
+    with prepared(path, perturb=1, upgrade="none", scratch=tmp_path / "scratch"):
+        assert not dead.exists()
+        assert all(kept.exists() for kept in (fresh, other, mine, link))
+    os.close(held)
+    outside.sweep(tmp_path)
+    assert not other.exists()
+
+
+def test_a_copy_that_is_being_written_is_not_swept(tmp_path: Path) -> None:
+    path, scratch = written(tmp_path)["raw"], tmp_path / f"{SCRATCH}here"
+    with prepared(path, perturb=1, upgrade="none", scratch=scratch) as found:
+        assert isinstance(found, Path)
+        os.utime(scratch, (0, 0))
+        outside.sweep(tmp_path)
+        assert found.exists()
+    assert not scratch.exists()
