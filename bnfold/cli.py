@@ -49,7 +49,7 @@ from bnfold.options import (
 if TYPE_CHECKING:
     from bnfold.result import Done, FoldResult
 
-INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141
+SIGNALLED, INTERRUPTED, PIPE_CLOSED = 128, 130, 141
 
 app = typer.Typer(
     name="bnfold",
@@ -260,6 +260,9 @@ def explain(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: whatever goes wrong ends in one line on stderr and the right code."""
     signal.signal(signal.SIGTERM, _terminate)
+    hung_up = getattr(signal, "SIGHUP", None)  # there is none on Windows
+    if hung_up is not None and signal.getsignal(hung_up) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(hung_up, _terminate)
     sys.exit(_run(None if arguments is None else list(arguments)))
 
 
@@ -288,9 +291,9 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:
-    """SIGTERM unwinds the stack, so that temporary files go and the child ends."""
-    del signum, frame
-    raise SystemExit(TERMINATED)
+    """SIGTERM, and the end of the terminal, unwind the stack, so that temporary files go and the child ends."""
+    del frame
+    raise SystemExit(SIGNALLED + signum)
 
 
 def _complain(sentence: str, code: int = 0) -> int:

@@ -188,6 +188,7 @@ KNOWS_OPERATORS = {
     "equality/fingerprints.py",
     "equality/layout.py",
     "equality/magnitudes.py",
+    "equality/perturb.py",
     "equality/prepare.py",
     "equality/quantized.py",
     "equality/readers.py",

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
 
-from bnfold.equality.prepare import TooLarge, Upgrade, prepared, prepared_piece, upgrade_called
+from bnfold.equality.prepare import Copy, Upgrade, prepared, prepared_piece, upgrade_called
 from bnfold.equality.wire import PIECE, Header, dtype_called, receive, send
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     import onnxruntime
 
@@ -54,13 +55,19 @@ class Refusal(Exception):
 
 
 class Sessions:
-    """onnxruntime's sessions, the few used last."""
+    """onnxruntime's sessions, the few used last, and one at most of a model with perturbed constants.
 
-    def __init__(self, provider: str, custom_ops: tuple[str, ...], threads: int) -> None:
+    `scratch` is a folder that is made where such a model needs one, and is gone again once it has its session.
+    """
+
+    def __init__(self, provider: str, custom_ops: tuple[str, ...], threads: int, scratch: Path) -> None:
         self._provider = provider
         self._custom_ops = custom_ops
         self._threads = threads
+        self._scratch = scratch
         self._open: dict[object, onnxruntime.InferenceSession] = {}
+        self._asked: object = None
+        self._perturbed: object = None
 
     def session(
         self, path: Path, *, perturb: int | None, upgrade: Upgrade, optimise: bool
@@ -70,32 +77,55 @@ class Sessions:
         # The inode too: a rewritten file is renamed into place, perhaps within one tick of the clock.
         key = (path, found.st_ino, found.st_mtime_ns, found.st_size, perturb, upgrade, optimise)
         return self._kept(
-            key, lambda: self._made(path, prepared(path, perturb=perturb, upgrade=upgrade), optimise=optimise)
+            key,
+            lambda: prepared(path, perturb=perturb, upgrade=upgrade, scratch=self._scratch),
+            is_perturbed=perturb is not None,
+            optimise=optimise,
         )
 
     def session_of_piece(self, model: bytes, folder: Path, *, perturb: int | None) -> onnxruntime.InferenceSession:
         """The session of a serialised model whose external data lie in `folder`."""
-        key = (hashlib.sha256(model).digest(), folder, perturb)
         return self._kept(
-            key, lambda: self._made(folder / "piece", prepared_piece(model, folder, perturb), optimise=False)
+            (hashlib.sha256(model).digest(), folder, perturb),
+            lambda: prepared_piece(model, folder, perturb=perturb, scratch=self._scratch),
+            is_perturbed=perturb is not None,
+            optimise=False,
         )
 
-    def _kept(self, key: object, made: Callable[[], onnxruntime.InferenceSession]) -> onnxruntime.InferenceSession:
+    def _kept(
+        self,
+        key: object,
+        prepare: Callable[[], AbstractContextManager[Path | Copy]],
+        *,
+        is_perturbed: bool,
+        optimise: bool,
+    ) -> onnxruntime.InferenceSession:
+        self._asked = key
         session = self._open.pop(key, None)
         if session is None:
-            while len(self._open) >= _MOST_SESSIONS:
-                del self._open[next(iter(self._open))]
-            session = made()
+            self._make_way(is_perturbed=is_perturbed)
+            tidily = _ended_by_exception() if is_perturbed else contextlib.nullcontext()
+            with tidily, prepare() as model:
+                session = self._made(model, optimise=optimise)
         self._open[key] = session
+        if is_perturbed:
+            self._perturbed = key
         return session
 
     def forget_others(self) -> bool:
-        """Close all sessions, for their memory; whether there were others than the one used last."""
-        others = len(self._open) > 1
+        """Close all sessions, for their memory; whether there were others than the one asked for last."""
+        others = any(key != self._asked for key in self._open)
         self._open.clear()
         return others
 
-    def _made(self, path: Path, copy: bytes | None, *, optimise: bool) -> onnxruntime.InferenceSession:
+    def _make_way(self, *, is_perturbed: bool) -> None:
+        # A copy with other constants takes as much room on the disk as its weights, and is not asked for again.
+        if is_perturbed:
+            self._open.pop(self._perturbed, None)
+        while len(self._open) >= _MOST_SESSIONS:
+            del self._open[next(iter(self._open))]
+
+    def _made(self, model: Path | Copy, *, optimise: bool) -> onnxruntime.InferenceSession:
         # Late: a session that cannot be made for want of onnxruntime is an answer, not a crash.
         import onnxruntime as ort  # noqa: PLC0415  # as said above
 
@@ -114,22 +144,23 @@ class Sessions:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         for library in self._custom_ops:
             options.register_custom_ops_library(library)
-        if copy is None:
-            return ort.InferenceSession(str(path), options, providers=[self._provider])
+        if isinstance(model, Path):
+            return ort.InferenceSession(str(model), options, providers=[self._provider])
         # The copy has no path of its own, and its external data lies beside the original.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-        return ort.InferenceSession(copy, options, providers=[self._provider])
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.folder))
+        return ort.InferenceSession(model.content, options, providers=[self._provider])
 
 
 def main(settings: str) -> int:
     """Serve requests until standard input ends. `settings` is the JSON object that `runner` passes."""
     # Ctrl-C reaches the whole foreground group; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the parent has made of it
     _die_with_parent()
     requests, replies = _take_pipes()
     given = json.loads(settings)
     _limit_memory(given["memory"])
-    sessions = Sessions(given["provider"], tuple(given["custom_ops"]), given["threads"])
+    sessions = Sessions(given["provider"], tuple(given["custom_ops"]), given["threads"], Path(given["scratch"]))
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             request, feeds = receive(requests)
@@ -143,7 +174,23 @@ def _die_with_parent() -> None:
     if not sys.platform.startswith("linux"):
         return  # elsewhere the end of standard input, or the limit of processor time, ends it
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _ended_by_exception() -> Iterator[None]:
+    """While files are written, what would end this process at once (its parent's death too) unwinds it instead."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit
+
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _answer(
@@ -240,7 +287,7 @@ def _failure(error: Exception, path: Path) -> Header:
     sentence = _sentence(str(error), path)
     if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         return {"kind": "memory", "sentence": f"onnxruntime ran out of the memory it may use ({sentence})"}
-    if isinstance(error, TooLarge | Refusal):
+    if isinstance(error, Refusal):
         return {"kind": "refused", "sentence": sentence}
     if isinstance(error, OSError):
         return {"kind": "refused", "sentence": f"the model cannot be read ({error.strerror})"}

@@ -69,8 +69,9 @@ class Counterparts:
     def __init__(self, before: Outline, after: Outline) -> None:
         self._before = before
         self._after = after
-        self._prints = Fingerprints(after)
-        self._originals = Fingerprints(before).all_values()
+        originals = Fingerprints(before)
+        self._originals = originals.all_values()
+        self._prints = Fingerprints(after, originals)
         self._by_print: dict[Digest, list[Value]] = defaultdict(list)
         self._by_kind: dict[tuple[object, ...], list[Node]] = defaultdict(list)
         self._names_are_kept = _share_of_names(before, after) >= _MOST_NAMES

@@ -27,7 +27,7 @@ logger = logging.getLogger("bnfold")
 MOST_SETS: Final = 64
 _NAME: Final = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 _LONGEST_REASON: Final = 300
-_TERMINATED: Final = 128 + signal.SIGTERM
+_ENDED: Final = frozenset({128 + signal.SIGTERM, 128 + getattr(signal, "SIGHUP", signal.SIGTERM)})
 
 
 def is_function_name(text: str) -> bool:
@@ -120,7 +120,7 @@ def _told(title: str) -> Iterator[None]:
     except UsageError:
         raise
     except SystemExit as stop:
-        if stop.code == _TERMINATED:  # it is this process that is to end
+        if stop.code in _ENDED:  # it is this process that is to end
             raise
         raise UsageError(f"{title} failed: it left with exit code {stop.code!r}") from stop
     except Exception as error:  # it is not our code, so that anything may come

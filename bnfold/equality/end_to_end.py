@@ -3,7 +3,8 @@
     ratio = ||after - before|| / floor,   floor = max(4u*||y||, RMS over three draws of ||y perturbed - y||)
 
 y is the original's output, u half a unit of the coarsest float type that it is computed in. A draw multiplies every
-float constant of the original by 1 + xi*2u*U[0,1], and is made only where ||after - before|| > 8u*||y||. A ratio up to
+float constant of the original by 1 + xi*2u*U[0,1], and is made only where ||after - before|| > 8u*||y||; those that
+could not change the verdict are left out (draws.py). A ratio up to
 4 passes, from 4 to 10 it is undecided, above 10 the models differ. An output behind a discrete operator is reported
 and never shows a difference, for there a correct fold may move a whole step.
 """
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 from bnfold.equality.branches import Search, reaching
 from bnfold.equality.data import Data, data_batches
 from bnfold.equality.discrete import coarsest_half_unit, discrete_upstream
+from bnfold.equality.draws import draw
 from bnfold.equality.inputs import Batch, CannotFeed, random_batches
-from bnfold.equality.measure import distance, jitter
+from bnfold.equality.measure import distance
+from bnfold.equality.nested import external_bytes
 from bnfold.equality.runner import CannotRun
 from bnfold.equality.seen import shows_nothing
 from bnfold.equality.shipped import against_shipped
@@ -43,6 +46,8 @@ _INTEGERS: Final = (8, 1)
 _OLDEST_KERNEL_OPSET: Final = 7
 _SEPARATE_INITIALIZERS_IR: Final = 4
 _FEW: Final = 3  # names in a note
+_MOST_KEPT: Final = 64 << 20  # bytes of outputs that are not run for again
+_MOST_OPTIMISED: Final = 2 << 30  # bytes of weights, which onnxruntime's optimiser reads and copies
 _T = TypeVar("_T")
 
 
@@ -94,7 +99,7 @@ def compare(  # noqa: PLR0913  # two models, how to run them, and each of the us
         for batch, outputs in itertools.chain(_accepted(pair, wanted, tally), _further(pair, wanted, tally)):
             _compare_batch(pair, batch, outputs, tally)
         _draw(pair, tally, seed)
-        _try_optimiser(pair, tally, seed)
+        _try_optimiser(pair, proto, tally, seed)
     except _Stop as stop:
         return replace(stop.outcome, end_to_end=tally.end_to_end())
     return replace(_judged(tally), batches=_one_of_each(tally, batches))
@@ -123,9 +128,18 @@ class _Pair:
     after: Path
     runner: Runner
     upgrade: Upgrade
+    kept: dict[int, tuple[Batch, Outputs]] = field(default_factory=dict)
 
     def original(self, batch: Batch, *, perturb: int | None = None, optimise: bool = False) -> Outputs:
+        if perturb is None and not optimise and id(batch) in self.kept:
+            return self.kept[id(batch)][1]
         return self.runner.run(self.before, batch.feeds, perturb=perturb, upgrade=self.upgrade, optimise=optimise)
+
+    def keep(self, batch: Batch, outputs: Outputs) -> None:
+        """Remember what the original gave, for it will be asked for again; unless that is too much to hold."""
+        held = [*self.kept.values(), (batch, outputs)]
+        if sum(value.nbytes for _, values in held for value in values.values()) <= _MOST_KEPT:
+            self.kept[id(batch)] = batch, outputs
 
     def rewritten(self, batch: Batch) -> Outputs:
         return self._stopping(lambda: self.runner.run(self.after, batch.feeds, upgrade=self.upgrade))
@@ -274,6 +288,8 @@ def _compare_batch(pair: _Pair, batch: Batch, before: Outputs, tally: Tally) -> 
     after = pair.rewritten(batch)
     _check_layout(batch, before, after)
     found = [measured(name, batch, before[name], after[name], tally) for name in before]
+    if not tally.measured or any(one.wants_draws for one in found):
+        pair.keep(batch, before)
     tally.measured.extend(found)
     if not tally.repeatable and not all(one.distance.equal for one in found):
         _check_repeatable(pair, batch, before, tally)
@@ -296,7 +312,7 @@ def _check_layout(batch: Batch, before: Outputs, after: Outputs) -> None:
 def _check_repeatable(pair: _Pair, batch: Batch, before: Outputs, tally: Tally) -> None:
     """Stop if the original disagrees with itself: a random operator, or training."""
     try:
-        again = pair.original(batch)
+        again = pair.runner.run(pair.before, batch.feeds, upgrade=pair.upgrade)
     except CannotRun as error:
         raise _Stop(_original_fails(error)) from error
     for name, value in before.items():
@@ -306,22 +322,22 @@ def _check_repeatable(pair: _Pair, batch: Batch, before: Outputs, tally: Tally) 
     tally.repeatable = True
 
 
-def _draw(pair: _Pair, tally: Tally, seed: int) -> None:
-    """Find how far rounding alone moves the outputs that are further apart than rounding them once explains."""
-    wanting = [one for one in tally.measured if one.wants_draws and one.jitter is None]
-    for batch in {id(one.batch): one.batch for one in wanting}.values():
-        drawn = jitter(pair.original, batch, seed)
-        if isinstance(drawn, str):
-            tally.notes.append(f"how far rounding alone moves the original could not be measured: {drawn}")
-            return
-        for one in wanting:
-            if one.batch is batch:
-                one.jitter = drawn[one.name]
+def _draw(pair: _Pair, tally: Tally, seed: int, least: float = 0.0) -> None:
+    """Find how far rounding alone moves the outputs that are further apart than rounding them once explains.
+
+    Those whose ratio is at most `least` without it are left out.
+    """
+    why = draw(pair.original, (one for one in tally.measured if one.undrawn and one.ratio > least), seed)
+    if why:
+        tally.notes.append(f"how far rounding alone moves the original could not be measured: {why}")
 
 
-def _try_optimiser(pair: _Pair, tally: Tally, seed: int) -> None:
+def _try_optimiser(pair: _Pair, proto: onnx.ModelProto, tally: Tally, seed: int) -> None:
     """Say so if onnxruntime's own optimiser changes the original beyond rounding, for users leave it on."""
     if not tally.measured:
+        return
+    if external_bytes(proto) > _MOST_OPTIMISED:
+        tally.notes.append("onnxruntime's own optimiser was not tried, for it would copy more than 2 GiB of weights")
         return
     batch = tally.measured[0].batch
     aside = Tally(unit=tally.unit, discrete=tally.discrete)
@@ -338,7 +354,7 @@ def _try_optimiser(pair: _Pair, tally: Tally, seed: int) -> None:
     drawn = {one.name: one.jitter for one in tally.measured if one.batch is batch}
     for one in aside.measured:
         one.jitter = drawn.get(one.name)
-    _draw(pair, aside, seed)
+    _draw(pair, aside, seed, least=DIFFERS)
     changed = [one for one in aside.measured if not one.operator and one.certain and one.ratio > DIFFERS]
     if changed:
         worst = max(changed, key=lambda one: one.ratio)

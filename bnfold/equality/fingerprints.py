@@ -17,21 +17,36 @@ from onnx import AttributeProto, TensorProto
 
 from bnfold.equality.messages import bare, tensors
 from bnfold.equality.outline import Outline
+from bnfold.model import ModelFile
 from bnfold.nodes import Node, Value, nested_graphs
 
 Digest = bytes
 
+_LARGE = 1 << 20
+
 
 class Fingerprints:
-    """Digests of one model's constants and nodes; what stands for the values read is for the caller to say."""
+    """Digests of one model's constants and nodes; what stands for the values read is for the caller to say.
 
-    def __init__(self, outline: Outline) -> None:
+    With an `original`, a large constant is first compared with the one of its name there: that is several times as
+    fast as to hash it too.
+    """
+
+    def __init__(self, outline: Outline, original: Fingerprints | None = None) -> None:
         self._outline = outline
         self._graph = outline.graph
+        self._original = original
+        self._sources: dict[int, Digest] = {}
+        self._large: dict[tuple[str, str], tuple[TensorProto, Digest]] = {}
         self._nodes: dict[int, Digest] = {}
 
     def of_source(self, value: Value) -> Digest:
         """The digest of a value that no node computes."""
+        if value.id not in self._sources:
+            self._sources[value.id] = self._of_source(value)
+        return self._sources[value.id]
+
+    def _of_source(self, value: Value) -> Digest:
         initializer = self._graph.initializer(value)
         if initializer is not None and value.id not in self._outline.varying:
             return self._of_tensor(initializer.tensor)
@@ -84,7 +99,21 @@ class Fingerprints:
 
     def _of_tensor(self, tensor: TensorProto) -> Digest:
         form = f"{tensor.data_type} {list(tensor.dims)}"
+        span = self._graph.model.span(tensor)
+        if span is None or span.length < _LARGE:
+            return self._of_content(tensor, form)
+        known = None if self._original is None else self._original._of_same(tensor, form, self._graph.model)
+        digest = known or self._of_content(tensor, form)
+        self._large[tensor.name, form] = tensor, digest
+        return digest
+
+    def _of_content(self, tensor: TensorProto, form: str) -> Digest:
         return _digest(b"constant", form.encode(), self._graph.model.sha256_of(tensor).encode())
+
+    def _of_same(self, theirs: TensorProto, form: str, model: ModelFile) -> Digest | None:
+        """The digest of the constant with the name, the form and the data of one of another model, if there is one."""
+        ours, digest = self._large.get((theirs.name, form), (None, None))
+        return digest if ours is not None and self._graph.model.same_data(ours, model, theirs) else None
 
     @cached_property
     def _functions(self) -> Digest:

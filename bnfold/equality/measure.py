@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from bnfold.equality.runner import CannotRun
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bnfold.equality.inputs import Batch
+    from collections.abc import Sequence
 
 ROUNDING_FLOOR: Final = 4.0
 DRAWS: Final = 3
+# Elements at a time: of large outputs there is no copy in float64, and a block stays in a processor's cache.
+_BLOCK: Final = 1 << 16
 # Half a unit in the last place, by the name of an output's dtype.
 UNITS: Final = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
@@ -72,48 +70,62 @@ def distance(before: np.ndarray, after: np.ndarray) -> Distance:
     """How far `after` is from `before`; both have the same shape and type."""
     if not is_float(before):
         return _exact_distance(before, after)
-    y, z = widened(before), widened(after)
-    finite = np.isfinite(y) & np.isfinite(z)
-    # Everywhere else the two must agree: the same infinity, or a NaN on both sides.
-    with np.errstate(invalid="ignore"):
-        strange = ~finite & ~((y == z) | (np.isnan(y) & np.isnan(z)))
-        size = np.abs(np.where(finite, z - y, 0.0))
-    alike = not strange.any()
-    worst = _place(size if alike else strange)
+    y, z = before.reshape(-1), after.reshape(-1)
+    parts = [_part(y[start : start + _BLOCK], z[start : start + _BLOCK]) for start in range(0, y.size, _BLOCK)]
+    alike = all(part.strange is None for part in parts)
+    worst = _first_worst(parts, alike=alike)
     return Distance(
-        equal=_same_bits(before, after),
+        equal=all(part.equal for part in parts),
         alike=alike,
         exact=False,
-        difference=_norm(size),
-        norm=_norm(np.where(finite, np.abs(y), 0.0)),
-        largest=float(size.max(initial=0.0)) if alike else math.inf,
-        index=worst,
-        argmax_agreement=_argmax_agreement(y, z),
+        # The norm of a vector is the norm of its parts' norms.
+        difference=_norm(np.array([part.difference for part in parts])),
+        norm=_norm(np.array([part.norm for part in parts])),
+        largest=max((part.largest for part in parts), default=0.0) if alike else math.inf,
+        index=() if worst is None else tuple(map(int, np.unravel_index(worst, before.shape))),
+        argmax_agreement=_argmax_agreement(before, after),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The figures of one block: `place` is where |d| is largest, `strange` the first place that no floor explains."""
+
+    equal: bool
+    difference: float
+    norm: float
+    largest: float
+    place: int
+    strange: int | None
+
+
+def _part(before: np.ndarray, after: np.ndarray) -> _Part:
+    y, z = widened(before), widened(after)
+    finite = np.isfinite(y) & np.isfinite(z)
+    strange = None
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = np.abs(z - y)
+        if not finite.all():
+            # Where it is not finite the two must agree: the same infinity, or a NaN on both sides.
+            apart = ~finite & ~((y == z) | (np.isnan(y) & np.isnan(z)))
+            strange = int(np.argmax(apart)) if apart.any() else None
+            y, size = np.where(finite, y, 0.0), np.where(finite, size, 0.0)
+    place = int(np.argmax(size))
+    equal = before.tobytes() == after.tobytes()
+    return _Part(equal, _norm(size), _norm(np.abs(y)), float(size[place]), place, strange)
+
+
+def _first_worst(parts: Sequence[_Part], *, alike: bool) -> int | None:
+    """The flat index of the largest difference, or of the first one that no floor explains."""
+    if not alike:
+        return next(k * _BLOCK + part.strange for k, part in enumerate(parts) if part.strange is not None)
+    largest = max(range(len(parts)), key=lambda k: parts[k].largest, default=None)
+    return None if largest is None else largest * _BLOCK + parts[largest].place
 
 
 def floor_of(difference: Distance, unit: float, jitter: float | None) -> float:
     """The L2 norm that rounding explains: `unit` is half a unit of the coarsest type, `jitter` the RMS of the draws."""
     return max(ROUNDING_FLOOR * unit * difference.norm, jitter or 0.0)
-
-
-def jitter(run: Callable[..., dict[str, np.ndarray]], batch: Batch, seed: int) -> dict[str, float] | str:
-    """By output: the RMS of how far three perturbations of a model's constants move it; or why that is unknown.
-
-    `run(batch, perturb=...)` gives the model's outputs.
-    """
-    squares: dict[str, float] = {}
-    try:
-        plain = run(batch)
-        for draw in range(DRAWS):
-            moved = run(batch, perturb=DRAWS * seed + draw)
-            if [value.shape for value in plain.values()] != [value.shape for value in moved.values()]:
-                return "a constant decides the shape of an output"
-            for name, value in plain.items():
-                squares[name] = squares.get(name, 0.0) + distance(value, moved[name]).difference ** 2 / DRAWS
-    except CannotRun as error:
-        return error.sentence
-    return {name: math.sqrt(square) for name, square in squares.items()}
 
 
 def number(value: np.ndarray, index: tuple[int, ...]) -> float:
@@ -128,11 +140,14 @@ def describe_constant(values: np.ndarray) -> str | None:
     """What an output is everywhere, if it is the same everywhere and has more than one element; else None."""
     if values.size < 2 or not is_float(values):
         return None
-    wide = widened(values)
+    flat = values.reshape(-1)
+    head = widened(flat[:_BLOCK])
+    if np.isfinite(head).any() and not bool((head == head[0]).all()):
+        return None
+    wide = widened(flat)
     if not np.isfinite(wide).any():
         return "not finite"
-    first = wide.reshape(-1)[0]
-    return f"{first:.6g}" if bool((wide == first).all()) else None
+    return f"{wide[0]:.6g}" if bool((wide == wide[0]).all()) else None
 
 
 def _exact_distance(before: np.ndarray, after: np.ndarray) -> Distance:
@@ -152,11 +167,6 @@ def _exact_distance(before: np.ndarray, after: np.ndarray) -> Distance:
     )
 
 
-def _same_bits(before: np.ndarray, after: np.ndarray) -> bool:
-    one, other = np.ascontiguousarray(before), np.ascontiguousarray(after)
-    return bool(np.array_equal(one.reshape(-1).view(np.uint8), other.reshape(-1).view(np.uint8)))
-
-
 def _place(size: np.ndarray) -> tuple[int, ...]:
     if not size.size:
         return ()
@@ -171,9 +181,11 @@ def _norm(values: np.ndarray) -> float:
     return largest * float(np.sqrt(np.square(values / largest).sum()))
 
 
-def _argmax_agreement(y: np.ndarray, z: np.ndarray) -> float | None:
-    if y.ndim != 2 or y.shape[-1] < 2 or not y.size or y.dtype.kind == "c":
+def _argmax_agreement(before: np.ndarray, after: np.ndarray) -> float | None:
+    if before.ndim != 2 or before.shape[-1] < 2 or not before.size or before.dtype.kind == "c":
         return None
+    # Widened only where numpy has no order for the type.
+    y, z = (value if value.dtype.kind == "f" else widened(value) for value in (before, after))
     return float(np.mean(np.argmax(y, axis=-1) == np.argmax(z, axis=-1)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,3 +35,15 @@ def bodies_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def external_bytes(model: onnx.ModelProto) -> int:
+    """How many bytes the initializers take whose data lie in another file, or elsewhere in their own."""
+    from onnx import TensorProto, helper  # noqa: PLC0415  # most who walk a model need not import it
+
+    return sum(
+        math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for graph in graphs_of(model)
+        for tensor in graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+    )

@@ -3,20 +3,22 @@
 Three reasons for a copy: onnxruntime dies of a BatchNormalization whose optional outputs have empty names (they are
 cut, or named if others follow: an empty name and a name that nobody reads mean the same); it has no kernel for
 BatchNormalization below opset 7 (upgrade.py converts such models); and the floor of a comparison is how far the model
-moves when each float constant c becomes c * (1 + xi*2u*U[0,1]), xi = +-1 at random, u half a unit of its type. A
-model that needs none stays a file.
+moves when its constants do (perturb.py). A model that needs none stays a file.
+
+What is copied is the skeleton, the model without its payloads: they are never parsed. They are put back unchanged,
+or perturbed block by block into a file beside the copy (outside.py), and external data stay where they are unless
+they are perturbed. So it does not matter how many gigabytes a model has.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import mmap
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-import numpy as np
-
-from bnfold.equality.nested import graphs_of, nodes_of
+from bnfold.equality.nested import nodes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,20 +26,16 @@ if TYPE_CHECKING:
 
     import onnx
 
-_MOST_BYTES: Final = (1 << 31) - 1
+    from bnfold.model import ModelFile
+
+SCRATCH: Final = "bnfold-copy-"
+"""How the names of folders begin in which copies lie while they are written."""
+
 _OPERATOR: Final = b"BatchNormalization"
 _EMPTY_OUTPUT: Final = b"\x12\x00"  # NodeProto.output = 2, length 0
 # Room for the other fields of a node on either side of its operator's name. A node that is larger still and has such
 # outputs goes undetected, and then costs a crash of the child, no more.
 _NODE_BYTES: Final = 8192
-_HALF_UNIT: Final = {1: 2.0**-24, 10: 2.0**-11, 11: 2.0**-53, 16: 2.0**-8}
-# Inputs whose floats decide a shape: a last bit there changes what is computed, not how exactly.
-_SHAPE_READERS: Final = frozenset({"Shape", "Size"})
-# What a condition is made of, up to where something is computed.
-_COMPARING: Final = frozenset(
-    {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Xor", "Cast", "Identity"}
-)
-_SHAPE_INPUTS: Final = {"Resize": (1, 2), "Upsample": (1,), "Range": (0, 1, 2)}
 
 
 Upgrade = Literal["none", "marked", "inference"]
@@ -46,8 +44,12 @@ Upgrade = Literal["none", "marked", "inference"]
 _UPGRADES: Final[tuple[Upgrade, ...]] = ("none", "marked", "inference")
 
 
-class TooLarge(Exception):
-    """A model that would exceed what one protobuf message can hold."""
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A serialised model, and the folder in which its external data lie."""
+
+    content: bytes
+    folder: Path
 
 
 def upgrade_called(word: object) -> Upgrade:
@@ -55,51 +57,68 @@ def upgrade_called(word: object) -> Upgrade:
     return next(upgrade for upgrade in _UPGRADES if upgrade == word)
 
 
-def prepared(path: Path, *, perturb: int | None, upgrade: Upgrade) -> bytes | None:
-    """The serialised copy of the model at `path` to run instead, or None to run the file itself.
+@contextmanager
+def prepared(path: Path, *, perturb: int | None, upgrade: Upgrade, scratch: Path) -> Iterator[Path | Copy]:
+    """What to run instead of the model at `path`: a copy, or that file itself where none is needed.
 
-    External data stays outside the copy unless constants are perturbed or the model upgraded.
-    Raises `TooLarge`, `CannotUpgrade`, OSError, and what onnx raises for a file that is no model.
+    A copy with perturbed constants is a file in the folder `scratch`, and both are gone when the context ends. Raises
+    `CannotUpgrade`, `NoRoom`, OSError, and InputRefused for a file that is no model.
     """
     if perturb is None and upgrade == "none" and not _may_have_empty_outputs(path):
-        return None
+        yield path
+        return
     # Late: most models never need onnx here, and importing it takes longer than running them.
-    import onnx  # noqa: PLC0415  # as said above
+    from onnx import ModelProto  # noqa: PLC0415  # as said above
 
-    model = onnx.load(path, load_external_data=False)
-    if perturb is not None or upgrade != "none":
-        if path.stat().st_size + _external_bytes(model) > _MOST_BYTES:
-            raise TooLarge("the model is too large to be copied (2 GiB)")
-        onnx.load_external_data_for_model(model, str(path.parent))
+    from bnfold.model import read  # noqa: PLC0415  # likewise
+
+    file = read(path)
+    model = ModelProto()
+    model.CopyFrom(file.proto)
     if upgrade != "none":
         from bnfold.equality.upgrade import upgraded  # noqa: PLC0415  # it needs onnx
 
         model = upgraded(model, assume_inference=upgrade == "inference")
     changed = name_optional_outputs(model)
     if perturb is not None:
-        perturb_constants(model, perturb)
-    if perturb is None and upgrade == "none" and not changed:
-        return None
-    serialised: bytes = model.SerializeToString()
-    return serialised
+        with _perturbed(model, file, perturb, scratch) as copy:
+            yield copy
+        return
+    yield Copy(_with_payloads(model, file), path.parent) if changed or upgrade != "none" else path
 
 
-def prepared_piece(model: bytes, folder: Path, perturb: int | None) -> bytes:
+@contextmanager
+def _perturbed(model: onnx.ModelProto, file: ModelFile, seed: int, scratch: Path) -> Iterator[Path]:
+    from bnfold.equality.outside import Outside  # noqa: PLC0415  # see `prepared`
+
+    model.ClearField("training_info")  # nothing there is run
+    with Outside(scratch, file.span, file.storage) as outside:
+        yield outside.perturbed(model, seed)
+
+
+def _with_payloads(model: onnx.ModelProto, file: ModelFile) -> bytes:
+    from bnfold.model.relocate import restored  # noqa: PLC0415  # see `prepared`
+    from bnfold.model.wire import to_bytes  # noqa: PLC0415  # likewise
+
+    return to_bytes(restored(model.SerializeToString(), file))
+
+
+@contextmanager
+def prepared_piece(model: bytes, folder: Path, *, perturb: int | None, scratch: Path) -> Iterator[Path | Copy]:
     """A serialised model whose external data lie in `folder`, its constants perturbed where a seed is given.
 
-    Raises `TooLarge`, OSError, and what onnx raises for what is no model.
+    As for `prepared`; raises `NoRoom`, InputRefused, and what protobuf raises for what is no model.
     """
     if perturb is None:
-        return model
-    import onnx  # noqa: PLC0415  # see `prepared`
+        yield Copy(model, folder)
+        return
+    from onnx import ModelProto  # noqa: PLC0415  # see `prepared`
 
-    parsed = onnx.load_model_from_string(model)
-    if len(model) + _external_bytes(parsed) > _MOST_BYTES:
-        raise TooLarge("the piece is too large to be copied (2 GiB)")
-    onnx.load_external_data_for_model(parsed, str(folder))
-    perturb_constants(parsed, perturb)
-    serialised: bytes = parsed.SerializeToString()
-    return serialised
+    from bnfold.equality.outside import Outside, spans_in  # noqa: PLC0415  # likewise
+    from bnfold.model.storage import Storage  # noqa: PLC0415  # likewise
+
+    with Outside(scratch, spans_in(folder), Storage(b"")) as outside:
+        yield outside.perturbed(ModelProto.FromString(model), perturb)
 
 
 def name_optional_outputs(model: onnx.ModelProto) -> bool:
@@ -119,97 +138,6 @@ def name_optional_outputs(model: onnx.ModelProto) -> bool:
         del node.output[:]
         node.output.extend(name or next(fresh) for name in names)
     return True
-
-
-def perturb_constants(model: onnx.ModelProto, seed: int) -> None:
-    """Multiply each float constant elementwise by 1 + xi*2u*U[0,1], in place; the same seed gives the same model.
-
-    Initializers and Constant nodes of all graphs and functions, sparse ones too. Zeros, infinities and what would
-    overflow stay as they are, and so do scales that decide a shape and numbers that a condition compares with.
-    """
-    random = np.random.default_rng(seed)
-    exempt = _deciding_shapes(model) | _deciding_branches(model)
-    for graph in graphs_of(model):
-        for tensor in graph.initializer:
-            if tensor.name not in exempt:
-                _perturb_tensor(tensor, random)
-        for sparse in graph.sparse_initializer:
-            _perturb_tensor(sparse.values, random)
-    for node in nodes_of(model):
-        if node.op_type == "Constant" and not exempt.intersection(node.output):
-            _perturb_constant(node, random)
-
-
-def _deciding_shapes(model: onnx.ModelProto) -> set[str]:
-    """Names whose values decide a shape: those operands, and all they are computed from, but for what a shape is of."""
-    makers = {name: node for node in nodes_of(model) for name in node.output if name}
-    pending = [
-        node.input[place]
-        for node in nodes_of(model)
-        for place in _SHAPE_INPUTS.get(node.op_type, ())
-        if place < len(node.input)
-    ]
-    found: set[str] = set()
-    while pending:
-        name = pending.pop()
-        if not name or name in found:
-            continue
-        found.add(name)
-        maker = makers.get(name)
-        if maker is not None and maker.op_type not in _SHAPE_READERS:
-            pending += maker.input
-    return found
-
-
-def _deciding_branches(model: onnx.ModelProto) -> set[str]:
-    """Names of the numbers that the conditions of If nodes are compared with: moved, another branch would run."""
-    makers = {name: node for node in nodes_of(model) for name in node.output if name}
-    pending = [node.input[0] for node in nodes_of(model) if node.op_type == "If" and node.input]
-    found: set[str] = set()
-    while pending:
-        name = pending.pop()
-        if name in found:
-            continue
-        found.add(name)
-        maker = makers.get(name)
-        if maker is not None and maker.op_type in _COMPARING:
-            pending += maker.input
-    return found
-
-
-def _perturb_constant(node: onnx.NodeProto, random: np.random.Generator) -> None:
-    for attribute in node.attribute:
-        if attribute.name == "value":
-            _perturb_tensor(attribute.t, random)
-        elif attribute.name == "sparse_value":
-            _perturb_tensor(attribute.sparse_tensor.values, random)
-        elif attribute.name == "value_float":
-            attribute.f = float(_moved(np.array(attribute.f, dtype=np.float32), 1, random))
-        elif attribute.name == "value_floats":
-            moved = _moved(np.array(attribute.floats, dtype=np.float32), 1, random)
-            attribute.ClearField("floats")
-            attribute.floats.extend(moved.tolist())
-
-
-def _perturb_tensor(tensor: onnx.TensorProto, random: np.random.Generator) -> None:
-    from onnx import numpy_helper  # noqa: PLC0415  # see `prepared`
-
-    if tensor.data_type not in _HALF_UNIT:
-        return
-    moved = _moved(numpy_helper.to_array(tensor), tensor.data_type, random)
-    tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
-
-
-def _moved(values: np.ndarray, data_type: int, random: np.random.Generator) -> np.ndarray:
-    # xi*U[0,1] is U(-1,1): one draw, and 24 random bits are plenty for it.
-    factors = np.asarray(random.random(values.shape, dtype=np.float32), dtype=np.float64)
-    factors *= 4.0 * _HALF_UNIT[data_type]
-    factors += 1.0 - 2.0 * _HALF_UNIT[data_type]
-    with np.errstate(over="ignore", invalid="ignore"):
-        factors *= values
-        moved = factors.astype(values.dtype)
-    np.copyto(moved, values, where=~np.isfinite(moved))
-    return np.asarray(moved)
 
 
 def _may_have_empty_outputs(path: Path) -> bool:
@@ -240,17 +168,3 @@ def _trains(node: onnx.NodeProto) -> bool:
 def _has_empty_outputs(node: onnx.NodeProto) -> bool:
     standard = node.domain in ("", "ai.onnx")
     return standard and node.op_type == "BatchNormalization" and "" in list(node.output)[1:]
-
-
-def _external_bytes(model: onnx.ModelProto) -> int:
-    from onnx import TensorProto, helper  # noqa: PLC0415  # see `prepared`
-
-    external = (
-        tensor
-        for graph in graphs_of(model)
-        for tensor in graph.initializer
-        if tensor.data_location == TensorProto.EXTERNAL
-    )
-    return sum(
-        math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize for tensor in external
-    )

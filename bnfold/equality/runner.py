@@ -1,8 +1,8 @@
 """Running models by onnxruntime in a child process that may crash, hang or run out of memory without harm.
 
 Invariant: between two requests there is either no child or one that waits for a request. Whatever goes wrong in
-between (its death, a deadline, Ctrl-C) kills and reaps it before the exception leaves, and the next request starts a
-fresh one. onnxruntime is imported in the child alone.
+between (its death, a deadline, Ctrl-C) kills and reaps it before the exception leaves, its files go with it, and the
+next request starts a fresh one. onnxruntime is imported in the child alone.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import contextlib
 import json
 import os
 import queue
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal, Self, cast
 
 import numpy as np
 
+from bnfold.equality.prepare import SCRATCH
 from bnfold.equality.wire import PIECE as _PIECE
 from bnfold.equality.wire import Header, receive, send
 
@@ -105,7 +109,8 @@ class Runner:
         custom_ops: tuple[str, ...] = (),
     ) -> None:
         self._limits = limits or Limits()
-        self._settings = _settings(self._limits, provider, custom_ops)
+        self._scratch = _scratch()
+        self._settings = _settings(self._limits, provider, custom_ops, self._scratch)
         self._child: subprocess.Popen[bytes] | None = None
         self._safety: weakref.finalize[..., Runner] | None = None
 
@@ -162,7 +167,7 @@ class Runner:
             self._safety.detach()
             self._safety = None
         if child is not None:
-            _end(child)
+            _end(child, self._scratch)
 
     def _ask(self, header: Header, arrays: Mapping[str, np.ndarray]) -> _Answer:
         child = self._running()
@@ -187,7 +192,7 @@ class Runner:
             self.close()
         if self._child is None:
             self._child = _started(self._settings)
-            self._safety = weakref.finalize(self, _end, self._child)
+            self._safety = weakref.finalize(self, _end, self._child, self._scratch)
         return self._child
 
     def _abandon(self, thread: threading.Thread) -> None:
@@ -213,7 +218,16 @@ class Runner:
         return CannotRun("crash", f"onnxruntime crashed ({_death(code)})")
 
 
-def _settings(limits: Limits, provider: str, custom_ops: Sequence[str]) -> str:
+def _scratch() -> Path:
+    """The folder in which the child may write. It is there only while it is needed."""
+    name = f"{SCRATCH}{secrets.token_hex(8)}"
+    try:
+        return Path(tempfile.gettempdir()).absolute() / name
+    except FileNotFoundError:  # nowhere on this machine: what needs the folder will say so
+        return Path.cwd() / name
+
+
+def _settings(limits: Limits, provider: str, custom_ops: Sequence[str], scratch: Path) -> str:
     threads = limits.threads or min(4, _processors())
     memory = limits.memory if provider == "CPUExecutionProvider" else None
     return json.dumps(
@@ -223,6 +237,7 @@ def _settings(limits: Limits, provider: str, custom_ops: Sequence[str]) -> str:
             "memory": max(_LEAST_MEMORY, _physical_memory()) if memory == 0 else memory,
             "threads": threads,
             "cpu": limits.timeout * threads if limits.cpu is None else limits.cpu,
+            "scratch": str(scratch),
         }
     )
 
@@ -248,9 +263,11 @@ def _started(settings: str) -> subprocess.Popen[bytes]:
     # The child looks for modules exactly where this process does, and never in the folder it happens to start in.
     path = [entry or str(Path.cwd()) for entry in sys.path]
     command = [sys.executable, "-P", "-W", "ignore", "-c", _START, str(len(path)), *path, settings]
+    # Newer versions of onnxruntime report to its makers what they run, and leave a file of their own in TMPDIR.
+    environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
     try:
         return subprocess.Popen(  # noqa: S603  # our own interpreter with our own module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
     except OSError as error:
         raise CannotRun("crash", f"no process for onnxruntime could be started ({error.strerror})") from error
@@ -270,10 +287,11 @@ def _exchange(
         answers.put(error)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill and reap; there is nothing in the child worth a farewell."""
+def _end(child: subprocess.Popen[bytes], scratch: Path) -> None:
+    """Kill and reap; there is nothing in the child worth a farewell. Its files cannot be in use any more."""
     child.kill()
     child.wait()
+    shutil.rmtree(scratch, ignore_errors=True)
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
             # Closing flushes what the child never read.

@@ -35,7 +35,7 @@ class Seen:
         self.largest = max(self.largest, value.size)
         self.is_float = self.is_float or is_float(value)
         if is_float(value):
-            self.strange += int(value.size - np.isfinite(widened(value)).sum())
+            self.strange += int(value.size - np.isfinite(value).sum())
         if value.size:
             self.constants.add(_constant(value))
 

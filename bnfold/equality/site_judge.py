@@ -17,7 +17,7 @@ import numpy as np
 
 from bnfold.equality.counterparts import Site
 from bnfold.equality.discrete import coarsest_half_unit, is_discrete
-from bnfold.equality.measure import DRAWS, ROUNDING_FLOOR, UNITS, is_float
+from bnfold.equality.measure import DRAWS, ROUNDING_FLOOR, UNITS, distance, is_float
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.equality.site_figures import NOTHING, Excess, Figures, specially_different
 from bnfold.equality.site_runs import Array, Region, Side, SiteRuns, Sized, Values
@@ -279,13 +279,7 @@ def _nearest(site: Site, after: Array, values: Values) -> Judged:
 
 
 def _relative(before: Array, after: Array) -> float:
-    if not is_float(before):
-        return math.inf
-    y, z = before.astype(np.float64), after.astype(np.float64)
-    usual = np.isfinite(y) & np.isfinite(z)
-    norm = float(np.linalg.norm(y[usual]))
-    difference = float(np.linalg.norm((z - y)[usual]))
-    return difference / norm if norm else (math.inf if difference else 0.0)
+    return distance(before, after).relative() if is_float(before) else math.inf
 
 
 def _unequal(before: Array, after: Array) -> Excess:

@@ -53,6 +53,11 @@ class Measured:
         return not exact and self.distance.relative() > JITTER_FROM * self.unit
 
     @property
+    def undrawn(self) -> bool:
+        """Whether the jitter is needed and not known."""
+        return self.wants_draws and self.jitter is None
+
+    @property
     def floor(self) -> float:
         """The L2 norm that rounding explains."""
         return floor_of(self.distance, self.unit, self.jitter)
@@ -65,7 +70,7 @@ class Measured:
     @property
     def certain(self) -> bool:
         """Whether a large ratio is a difference: the floor is known, or none could explain it."""
-        return self.jitter is not None or not self.wants_draws
+        return not self.undrawn
 
     def comparison(self) -> OutputComparison:
         """The figures for a report."""

@@ -6,14 +6,14 @@ Invariant: nobody changes `proto`; it mirrors the file, position for position, a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto, TensorProto
 
-from bnfold.model.storage import Span, Storage
+from bnfold.model.storage import Span, Storage, same_bytes
 from bnfold.model.tensors import canonical, decoded, external_entries
 
 if TYPE_CHECKING:
@@ -55,16 +55,28 @@ class ModelFile:
         path, size = self.locations[location]
         return Span(path, offset, int(entries.get("length", size - offset)))
 
+    def same_data(self, tensor: TensorProto, other: ModelFile, theirs: TensorProto) -> bool:
+        """Whether two tensors hold the same raw bytes, whether typed, inline or external; read in blocks.
+
+        Raises InputRefused when the data of either cannot be read.
+        """
+        one, two = self.span(tensor), other.span(theirs)
+        if one is not None and one.file is not None and one == two:
+            return True
+        return same_bytes(self._blocks(tensor), other._blocks(theirs))
+
     def sha256_of(self, tensor: TensorProto) -> str:
         """The hash of a tensor's data as raw bytes, the same for typed, inline and external storage."""
-        span = self.span(tensor)
         digest = hashlib.sha256()
-        if span is None:
-            digest.update(tensor.raw_data if tensor.HasField("raw_data") else canonical(tensor))
-            return digest.hexdigest()
-        for block in self.storage.blocks(span):
+        for block in self._blocks(tensor):
             digest.update(block)
         return digest.hexdigest()
+
+    def _blocks(self, tensor: TensorProto) -> Iterable[bytes | memoryview]:
+        span = self.span(tensor)
+        if span is not None:
+            return self.storage.blocks(span)
+        return (tensor.raw_data if tensor.HasField("raw_data") else canonical(tensor),)
 
     @property
     def has_external_data(self) -> bool:

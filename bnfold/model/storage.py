@@ -6,7 +6,7 @@ Invariant: a span is read completely or refused; a file that became shorter sinc
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,3 +60,22 @@ def _file_blocks(file: Path, offset: int, length: int) -> Iterator[bytes]:
                 raise InputRefused(f"{str(file)!r} became shorter since the model was opened")
             left -= len(block)
             yield block
+
+
+def same_bytes(ours: Iterable[bytes | memoryview], theirs: Iterable[bytes | memoryview]) -> bool:
+    """Whether two rows of blocks are the same bytes, however they are cut."""
+    one, two = iter(ours), iter(theirs)
+    left, right = _next(one), _next(two)
+    while left and right:
+        length = min(len(left), len(right))
+        # As bytes they are compared by one memcmp, as views element by element.
+        if bytes(left[:length]) != bytes(right[:length]):
+            return False
+        left = left[length:] or _next(one)
+        right = right[length:] or _next(two)
+    return not left and not right
+
+
+def _next(blocks: Iterator[bytes | memoryview]) -> memoryview:
+    """The next block that is not empty; an empty one at the end."""
+    return next((memoryview(block) for block in blocks if len(block)), memoryview(b""))

@@ -206,7 +206,7 @@ def test_python_that_gives_no_data_is_refused_in_one_line(given: object, says: s
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit(128 + signal.SIGTERM)])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit(128 + signal.SIGTERM), SystemExit(128 + signal.SIGHUP)])
 def test_a_stop_of_the_whole_process_is_no_failure_of_the_function(stop: BaseException) -> None:
     def stopped() -> np.ndarray:
         raise stop

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,9 @@ import pytest
 from conv_nets import WRONG, Layer, fold, folded, layer, original, saved
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import parser
 
+from bnfold.equality import end_to_end
 from bnfold.equality.end_to_end import Outcome, compare
 from bnfold.equality.runner import CannotRun, Limits, Runner
 from bnfold.errors import UsageError
@@ -392,3 +395,92 @@ def test_an_optimiser_that_changes_the_original_is_told_on(write: Callable[..., 
     assert outcome.word == "equal"
     assert outcome.end_to_end is not None
     assert outcome.end_to_end.notes[0].startswith("onnxruntime's own optimiser changes the original: output 'y'")
+
+
+# What is run, and how often.
+
+
+class Counting(Runner):
+    """Counts runs by file, whether optimised, and perturbation."""
+
+    def __init__(self) -> None:
+        super().__init__(Limits(timeout=60.0, threads=1))
+        self.runs: Counter[tuple[str, bool, int | None]] = Counter()
+
+    def run(self, model: Path, feeds: Mapping[str, np.ndarray], **wishes: object) -> dict[str, np.ndarray]:
+        self.runs[model.name, bool(wishes.get("optimise")), wishes.get("perturb")] += 1
+        return super().run(model, feeds, **wishes)
+
+
+def by_a_unit_or_two(write: Callable[..., Path]) -> tuple[Path, Path]:
+    """Two models apart by more than rounding their output explains, and less than rounding their constant does."""
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,64] x) => (float[N,1] y) { y = MatMul (x, w) }'
+    )
+    weight = np.array([[1.0], [-1.0]] * 32, np.float32) + np.arange(64, dtype=np.float32)[:, None] * 2.0**-20
+    models = []
+    for factor in (1, 1 + 2.0**-23):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        copy.graph.initializer.append(onnx.numpy_helper.from_array(weight * np.float32(factor), "w"))
+        models.append(write(copy, f"{len(models)}.onnx"))
+    return models[0], models[1]
+
+
+def test_nothing_is_run_twice_but_for_one_look_at_whether_it_repeats(write: Callable[..., Path]) -> None:
+    before, after = by_a_unit_or_two(write)
+    with Counting() as runner:
+        outcome = outcome_of(before, after, runner)
+    assert outcome.word == "within", outcome.sentence
+    assert outcome.end_to_end is not None
+    batches = len(outcome.end_to_end.comparisons)
+    drawn = {perturb: count for (_, _, perturb), count in runner.runs.items() if perturb is not None}
+    assert runner.runs[after.name, False, None] == batches
+    assert runner.runs[before.name, False, None] == batches + 1
+    assert runner.runs[before.name, True, None] == 1
+    assert all(count <= batches for count in drawn.values())
+
+
+def test_an_optimiser_that_rounds_otherwise_is_not_measured_against_draws(write: Callable[..., Path]) -> None:
+    class Rounding(Counting):
+        def run(self, model: Path, feeds: Mapping[str, np.ndarray], **wishes: object) -> dict[str, np.ndarray]:
+            outputs = super().run(model, feeds, **wishes)
+            factor = np.float32(1 + 12 * 2.0**-24 if wishes.get("optimise") else 1)
+            return {name: value * factor for name, value in outputs.items()}
+
+    path = write(IDENTITY)
+    with Rounding() as runner:
+        outcome = outcome_of(path, path, runner)
+    assert outcome.end_to_end is not None
+    assert outcome.end_to_end.notes == ()
+    assert {perturb for _, _, perturb in runner.runs} == {None}
+
+
+def test_what_is_too_much_to_keep_is_run_again_with_the_same_outcome(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = by_a_unit_or_two(write)
+    with Counting() as runner:
+        kept = outcome_of(before, after, runner)
+        few = runner.runs.total()
+        monkeypatch.setattr(end_to_end, "_MOST_KEPT", 0)
+        assert outcome_of(before, after, runner) == kept
+    assert runner.runs.total() > 2 * few
+
+
+def test_the_optimiser_is_not_tried_on_weights_without_end(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,64] x) => (float[N,64] y) { y = Mul (x, w) }'
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(64, np.float32), "w"))
+    path = write(model)
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="w.bin")
+    for most, tried in ((256, True), (255, False)):
+        monkeypatch.setattr(end_to_end, "_MOST_OPTIMISED", most)
+        with Counting() as runner:
+            outcome = outcome_of(path, path, runner)
+        assert outcome.end_to_end is not None
+        assert any("was not tried" in note for note in outcome.end_to_end.notes) is not tried
+        assert runner.runs[path.name, True, None] == tried

@@ -8,10 +8,11 @@ import pytest
 from onnx import helper, numpy_helper
 from site_models import model
 
+from bnfold.equality import fingerprints
 from bnfold.equality.fingerprints import Fingerprints
 from bnfold.equality.outline import Outline
 from bnfold.graph import Graph
-from bnfold.model import read
+from bnfold.model import ModelFile, read
 
 TEXT = "(float[2,3] x) => (float[2,3] y) { a = Mul(x,k) b = LeakyRelu<alpha = 0.25>(a) y = Sub(b,x) }"
 
@@ -88,3 +89,46 @@ def test_what_does_not_depend_on_an_input_does_not_vary() -> None:
     proto.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), "d"))
     outline = Outline.of(Graph.of(read(proto)))
     assert {name for name, value in outline.names.items() if value.id in outline.varying} == {"x", "y"}
+
+
+# Large constants.
+
+
+def large(**changes: float) -> onnx.ModelProto:
+    w = np.arange(600, dtype=np.float32)
+    for place, number in changes.items():
+        w[int(place[1:])] = number
+    return model("(float[2,600] x) => (float[2,600] y) { y = Mul(x,w) }", w=w)
+
+
+def prints(proto: onnx.ModelProto, original: Fingerprints | None = None) -> tuple[Fingerprints, bytes]:
+    outline = Outline.of(Graph.of(read(proto)))
+    found = Fingerprints(outline, original)
+    return found, found.all_values()[outline.names["y"].id]
+
+
+def test_a_large_constant_that_is_the_same_in_the_original_is_not_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprints, "_LARGE", 1024)
+    original, known = prints(large())
+    monkeypatch.delattr(ModelFile, "sha256_of")
+    assert prints(large(), original)[1] == known
+    with pytest.raises(AttributeError):
+        prints(large(_599=0.5), original)
+
+
+@pytest.mark.parametrize("place", ["_0", "_599"])
+def test_a_large_constant_of_the_same_name_with_other_numbers_is_another(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprints, "_LARGE", 1024)
+    original, known = prints(large())
+    other = large(**{place: 0.5})
+    assert prints(other, original)[1] == digest(other) != known
+
+
+def test_no_constant_is_hashed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    outline = Outline.of(Graph.of(read(large())))
+    found = Fingerprints(outline)
+    first = found.all_values()
+    monkeypatch.delattr(ModelFile, "sha256_of")
+    assert found.all_values() == first

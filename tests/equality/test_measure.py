@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from bnfold.equality import measure
 from bnfold.equality.measure import describe_constant, distance, number
 
 FLOATS = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, min_side=0), elements=st.floats(width=32))
@@ -88,3 +89,29 @@ def test_numbers_are_taken_where_there_are_any() -> None:
     assert number(np.array([[1, 2]]), (0, 1)) == 2.0
     assert number(np.array([1 + 2j]), (0,)) == 1.0
     assert math.isnan(number(np.array(["a"], dtype=object), (0,)))
+
+
+@given(st.data(), st.integers(1, 7))
+def test_blocks_of_any_size_give_the_same_figures(data: st.DataObject, size: int) -> None:
+    before = data.draw(FLOATS)
+    after = data.draw(hnp.arrays(np.float32, before.shape, elements=st.floats(width=32)))
+    mostly = data.draw(hnp.arrays(np.bool_, before.shape))
+    after[mostly] = before[mostly]
+    whole = distance(before, after)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "_BLOCK", size)
+        parts = distance(before, after)
+        assert describe_constant(before) == described(before)
+    assert (parts.equal, parts.alike, parts.largest) == (whole.equal, whole.alike, whole.largest)
+    assert (parts.index, parts.argmax_agreement) == (whole.index, whole.argmax_agreement)
+    assert parts.difference == pytest.approx(whole.difference, rel=1e-12)
+    assert parts.norm == pytest.approx(whole.norm, rel=1e-12)
+
+
+def described(values: np.ndarray) -> str | None:
+    wide = values.astype(np.float64).reshape(-1)
+    if wide.size < 2 or len(set(wide[np.isfinite(wide)])) > 1:
+        return None
+    if not np.isfinite(wide).any():
+        return "not finite"
+    return f"{wide[0]:.6g}" if np.isfinite(wide).all() else None

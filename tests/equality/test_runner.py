@@ -350,3 +350,12 @@ def test_external_data_are_found_beside_the_model(runner: Runner, tmp_path: Path
     assert runner.run(tmp_path / "m.onnx", {"x": ONES})["y"].tolist() == [2, 2, 2]
     moved = runner.run(tmp_path / "m.onnx", {"x": 0 * ONES}, perturb=1)["y"]
     assert 0 < np.abs(moved - 1).max() <= 2.0**-23
+
+
+def test_onnxruntime_reports_nothing_to_anybody(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(DOUBLE)
+    (path.parent / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(path.parent / "tmp"))
+    with Runner() as runner:
+        runner.run(path, {"x": ONES})
+    assert list((path.parent / "tmp").iterdir()) == []  # its telemetry would have left its mark

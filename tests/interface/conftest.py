@@ -41,6 +41,8 @@ def cli(desk: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Iterator[Calla
         assert isinstance(stopped.value.code, int)
         return Answer(stopped.value.code, out, err.decode())
 
-    before = signal.getsignal(signal.SIGTERM)
+    handled = [number for number in signal.Signals if number.name in {"SIGTERM", "SIGHUP"}]
+    before = {number: signal.getsignal(number) for number in handled}
     yield call
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -78,8 +78,8 @@ def folding(desk: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize(
     ("sent", "code", "sentence"),
-    [(signal.SIGINT, 130, b"bnfold: interrupted\n"), (signal.SIGTERM, 143, b"")],
-    ids=["SIGINT", "SIGTERM"],
+    [(signal.SIGINT, 130, b"bnfold: interrupted\n"), (signal.SIGTERM, 143, b""), (signal.SIGHUP, 129, b"")],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
 )
 def test_a_signal_ends_a_fold_without_a_trace(
     folding: subprocess.Popen[bytes], desk: Path, sent: signal.Signals, code: int, sentence: bytes
@@ -124,6 +124,78 @@ def test_the_child_of_a_killed_fold_ends_with_it_long_before_its_limits(desk: Pa
             process.kill()  # else leaving the block would wait for a fold that takes hours
     wait_until(lambda: not alive(child), "the child has gone")
     assert (desk / "endless.onnx").read_bytes() == was
+
+
+def test_a_fold_under_nohup_outlives_its_terminal(desk: Path) -> None:
+    onnx.save(endless(), desk / "endless.onnx")
+    arguments = ["nohup", *command("fold", "endless.onnx", "-o", "out.onnx", "--timeout", "3")]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(arguments, cwd=desk, env=environment(), **pipes) as process:
+        try:
+            wait_until(lambda: bool(temporaries(desk)) and bool(children(process.pid)), "the verification runs")
+            process.send_signal(signal.SIGHUP)
+            _, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, b"took longer than 2 s" in err) == (6, True)
+
+
+# The copy with perturbed constants, which takes as much room as the weights.
+
+VAST = 3 << 29
+"""Bytes of zeros in a file that takes no room: a second or two to perturb."""
+
+
+def vast(folder: Path, name: str, factor: float) -> None:
+    """A model that reads a vast table; two of them with almost the same factor are apart by more than rounding."""
+    model = parsed("(float[N,4] x, int64 i) => (float[N,4] y) { r = Gather(table,i) k = Mul(x,factor) y = Add(k,r) }")
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(factor), "factor"))
+    table = model.graph.initializer.add(name="table", data_type=1, dims=[VAST // 16, 4], data_location=1)
+    for key, value in (("location", f"{name}.data"), ("offset", "0"), ("length", str(VAST))):
+        table.external_data.add(key=key, value=value)
+    onnx.save(model, folder / f"{name}.onnx")
+    with (folder / f"{name}.data").open("wb") as file:
+        file.truncate(VAST)
+
+
+@pytest.fixture
+def perturbing(desk: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """`bnfold verify` while its child writes a perturbed copy, and the folder for temporary files."""
+    vast(desk, "one", 1.0)
+    vast(desk, "other", 1 + 10 * 2.0**-23)
+    scratch = desk / "tmp"
+    scratch.mkdir()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    arguments = command("verify", "one.onnx", "other.onnx")
+    with subprocess.Popen(arguments, cwd=desk, env=environment(TMPDIR=str(scratch)), **pipes) as process:
+        try:
+            wait_until(lambda: any(scratch.glob("*/*.data")), "the copy is being written")
+            yield process, scratch
+        finally:
+            process.kill()
+
+
+# To bnfold alone, to it and its child as a terminal sends it, and where neither lives to tidy up after the other.
+ALONE = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)]
+TOGETHER = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(
+    ("send", "sent", "code"), [(os.kill, *case) for case in ALONE] + [(os.killpg, *case) for case in TOGETHER]
+)
+def test_no_perturbed_copy_outlives_a_signal(
+    perturbing: tuple[subprocess.Popen[bytes], Path],
+    send: Callable[[int, signal.Signals], None],
+    sent: signal.Signals,
+    code: int,
+) -> None:
+    process, scratch = perturbing
+    (child,) = children(process.pid)
+    send(process.pid, sent)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == code
+    wait_until(lambda: not alive(child), "the child has gone")
+    assert list(scratch.iterdir()) == []
 
 
 def large(size: int) -> onnx.ModelProto:

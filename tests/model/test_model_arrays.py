@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.errors import InputRefused
 from bnfold.model import Address, GraphEdit, NewTensor, Span, read, to_bytes
+from bnfold.model.storage import same_bytes
 
 TYPES = [
     number for name, number in TensorProto.DataType.items() if name not in {"UNDEFINED", "STRING"}
@@ -72,16 +73,47 @@ def test_external_data(tmp_path, data_type):
     assert model.array(found).tobytes() == array.tobytes()
 
 
-def test_the_same_values_have_the_same_hash_in_every_storage(tmp_path):
-    array = np.arange(600, dtype=np.float32)
-    typed = helper.make_tensor("t", TensorProto.FLOAT, [600], array)
+def stored_three_ways(folder, array):
+    typed = helper.make_tensor("t", TensorProto.FLOAT, [len(array)], array)
     raw = numpy_helper.from_array(array, "t")
-    onnx.save_model(holding(raw), tmp_path / "m.onnx", save_as_external_data=True, location="w", size_threshold=2000)
-    hashes = set()
-    for source in (holding(typed), holding(raw), tmp_path / "m.onnx"):
-        model = read(source)
-        hashes.add(model.sha256_of(model.proto.graph.initializer[-1]))
-    assert len(hashes) == 1
+    onnx.save_model(holding(raw), folder / "m.onnx", save_as_external_data=True, location="w", size_threshold=2000)
+    models = [read(source) for source in (holding(typed), holding(raw), folder / "m.onnx")]
+    return [(model, model.proto.graph.initializer[-1]) for model in models]
+
+
+def test_the_same_values_are_the_same_data_in_every_storage(tmp_path):
+    array = np.arange(600, dtype=np.float32)
+    other = array.copy()
+    other[-1] += 1
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    same, different = stored_three_ways(tmp_path / "a", array), stored_three_ways(tmp_path / "b", other)
+    for model, tensor in same:
+        assert all(model.same_data(tensor, *one) for one in same)
+        assert not any(model.same_data(tensor, *one) for one in different)
+    assert len({model.sha256_of(tensor) for model, tensor in same}) == 1
+
+
+@pytest.mark.parametrize(
+    ("theirs", "same"),
+    [
+        ([b"abcdef"], True),
+        ([b"a", b"", memoryview(b"bcdef"), b""], True),
+        ([b"abc", b"def"], True),
+        ([b"abcde"], False),
+        ([b"abcdef", b"g"], False),
+        ([b"abcdeg"], False),
+        ([b"xbcdef"], False),
+        ([], False),
+    ],
+)
+def test_blocks_are_compared_however_they_are_cut(theirs, same):
+    assert same_bytes([b"ab", b"cdef"], theirs) is same
+    assert same_bytes(theirs, [memoryview(b"abcd"), b"ef"]) is same
+
+
+def test_nothing_is_the_same_as_nothing():
+    assert same_bytes([], [b""])
 
 
 def test_scalars_and_strings():
@@ -91,7 +123,11 @@ def test_scalars_and_strings():
     text = helper.make_tensor("t", TensorProto.STRING, [2], [b"a", b"bc"])
     model = read(holding(text))
     assert list(model.array(model.proto.graph.initializer[-1])) == ["a", "bc"]
-    assert len(model.sha256_of(model.proto.graph.initializer[-1])) == 64
+    other = read(holding(helper.make_tensor("t", TensorProto.STRING, [2], [b"ab", b"c"])))
+    found, theirs = model.proto.graph.initializer[-1], other.proto.graph.initializer[-1]
+    assert model.same_data(found, model, found)
+    assert not model.same_data(found, other, theirs)
+    assert model.sha256_of(found) != other.sha256_of(theirs)
 
 
 def test_strings_that_are_not_utf8_are_refused():
