@@ -23,7 +23,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "verifier"))
+# The bnfold that is tested is the one that stands beside this file.
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1] / "verifier")]
 import onnx
 from cases import BNFOLD, CORRECT, Finding
 from peers import Peers

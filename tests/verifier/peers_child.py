@@ -26,6 +26,8 @@ from onnx import TensorProto, numpy_helper
 ELEMENTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11}
 DRAWS = 3
+FREE = (1, 64, 224)
+"""Sizes tried for free dimensions from the third on; the others are 1."""
 
 
 def onnxsim(source: str, target: str) -> None:
@@ -83,9 +85,7 @@ def available() -> dict[str, dict[str, str]]:
 
 def compare(source: str, target: str) -> dict[str, Any]:
     before, after = _session(source), _session(target)
-    rng = np.random.default_rng(0)
-    feeds = {port.name: _feed(rng, port) for port in before.get_inputs()}
-    original = before.run(None, feeds)
+    feeds, original = _accepted(before)
     moved = [_session(_perturbed(source, seed)).run(None, feeds) for seed in range(DRAWS)]
     ratio = 0.0
     for place, (one, other) in enumerate(zip(original, after.run(None, feeds), strict=True)):
@@ -128,8 +128,21 @@ def _session(model: str | bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, _options(level), providers=["CPUExecutionProvider"])
 
 
-def _feed(rng: np.random.Generator, port: onnxruntime.NodeArg) -> np.ndarray:
-    shape = [size if isinstance(size, int) else 1 for size in port.shape]
+def _accepted(session: onnxruntime.InferenceSession) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    """Feeds of the first size of free dimensions that the model accepts, with its outputs."""
+    refused: Exception | None = None
+    for free in FREE:
+        rng = np.random.default_rng(0)
+        feeds = {port.name: _feed(rng, port, free) for port in session.get_inputs()}
+        try:
+            return feeds, session.run(None, feeds)
+        except Exception as error:  # noqa: BLE001  # onnxruntime has a class for each of its errors
+            refused = error
+    raise ValueError(f"no input is accepted: {refused}")
+
+
+def _feed(rng: np.random.Generator, port: onnxruntime.NodeArg, free: int) -> np.ndarray:
+    shape = [size if isinstance(size, int) else free if place > 1 else 1 for place, size in enumerate(port.shape)]
     if port.type in ELEMENTS:
         return rng.standard_normal(shape).astype(ELEMENTS[port.type])
     return np.ones(shape, {"tensor(bool)": np.bool_, "tensor(int64)": np.int64}.get(port.type, np.int32))
