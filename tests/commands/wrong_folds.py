@@ -25,11 +25,11 @@ from pathlib import Path
 
 # The bnfold that is tested is the one that stands beside this file.
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1] / "verifier")]
-import onnx
-from cases import BNFOLD, CORRECT, Finding
-from peers import Peers
-from series import Task, drawn, run
-from tables import caught_table, correct_table, listed, trait_table
+import onnx  # noqa: E402  # what is tested must be found first
+from cases import BNFOLD, CORRECT, Finding  # noqa: E402  # likewise
+from peers import Peers  # noqa: E402  # likewise
+from series import Task, drawn, run  # noqa: E402  # likewise
+from tables import caught_table, correct_table, listed, trait_table  # noqa: E402  # likewise
 
 SERIES_LENGTH = 20
 
