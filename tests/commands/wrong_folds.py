@@ -26,7 +26,7 @@ from pathlib import Path
 # The bnfold that is tested is the one that stands beside this file.
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1] / "verifier")]
 import onnx  # noqa: E402  # what is tested must be found first
-from cases import BNFOLD, CORRECT, Finding  # noqa: E402  # likewise
+from cases import BNFOLD, CORRECT, Finding, combination  # noqa: E402  # likewise
 from peers import Peers  # noqa: E402  # likewise
 from series import Task, drawn, run  # noqa: E402  # likewise
 from tables import caught_table, correct_table, listed, trait_table  # noqa: E402  # likewise
@@ -45,7 +45,17 @@ def main() -> int:
     series = options.series or "wrong"
     count = SERIES_LENGTH if options.series else options.count
     seeds = options.only or range(options.seed, options.seed + count)
-    return wrong([Task(series, seed, names=options.names, deepest=options.deepest) for seed in seeds], options)
+    chosen = [seed for seed in seeds if series != "wrong" or is_wanted(seed, options)]
+    if not chosen:
+        say("No seed of these has that kind and family.")
+        return 2
+    return wrong([Task(series, seed, names=options.names, deepest=options.deepest) for seed in chosen], options)
+
+
+def is_wanted(seed: int, options: argparse.Namespace) -> bool:
+    """Whether a wrong fold's seed has the kind and family asked for."""
+    kind, family = combination(seed)
+    return options.kind in {"", kind} and options.family in {"", family}
 
 
 def parsed() -> argparse.Namespace:
@@ -55,7 +65,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--only", type=int, action="append", default=[], metavar="SEED", help="this one; repeatable")
     parser.add_argument("--correct", type=int, metavar="N", help="correct folds instead, N of them")
-    parser.add_argument("--kind", default="", help="with --correct: this kind alone")
+    parser.add_argument(
+        "--kind", default="", help="this kind alone, of wrong folds or, with --correct, of correct ones"
+    )
+    parser.add_argument("--family", default="", help="wrong folds of this family alone")
     parser.add_argument("--series", choices=["epsilon61"], help=f"{SERIES_LENGTH} deep networks")
     parser.add_argument("--names", choices=["norm", "home", "fresh"], help="how wrong folds name their values")
     parser.add_argument("--deepest", type=int, default=61, help="the most layers")

@@ -75,9 +75,14 @@ class Finding:
     seconds: float = 0.0
 
 
+def combination(seed: int) -> tuple[str, str]:
+    """The kind and family of a wrong fold's seed."""
+    return COMBINATIONS[seed % len(COMBINATIONS)]
+
+
 def wrong(seed: int, *, names: Names | None = None, deepest: int = 61) -> Case:
     """The wrong fold of this seed; `names` and `deepest` restrict what it may draw."""
-    kind, family = COMBINATIONS[seed % len(COMBINATIONS)]
+    kind, family = combination(seed)
     given = np.random.default_rng([seed, 0])
     everywhere = bool(given.random() < 0.4)
     half = bool(given.random() < 0.25) and kind not in faults.FLOAT32_ALONE

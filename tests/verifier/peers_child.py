@@ -26,6 +26,8 @@ from onnx import TensorProto, numpy_helper
 ELEMENTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11}
 DRAWS = 3
+FEW = 8
+"""Constants of fewer elements stay: the scales of a Resize are no weights, and decide shapes."""
 FREE = (1, 64, 224)
 """Sizes tried for free dimensions from the third on; the others are 1."""
 
@@ -156,6 +158,8 @@ def _perturbed(source: str, seed: int) -> bytes:
         if tensor.data_type not in {TensorProto.FLOAT, TensorProto.FLOAT16}:
             continue
         array = numpy_helper.to_array(tensor)
+        if array.size < FEW:
+            continue
         factor = 1 + rng.choice([-1, 1], array.shape) * 2 * UNITS[array.dtype.name] * rng.random(array.shape)
         tensor.CopyFrom(numpy_helper.from_array((array * factor).astype(array.dtype), tensor.name))
     return model.SerializeToString()

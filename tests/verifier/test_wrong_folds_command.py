@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from cases import Finding, right
+from cases import COMBINATIONS, Finding, right
 from peers import PeerFailed, Peers, ratio
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "commands"))
@@ -54,6 +54,16 @@ def test_a_wrong_fold_that_is_not_called_different_ends_with_1_and_its_seed(
 def test_a_correct_fold_that_is_rejected_ends_with_1(word: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, word)
     assert ended(monkeypatch, "--correct", "3") == code
+
+
+def test_a_kind_and_a_family_choose_among_the_seeds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answering(monkeypatch, "differs")
+    every = str(len(COMBINATIONS))
+    assert ended(monkeypatch, "--count", every, "--family", "depthwise", "--kind", "groups mixed") == 0
+    assert "1 of 1 caught." in capsys.readouterr().out
+    assert ended(monkeypatch, "--count", every, "--family", "gemm", "--kind", "groups mixed") == 2
 
 
 def test_both_models_of_a_seed_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
