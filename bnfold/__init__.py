@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bnfold.affine import Affine
     from bnfold.api import explain, fold, operators, plan, verify
     from bnfold.equality.certificate import Certificate
-    from bnfold.equality.verdict import Counterexample, Differs, EndToEnd, Same, Unknown, Verdict
+    from bnfold.equality.verdict import Counterexample, Differs, EndToEnd, Recheck, Same, Unknown, Verdict
     from bnfold.errors import (
         BatchNormsLeft,
         BnfoldError,
@@ -37,7 +37,7 @@ _HOMES = {
     "bnfold.affine": ("Affine",),
     "bnfold.api": ("explain", "fold", "operators", "plan", "verify"),
     "bnfold.equality.certificate": ("Certificate",),
-    "bnfold.equality.verdict": ("Counterexample", "Differs", "EndToEnd", "Same", "Unknown", "Verdict"),
+    "bnfold.equality.verdict": ("Counterexample", "Differs", "EndToEnd", "Recheck", "Same", "Unknown", "Verdict"),
     "bnfold.errors": (
         "BatchNormsLeft",
         "BnfoldError",
@@ -87,6 +87,7 @@ __all__ = [
     "NotVerified",
     "Plan",
     "Reason",
+    "Recheck",
     "Refusal",
     "Same",
     "Site",

@@ -58,7 +58,8 @@ def share(
 ) -> Float64:
     """|times*written - reference| as a share of the bound: at most 1 passes."""
     with np.errstate(all="ignore"):
-        half = np.maximum(_half_ulp((reference / times).astype(now.dtype)), _half_ulp(now)) * abs(times)
+        # Of both, for below a power of two the unit is half as large: the number beside the right one would pass.
+        half = np.minimum(_half_ulp((reference / times).astype(now.dtype)), _half_ulp(now)) * abs(times)
         bound = half + 2 * (terms + 10) * 2.0**-53 * magnitude
         difference = np.abs(now.astype(np.float64) * times - reference)
         found = difference / bound

@@ -281,6 +281,26 @@ def subtrahend_that_stays(draw: Draw) -> Pair:
 
 
 @kind
+def gemm_that_keeps_the_factor_of_its_bias(draw: Draw) -> Pair:
+    w, c, k = draw.weights(3, 4), draw.terms(4), draw.factors(4)
+    return pair_of(
+        draw, "(float[2,3] x) => (float[2,4] y)", "h = Gemm<beta=-4.0>(x,w,c) t = Mul(h,k) y = Relu(t)",
+        "t = Gemm<beta=-4.0>(x,w1,c1) y = Relu(t)", "t: -> h", old={"w": w, "c": c, "k": k},
+        new={"w1": wide(w) * wide(k), "c1": wide(c) * wide(k)},
+    )  # fmt: skip
+
+
+@kind
+def gemm_with_another_factor_of_its_bias(draw: Draw) -> Pair:
+    w, c, k = draw.weights(3, 4), draw.terms(4), draw.factors(4)
+    return pair_of(
+        draw, "(float[2,3] x) => (float[2,4] y)", "h = Gemm<beta=0.5>(x,w,c) t = Mul(h,k) y = Relu(t)",
+        "t = Gemm<beta=0.25>(x,w1,c1) y = Relu(t)", "t: -> h", old={"w": w, "c": c, "k": k},
+        new={"w1": wide(w) * wide(k), "c1": 2 * wide(c) * wide(k)},
+    )  # fmt: skip
+
+
+@kind
 def gemm_with_both_factors(draw: Draw) -> Pair:
     w, c, k, d = draw.weights(4, 3), draw.terms(4), draw.factors(4), draw.terms(2, 1)
     gemm = "Gemm<alpha=0.5,beta=2.0,transB=1>"

@@ -200,6 +200,18 @@ def test_an_add_on_the_way_that_is_no_home_is_not_followed() -> None:
     undecided(pair, "a claim passes Add#1, which is none of its homes")
 
 
+def test_a_sum_of_constants_on_the_way_is_not_followed() -> None:
+    """Either of its operands could be the one that is rewritten."""
+    draw = Draw(1, exact=True)
+    w, k, f = draw.weights(3, 4), draw.terms(2, 4), draw.factors(4)
+    pair = pair_of(
+        draw, "(float[2,4] x) => (float[2,4] y)", "m = MatMul(w0,w) t = Add(k,m) u = Mul(t,f) y = Add(x,u)",
+        "m1 = MatMul(w0,w1) u = Add(k1,m1) y = Add(x,u)", "u: t -> t m", shared={"w0": draw.weights(2, 3)},
+        old={"w": w, "k": k, "f": f}, new={"w1": wide(w) * wide(f), "k1": wide(k) * wide(f)},
+    )  # fmt: skip
+    undecided(pair, "the data of Add#1 are constant themselves")
+
+
 def test_a_shift_taken_by_the_farther_of_two_adds_is_refused() -> None:
     """The same function all the same: refused, because the numbers are not those that the claim means."""
     pair = by_way_of_two_adds()

@@ -11,6 +11,10 @@ from certificate_pairs import Draw, Pair, pair_of, rounded, wide
 from onnx import helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
+from bnfold.equality.certificate import certify
+from bnfold.graph import Graph
+from bnfold.model import read
+
 CONV = "(float[1,3,8] x) => (float[1,4,6] y)"
 
 
@@ -46,6 +50,8 @@ def test_where_inference_is_assumed_only_the_flag_does_not_count() -> None:
         pair = old_normalization(attributes, draw=Draw())
         assert pair.certificate().failure == sentence
         certified(pair, assume_inference=True)
+        graphs = [Graph.of(read(model)) for model in (pair.before, pair.after)]
+        assert certify(*graphs, pair.claims).failure == sentence  # nobody assumes it unasked
         further = copied(pair.before)
         further.graph.node[1].output.extend(["mean", "var"])
         assert replace(pair, before=further).certificate(assume_inference=True).failure == sentence

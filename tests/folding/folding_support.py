@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper, parser
 
@@ -25,6 +25,9 @@ from bnfold.graph import Graph
 from bnfold.model import read, to_bytes
 from bnfold.ops.reasons import REASONS
 from bnfold.planning import Move, Plan, Refusal, make_plan
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Array = NDArray[np.generic]
 Feeds = Mapping[str, Array]
@@ -178,6 +181,8 @@ def session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """A session with every graph optimisation off; refuses what onnxruntime dies of."""
     for node in proto.graph.node:
         assert node.op_type != "BatchNormalization" or all(node.output), "never run this in the process of the tests"
+    import onnxruntime  # noqa: PLC0415  # a test that runs nothing does without it
+
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1

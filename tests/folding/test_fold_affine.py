@@ -146,6 +146,7 @@ def test_equality_is_of_scale_and_of_shift_and_nothing_hashes() -> None:
     assert ours != Affine([1.0, 2.0], [0.0, 2.0])
     assert ours != Affine([1.0, 3.0], [0.0, 1.0])
     assert ours != (1.0, 2.0)
+    assert (ours == (1.0, 2.0)) is False  # and not None, which is false as well
     with pytest.raises(TypeError):
         hash(ours)
 

@@ -10,6 +10,7 @@ from folding_draws import Array, examples
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import bnfold.affine as affine_module
 from bnfold.affine import LARGEST_EXPANSION, Affine, regroup
 
 Shape = tuple[int, ...]
@@ -173,6 +174,13 @@ def test_an_affine_as_large_as_a_feature_map_is_not_built() -> None:
     assert affine.reshaped((2, side), (2, side, 1)) is not None
 
 
+def test_an_affine_may_grow_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(affine_module, "LARGEST_EXPANSION", 6)
+    affine = Affine.per_channel([1.0, 2.0], [0.0, 0.0], rank=2, axis=0)
+    assert affine.reshaped((2, 3), (6,)) is not None
+    assert affine.reshaped((2, 4), (8,)) is None
+
+
 @examples(150)
 @given(st.data())
 def test_regroup_pairs_all_axes_in_order_and_each_group_has_one_product(data: st.DataObject) -> None:
@@ -210,6 +218,7 @@ def test_regroup_backward_is_regroup_mirrored(data: st.DataObject) -> None:
     assert there == tuple((ours, theirs) for theirs, ours in back or ())
 
 
-@pytest.mark.parametrize(("source", "target"), [((0, 3), (0,)), ((3,), (4,)), ((2, 3), (7,)), (("N", 4), ("N", 3))])
+@pytest.mark.parametrize(("source", "target"), [((0, 3), (0,)), ((3,), (4,)), ((2, 3), (7,)), (("N", 4), ("N", 3)),
+                                                   ((0, "N"), ("M",)), (("M",), ("N", 0))])  # fmt: skip
 def test_regroup_knows_no_groups_where_totals_contradict_or_a_size_is_zero(source: object, target: object) -> None:
     assert regroup(source, target) is None

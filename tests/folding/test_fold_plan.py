@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ def test_a_plan_goes_through_json_and_comes_back_equal_to_the_last_bit() -> None
     assert json.dumps(back.to_json()) == text
     graph = Graph.of(read(two()))
     assert to_bytes(graph.model, rewrite(graph, back).edits) == fold(two()).bytes
+
+
+def test_a_plan_that_moves_what_is_none_is_refused_though_its_fingerprint_is_right() -> None:
+    graph, plan = Graph.of(read(two())), plan_of(two())
+    relu = graph.nodes[2].site
+    (move,) = plan.moves
+    with pytest.raises(UsageError, match="the plan moves Relu#2, which is no affine"):
+        rewrite(graph, replace(plan, moves=(replace(move, site=relu),)))
+    elsewhere = (replace(move.arrivals[0], home=relu),)
+    with pytest.raises(UsageError, match="the plan names Relu#2 as a home, and it is none"):
+        rewrite(graph, replace(plan, moves=(replace(move, arrivals=elsewhere),)))
 
 
 @pytest.mark.parametrize(

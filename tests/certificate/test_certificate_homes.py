@@ -1,0 +1,174 @@
+"""What a home is told by the values around it, which figures a check bears, and constants of forms that do not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import test_certificate_quantized
+from certificate_folds import copied, put
+from certificate_kinds import KINDS
+from certificate_pairs import Draw, Pair, pair_of, wide
+from onnx import TensorProto, helper
+
+from bnfold.equality import numbers
+from bnfold.equality.certificate import Certificate
+
+CONV = "(float[1,3,8] x) => (float[1,4,6] y)"
+
+
+def holds(pair: Pair) -> Certificate:
+    checked = pair.certificate()
+    assert (checked.failure, checked.uncertain) == (None, None)
+    return checked
+
+
+# How many dimensions a home puts out, where nothing says so of its output.
+
+
+def without_rank(pair: Pair, **known: list[int]) -> Pair:
+    """The same pair, of whose input nothing is known, and of whose values only what is said here."""
+    models = []
+    for model in map(copied, (pair.before, pair.after)):
+        for entry in (*model.graph.input, *model.graph.output):
+            entry.type.tensor_type.ClearField("shape")
+        del model.graph.value_info[:]
+        models.append(model)
+    for name, dims in known.items():
+        models[0].graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, dims))
+    before, after = models
+    return replace(pair, before=before, after=after)
+
+
+def by_way_of(text: str, draw: Draw) -> Pair:
+    w, k = draw.weights(3, 4), draw.factors(4)
+    return pair_of(
+        draw, "(float[2,5,3] x) => (float y)", f"c = MatMul(x,w) t = {text} n = Mul(t,k) y = Relu(n)",
+        f"c1 = MatMul(x,w1) n = {text.replace('(c', '(c1')} y = Relu(n)", "n: t -> c",
+        shared={"s": np.array([2, 5, 4])}, old={"w": w, "k": k}, new={"w1": wide(w) * wide(k)},
+    )  # fmt: skip
+
+
+def test_the_rank_of_a_home_is_that_of_what_stands_behind_it() -> None:
+    pair = by_way_of("Identity(c)", Draw(1))
+    holds(pair)
+    assert "unknown rank" in str(without_rank(pair).certificate().uncertain)
+    holds(without_rank(pair, c=[2, 5, 4]))
+    holds(without_rank(pair, t=[2, 5, 4]))
+
+
+def test_the_rank_behind_a_reshape_is_not_that_of_the_home() -> None:
+    pair = by_way_of("Reshape(c,s)", Draw(1))
+    holds(pair)
+    assert "unknown rank" in str(without_rank(pair, t=[2, 5, 4]).certificate().uncertain)
+    flat = by_way_of("Flatten<axis=2>(c)", Draw(1))
+    holds(flat)
+    assert "unknown rank" in str(without_rank(flat, t=[10, 4]).certificate().uncertain)
+
+
+def test_a_note_of_another_rank_than_the_value_has_decides_nothing() -> None:
+    """It is not the producers' word, and the file's own would make another axis the channels."""
+    draw = Draw(2)
+    w, (parameters, a, s) = draw.weights(4, 3, 3), draw.normalization(4)
+    pair = pair_of(
+        draw, CONV, "c = Conv(x,w) n = BN(c,g,e,m,v) y = Relu(n)", "n = Conv(x,w1,b1) y = Relu(n)", "n: -> c",
+        old={"w": w, **parameters}, new={"w1": wide(w) * a[:, None, None], "b1": s},
+    )  # fmt: skip
+    holds(pair)
+    noted = without_rank(pair, c=[1, 4, 6, 1])
+    checked = noted.certificate()
+    assert "the rank before BatchNormalization#1 is not what its producers make it" in str(checked.uncertain)
+
+
+# Figures.
+
+
+def figures(pair: Pair) -> list[tuple[str, int, int]]:
+    return [(part.what, part.terms, part.numbers) for check in holds(pair).homes for part in check.parts]
+
+
+FIGURES = {  # of each home in turn: what was compared, K, and how many numbers
+    "matmul before a scale alone": [("weight", 1, 12), ("bias", 3, 4)],
+    "matmul of rank 3 before hand written scale and shift": [("weight", 2, 12), ("bias", 5, 4)],
+    "conv by way of an add that takes the shift": [
+        ("scale", 1, 0), ("bias", 3, 4), ("weight", 1, 36), ("bias", 3, 4),
+    ],
+    "conv by way of factors that stay": [("weight", 1, 36), ("bias", 6, 4)],
+    "conv by way of a factor whose axis is moved": [("weight", 1, 36), ("bias", 4, 4)],
+    "conv before every hand written operator": [("weight", 6, 36), ("bias", 13, 4)],
+    "divisor that stays behind a transpose": [("weight", 2, 3), ("bias", 3, 3)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_the_terms_of_each_bound_are_those_that_were_added(kind: str) -> None:
+    """One factor for each affine, and one division; for a bias the old one, and of each affine two and one for each
+    factor that it passes and that stays. A home without a weight has a scale, which is one, and of no numbers."""
+    assert figures(KINDS[kind](Draw(1))) == FIGURES[kind]
+
+
+def test_quantised_constants_are_checked_by_their_scales() -> None:
+    kinds = test_certificate_quantized.KINDS
+    assert figures(kinds["conv with a quantised bias"](Draw(1))) == [
+        ("scale of the weight", 1, 4),
+        ("scale of the bias", 2, 4),
+    ]
+    assert figures(kinds["conv with scales per channel and a float bias"](Draw(1))) == [
+        ("scale of the weight", 1, 4),
+        ("bias", 3, 4),
+    ]
+
+
+def test_the_worst_share_is_that_of_all_pieces_of_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = KINDS["matmul of a matrix before a normalization"](Draw(1))
+    (whole,) = holds(pair).homes
+    monkeypatch.setattr(numbers, "BLOCK", 4)
+    assert holds(pair).homes == (whole,)
+    assert whole.parts[0].worst > 0
+    assert whole.worst == max(part.worst for part in whole.parts)
+
+
+def test_a_wrong_number_is_found_in_any_piece_of_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbers, "BLOCK", 4)
+    pair = KINDS["matmul of a matrix before a normalization"](Draw(1))
+    for row in range(3):
+        after = copied(pair.after)
+        values = onnx.numpy_helper.to_array(next(t for t in after.graph.initializer if t.name == "w1")).copy()
+        values[row, 1] *= 1.001
+        assert "and should be" in str(pair.certificate(put(after, w1=values)).failure)
+
+
+# Constants of forms that do not fit.
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (4, 1), (3,), (5,), (), (2, 2)])
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_bias_that_is_no_vector_of_the_channels_is_refused(shape: tuple[int, ...], side: str) -> None:
+    draw = Draw(1)
+    w, b, k = draw.weights(4, 3, 3), draw.terms(4), draw.factors(4, 1)
+    pair = pair_of(
+        draw, CONV, "c = Conv(x,w,b) n = Mul(c,k) y = Relu(n)", "n = Conv(x,w1,b1) y = Relu(n)", "n: -> c",
+        old={"w": w, "b": b, "k": k}, new={"w1": wide(w) * wide(k)[:, None], "b1": wide(b) * wide(k)[:, 0]},
+    )  # fmt: skip
+    holds(pair)
+    broken = {"before": pair.before, "after": pair.after}[side]
+    put(broken, **{"b" if side == "before" else "b1": np.resize(draw.terms(4), shape).astype("f")})
+    assert f"the bias of Conv#0 has the shape {shape}" in str(pair.certificate().failure)
+
+
+@pytest.mark.parametrize("text", ["Add(c,x)", "Add(x,c)", "Mul(c,x)", "Mul(x,c)", "Sub(c,x)"])
+def test_a_constant_with_fewer_dimensions_than_before_is_refused(text: str) -> None:
+    """Of a value with fewer dimensions itself, or of none that are known, it would make another one."""
+    draw = Draw(1)
+    c, k = draw.factors(1, 4), draw.factors(4)
+    pair = pair_of(
+        draw, "(float[2,4] x) => (float[2,4] y)", f"t = {text} n = Mul(t,k) y = Relu(n)",
+        f"n = {text.replace('c', 'c1')} y = Relu(n)", "n: -> t", old={"c": c, "k": k},
+        new={"c1": wide(c) * wide(k)},
+    )  # fmt: skip
+    if text.startswith("Mul"):
+        holds(pair)
+    put(pair.after, c1=(c * k)[0])
+    assert "has fewer dimensions than the old one" in str(pair.certificate().failure)
