@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, parser
+from onnx import TensorProto, numpy_helper, parser
 
 WIDTH = 256
 ROWS = 4  # at either end of the table, that are read
@@ -58,17 +58,13 @@ def made(folder: Path, gib: float, *, dense: bool) -> Path:
         model.graph.initializer.append(numpy_helper.from_array(random.uniform(0.5, 1.5, 8).astype(np.float32), name))
     weights = {"w": random.standard_normal((8, 8, 3, 3)) / 8, "tail": random.standard_normal((WIDTH, 8)) / 16}
     with (folder / "model.data").open("wb") as file:
-        ends = random.standard_normal((2 * ROWS, WIDTH)).astype(np.float32).tobytes()
-        for start in range(0, rows * WIDTH * 4, BLOCK) if dense else ():
-            length = min(BLOCK, rows * WIDTH * 4 - start) // 4
+        size = rows * WIDTH * 4
+        for start in range(0, size, BLOCK) if dense else ():
             file.seek(start)
-            file.write(random.standard_normal(length, np.float32).tobytes())
-        for place, content in (
-            (0, ends[: len(ends) // 2]),
-            (rows * WIDTH * 4 - len(ends) // 2, ends[len(ends) // 2 :]),
-        ):
+            file.write(random.standard_normal(min(BLOCK, size - start) // 4, np.float32).tobytes())
+        for place in (0, size - ROWS * WIDTH * 4):
             file.seek(place)
-            file.write(content)
+            file.write(random.standard_normal((ROWS, WIDTH), np.float32).tobytes())
         model.graph.initializer.append(external("table", (rows, WIDTH), 0))
         for name, array in weights.items():
             start = file.tell() + -file.tell() % 4096
@@ -164,9 +160,8 @@ def measured(arguments: list[str], folder: Path, unit: float, expected: int = 0)
         thread.join()
     parent, child = watch.parent, watch.child
     title = " ".join(arguments[2:]) if arguments[0] == "-m" else "(imports alone)"
-    say(
-        f"  {title:58} {spent:7.1f} s {spent / unit:6.2f}  {parent.resident:6.0f}  {child.private:6.0f} {child.mapped:6.0f}"
-    )
+    peaks = f"{parent.resident:6.0f}  {child.private:6.0f} {child.mapped:6.0f}"
+    say(f"  {title:58} {spent:7.1f} s {spent / unit:6.2f}  {peaks}")
     if process.returncode != expected:
         raise SystemExit(f"exit code {process.returncode}, and {expected} was expected:\n{out.decode()}")
 
