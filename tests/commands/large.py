@@ -185,6 +185,8 @@ def main() -> int:
             bnfold = ["-m", "bnfold"]
             measured([*bnfold, "plan", "model.onnx"], folder, unit)
             for level in ("off", "certificate", "full"):
+                for old in folder.glob("folded.onnx*"):  # else the new data would get another name, and these stay
+                    old.unlink()
                 measured([*bnfold, "fold", "model.onnx", "-o", "folded.onnx", "--verify", level], folder, unit)
             measured([*bnfold, "verify", "model.onnx", "folded.onnx"], folder, unit)
             measured([*bnfold, "verify", "model.onnx", "model.onnx"], folder, unit)
