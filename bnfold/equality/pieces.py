@@ -38,6 +38,12 @@ class Source:
         """The model."""
         return self.graph.model
 
+    @property
+    def held_at(self) -> Path:
+        """The file whose bytes pieces name: onnxruntime reads none through a link that leads out of its folder."""
+        # External data are looked for beside the link.
+        return self.path.absolute() if self.file.has_external_data else self.path.resolve()
+
 
 def holds_graphs(nodes: Iterable[Node]) -> bool:
     """Whether any of these nodes has a body."""
@@ -114,7 +120,7 @@ class Piece:
         if tensor.data_location == TensorProto.EXTERNAL and not external_entries(tensor).get("location"):
             for entry in tensor.external_data:
                 if entry.key == "location":
-                    entry.value = self.source.path.name
+                    entry.value = self.source.held_at.name
         self.initializers[value.name] = tensor
 
 

@@ -204,7 +204,7 @@ class SiteRuns:
     def _run(
         self, side: Side, piece: Piece, feeds: Mapping[str, Array], perturb: int | None = None
     ) -> dict[str, Array]:
-        folder = side.source.path.absolute().parent
+        folder = side.source.held_at.parent
         return dict(self._runner.run_piece(piece.to_bytes(), folder, feeds, perturb=perturb))
 
     def _is_input(self, value: Value) -> bool:

@@ -359,3 +359,24 @@ def test_onnxruntime_reports_nothing_to_anybody(write: Callable[..., Path], monk
     with Runner() as runner:
         runner.run(path, {"x": ONES})
     assert list((path.parent / "tmp").iterdir()) == []  # its telemetry would have left its mark
+
+
+@posix
+def test_mapped_data_of_one_model_make_way_for_those_of_another(tmp_path: Path) -> None:
+    size = 1 << 30
+    for name in ("one", "other"):
+        model = parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 17]> g (int64 i) => (float[4] y) { y = Gather (table, i) }'
+        )
+        table = model.graph.initializer.add(name="table", data_type=1, dims=[size // 16, 4], data_location=1)
+        for key, value in (("location", f"{name}.data"), ("offset", "0"), ("length", str(size))):
+            table.external_data.add(key=key, value=value)
+        onnx.save(model, tmp_path / f"{name}.onnx")
+        with (tmp_path / f"{name}.data").open("wb") as file:
+            file.truncate(size)
+    with Runner(Limits(memory=size * 15 // 8)) as runner:
+        for name in ("one", "other", "one"):
+            assert runner.run(tmp_path / f"{name}.onnx", {"i": np.array(3)})["y"].tolist() == [0] * 4
+    with Runner(Limits(memory=size)) as runner, pytest.raises(CannotRun) as caught:
+        runner.run(tmp_path / "one.onnx", {"i": np.array(3)})
+    assert caught.value.kind == "memory"

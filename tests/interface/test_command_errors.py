@@ -347,7 +347,9 @@ def test_a_report_that_cannot_be_written_exits_5(cli: Cli) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
-@pytest.mark.parametrize("arguments", ["plan m.onnx", "ops", "explain", "--help", "fold m.onnx --verify off -q -o -"])
+@pytest.mark.parametrize(
+    "arguments", ["plan m.onnx", "verify m.onnx m.onnx", "ops", "explain", "--help", "fold m.onnx --verify off -q -o -"]
+)
 def test_a_full_stdout_exits_5(desk: Path, arguments: str) -> None:
     line = f'"$@" {arguments} > /dev/full; exit $?'
     answer = shell(line, desk)
@@ -363,7 +365,9 @@ def shell(line: str, folder: Path) -> Answer:
     return Answer(done.returncode, done.stdout, done.stderr.decode())
 
 
-@pytest.mark.parametrize("arguments", ["plan m.onnx -v", "ops", "explain", "--help", "fold m.onnx --verify off -o -"])
+@pytest.mark.parametrize(
+    "arguments", ["plan m.onnx -v", "verify m.onnx m.onnx", "ops", "explain", "--help", "fold m.onnx --verify off -o -"]
+)
 def test_a_closed_pipe_is_neither_a_finding_nor_a_traceback(desk: Path, arguments: str) -> None:
     answer = shell(f'"$@" {arguments} 2> err | true; echo ${{PIPESTATUS[0]}}', desk)
     assert answer.out.split() == ["141"]
@@ -377,6 +381,7 @@ def test_an_error_that_nobody_hears_keeps_its_code(desk: Path) -> None:
 
 def test_a_closed_stdout_is_no_bug(desk: Path) -> None:
     assert shell('"$@" fold m.onnx -o o.onnx >&-', desk).code == 0
+    assert shell('"$@" verify m.onnx two.onnx >&-', desk).code == 1
     refused(shell('"$@" fold m.onnx -q -o - >&-', desk), 5, "closed")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from command_line import FOLDABLE, Answer, custom, foldable, operators, parsed, refused, run
+from command_line import DIGITS, FOLDABLE, Answer, custom, foldable, operators, parsed, refused, run
 
 from bnfold.equality.runner import Runner
 
@@ -85,6 +85,18 @@ def test_the_same_file_twice_is_the_same_without_any_draw(cli: Cli, monkeypatch:
     )
     because(cli("verify", "m.onnx", "m.onnx"), 0, "same")
     assert set(asked) == {None}
+
+
+def test_a_model_behind_a_symbolic_link_is_compared_site_by_site_as_any_other(cli: Cli, desk: Path) -> None:
+    """As in the caches of download tools: a folder of links to blobs elsewhere."""
+    (desk / "links").mkdir()
+    shutil.copy(DIGITS, desk / "digits.onnx")
+    (desk / "links" / "model.onnx").symlink_to("../digits.onnx")
+    assert cli("fold", "digits.onnx", "-o", "folded.onnx", "-q").code == 0
+    for one, other in (("links/model.onnx", "folded.onnx"), ("folded.onnx", "links/model.onnx")):
+        answer = cli("verify", one, other)
+        because(answer, 0, "same")
+        assert "could not be compared" not in answer.out
 
 
 # NaN, and outputs that are not there.
