@@ -24,6 +24,7 @@ from bnfold.equality import data_files
 from bnfold.equality.data_files import SUFFIXES, arrays_of
 from bnfold.equality.data_fitting import Given, batches_of, whole_batch
 from bnfold.equality.data_functions import MOST_SETS, is_function_name, sets_of, sets_of_function
+from bnfold.equality.inputs import fed_inputs
 from bnfold.equality.saving import is_one_batch
 from bnfold.equality.test_sets import batch_of_set, sets_in
 from bnfold.errors import UsageError
@@ -84,7 +85,9 @@ def _of_path(model: onnx.ModelProto, path: Path) -> tuple[Batch, ...]:
     most = data_files.MOST_BYTES
     if not path.is_dir():
         given = Given(path.name, "data", arrays_of(path, path.name, most))
-        return (whole_batch(model, given),) if is_one_batch(path) else _batches(model, (given,))
+        if is_one_batch(path) and given.arrays.keys() == {port.name for port in fed_inputs(model)}:
+            return (whole_batch(model, replace(given, label="data, as one batch")),)
+        return _batches(model, (given,))
     entries = sorted(path.iterdir())
     files = [entry for entry in entries if entry.suffix in SUFFIXES and not entry.name.startswith(".")]
     sets = sets_in(path)

@@ -93,7 +93,7 @@ class SiteJudge:
         """What a faulty value would do at a later site if nothing undid it, and what is found there.
 
         The value is taken for `cause`, the later site for `target`. Both come as differences from what the original has
-        there; None where the target does not depend on the cause, or one of them is no value of that form.
+        there, empty where the values cannot be subtracted; None where the target does not depend on the cause.
         """
         if failed.after is None:
             return None
@@ -104,8 +104,8 @@ class SiteJudge:
         values = dict(self._values([*region.bounds, *site.feeds, target]))
         plain, found = values[target.id], self._runs.rewritten([site], values).get(site.value.id)
         forms = (values[cause.id].shape, values[cause.id].dtype), (failed.after.shape, failed.after.dtype)
-        if found is None or forms[0] != forms[1] or found.shape != plain.shape or not is_float(plain):
-            return None
+        if found is None or forms[0] != forms[1] or found.shape != plain.shape or plain.dtype.kind in "OUSc":
+            return np.zeros(0), np.zeros(0)
         moved = self._runs.recomputed([region], values | {cause.id: failed.after})[target.id]
         wide = plain.astype(np.float64)
         return moved.astype(np.float64) - wide, found.astype(np.float64) - wide

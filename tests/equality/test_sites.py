@@ -214,3 +214,27 @@ def test_a_sparse_weight_is_told_by_its_content(tmp_path: Path, runner: Runner) 
 
     assert compared(tmp_path, runner, with_weight(1), with_weight(1)).identical == 2
     assert compared(tmp_path, runner, with_weight(1), with_weight(1.001)).divergence is not None
+
+
+QUANTISED = (
+    "(float[2,8,9,9] x) => (float[2,8,7,7] y) { c = Conv(x,w) n = BatchNormalization(c,g,be,m,v) r = Relu(n) "
+    "q = QuantizeLinear(r,step,zero) y = DequantizeLinear(q,step,zero) }"
+)
+
+
+@pytest.mark.parametrize("nudge", [1.0, 1 + 1e-5])
+def test_a_fault_that_the_next_quantisation_swallows_is_found(nudge: float, tmp_path: Path, runner: Runner) -> None:
+    """Every step is the same on these inputs; that does not undo the fault."""
+    scale, shift = affine(norm())
+    scale[2] *= nudge
+    tail = "r = Relu(c) q = QuantizeLinear(r,step,zero) y = DequantizeLinear(q,step,zero) }"
+    after = f"(float[2,8,9,9] x) => (float[2,8,7,7] y) {{ c = Conv(x,w2,b) {tail}"
+    pair = [
+        model(QUANTISED, w=kernel(1), step=0.05, **norm()),
+        model(after, w2=scaled(kernel(1), scale), b=shift, step=0.05),
+    ]
+    for proto in pair:
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(0, np.uint8), "zero"))
+    found = compared(tmp_path, runner, *pair)
+    assert found.is_same == (nudge == 1.0), found
+    assert nudge == 1.0 or (found.divergence is not None and found.divergence.value == "c")

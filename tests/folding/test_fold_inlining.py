@@ -181,14 +181,14 @@ def test_an_inlined_model_that_cannot_be_run_is_undecided_and_no_certificate_is_
     assert "certificate" not in str(raised.value)
 
 
-def test_behind_a_discrete_operator_the_certificate_does_not_decide_for_an_inlining(
+def test_what_the_inliner_loses_is_found_where_it_is_lost_though_what_follows_rounds_to_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What follows rounds away or apart: the slope that the inliner loses moves nothing that shows a difference."""
+    """Behind a Round the outputs decide nothing, and the certificate begins after the inlining."""
     text = MODEL.replace("float[2,4,2,2] y", "int64[2,4,2,2] y").replace("y = own", "b = own")
     rounding = called(text.replace("v)\n}\n<", "v)\n r = Round (b)\n y = Cast <to = 7> (r)\n}\n<"))
     monkeypatch.setattr("bnfold.model.inlining._give_defaults", lambda _: None)
-    with pytest.raises(bnfold.Undecided, match="behind Cast"):
+    with pytest.raises(bnfold.NotVerified, match="the first site that differs is LeakyRelu"):
         bnfold.fold(rounding, inline=True)
 
 

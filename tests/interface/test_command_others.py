@@ -123,7 +123,7 @@ def test_a_difference_in_json_has_the_values_of_both_sides(cli: Cli, different: 
     shown = answer.json["counterexample"]
     assert answer.code == 1
     assert answer.json["verdict"] == "differs"
-    assert (shown["output"], shown["index"][1]) == ("y", 2)
+    assert (shown["output"], shown["index"][1]) == ("n", 2)
     assert abs(shown["before"] - shown["after"]) > shown["bound"]
 
 
