@@ -4,7 +4,7 @@ With y the original's value, d the difference, u half a unit of the type, K the 
 D how many such sums lie behind each other, and S the sum of the absolute terms (magnitudes.py):
 
     every element      |d| <= D*(4*sqrt(K) + 8)*u*S
-    every channel      gain    |cov(d, y)/var(y)| <= 4u*(1 + max(1, rms(S)/(sqrt(K)*std(y)))) + 6 standard errors
+    every channel      gain    |cov(d, y)/var(y)| <= 4u*(1 + max(1, 5/3*std(S)/(sqrt(K)*std(y)))) + 6 standard errors
                        offset  |mean(d)| <= 4u*mean(S)*max(1, sqrt(K/n))
 
 A wrong scale is a gain and a wrong shift is an offset, far below what rounding does to one element. Of a gain, 4u are
@@ -31,6 +31,8 @@ ENOUGH = 64
 
 _STANDARD_ERRORS = 6.0
 _SYSTEMATIC = 4.0
+_OF_SIZES = 5 / 3
+"""How much more a normal variable varies than its size does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,8 @@ class Figures:
         gain = np.where(judged, (sums.yd / n - mean_y * mean_d) / safe, 0.0)
         left = np.maximum(var_d - gain**2 * safe, 0.0)
         error = np.sqrt(left / (n * safe))
-        cancelling = np.sqrt(sums.ss / n / safe / max(1, self.size.terms))
+        spread = np.maximum(sums.ss / n - (sums.s / n) ** 2, 0.0)
+        cancelling = _OF_SIZES * np.sqrt(spread / safe / max(1, self.size.terms))
         allowed = _SYSTEMATIC * self.unit * (1.0 + np.maximum(1.0, cancelling)) + _STANDARD_ERRORS * error
         return np.abs(gain), allowed
 

@@ -135,19 +135,26 @@ class _Comparison:
     def _first_mistaken(self, found: Correspondence) -> list[Judged]:
         """The sites that are not what they were taken for, and are not fed by any such value.
 
-        What a mistaken value feeds is judged again before it is settled, unless it agrees all the same.
+        What a mistaken value feeds is judged again before it is settled, unless it agrees all the same with something
+        that it is not fed itself (a Relu of a Relu is the same). An output is settled once nothing before it is open.
         """
         first: list[Judged] = []
         mistaken: set[int] = set()
+        open_: set[int] = set()
         sites = {site.value.id: site for site in found.sites}
         for node in self._after.outline.nodes:
-            is_misled = any(value.id in mistaken for value in self._after.outline.needs[node.id])
+            needs = {value.id for value in self._after.outline.needs[node.id]}
+            is_misled, is_open = not needs.isdisjoint(mistaken), not needs.isdisjoint(open_)
             for value in (v for v in node.outputs if v is not None):
                 judged = self._of(sites[value.id]) if value.id in sites else None
-                if (judged is None and not is_misled) or (judged is not None and judged.agrees):
+                open_ |= {value.id} if is_open or (judged is not None and not judged.agrees) else set()
+                if not is_misled and (judged is None or judged.agrees):
+                    continue
+                if judged is not None and judged.agrees and judged.candidate not in judged.site.feeds:
                     continue
                 mistaken.add(value.id)
-                if judged is not None and not is_misled:
+                waits = is_open and self._after.source.graph.is_graph_output(value)
+                if judged is not None and not is_misled and not waits:
                     first.append(judged)
         return first
 
