@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import Message  # type: ignore[import-untyped]  # protobuf ships no types
 from onnx import TensorProto
 
-from bnfold.equality.claim import Chain, Claim, DeviationError
+from bnfold.equality.claim import Chain, Claim, DeviationError, UncertainError
 from bnfold.equality.messages import bare, same_message, same_tensor, tensors, without
 from bnfold.equality.reference import dequantises, lacks_bias, reads_form_alone
 from bnfold.graph import Graph
@@ -109,11 +109,15 @@ class _Pairs:
     def find(self) -> None:
         """Scope by scope, outer ones first; nested scopes are found through the nodes that hold them."""
         scopes = {scope.path: scope for scope in self.after.scopes}
+        if any(len({scope.path for scope in graph.scopes}) < len(graph.scopes) for graph in (self.before, self.after)):
+            raise UncertainError("a node has two attributes of one name that hold graphs")
         for scope in self.before.scopes:
             path = self.path_there(scope)
-            there = None if path is None else scopes.get(path)
-            if path is None or there is None:
+            if path is None:
                 continue
+            there = scopes.get(path)
+            if there is None:
+                raise DeviationError(f"the rewritten model has no {path}")
             self.pairing.scopes[scope.path] = path
             if scope.parent is not None:
                 ours, theirs = (without(s.proto, _PAIRED_ELSEWHERE) for s in (scope, there))

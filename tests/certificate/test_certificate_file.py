@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx
@@ -129,6 +130,26 @@ def test_a_part_says_what_makes_its_bound(element: str, name: str, half: float) 
     assert (weight.numbers, bias.numbers) == (3 * 4, 4)
     assert checked.homes[0].numbers == 16
     assert checked.homes[0].worst == max(weight.worst, bias.worst) <= 1
+
+
+def test_a_certificate_as_json_values_says_all_of_it() -> None:
+    pair = KINDS["matmul of a matrix before a normalization"](Draw(1))
+    right, wrong, lost = (
+        pair.certificate(),
+        pair.certificate(pair.before),
+        pair.certificate(claimed=(replace(pair.claims[0], homes=()),)),
+    )
+    assert (right.failure, right.uncertain, wrong.uncertain, lost.failure) == (None, None, None, None)
+    for checked in (right, wrong, lost):
+        assert checked.to_json() == {
+            "before": checked.before,
+            "after": checked.after,
+            "holds": checked is right,
+            "failure": checked.failure,
+            "uncertain": checked.uncertain,
+            "claims": [asdict(claim) for claim in checked.claims],
+            "homes": [asdict(home) for home in checked.homes],
+        }
 
 
 def test_every_file_of_data_is_pinned_by_its_hash(tmp_path: Path) -> None:

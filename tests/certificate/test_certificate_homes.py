@@ -68,6 +68,49 @@ def test_the_rank_behind_a_reshape_is_not_that_of_the_home() -> None:
     assert "unknown rank" in str(without_rank(flat, t=[10, 4]).certificate().uncertain)
 
 
+def test_a_constant_is_a_home_though_nothing_is_known_of_its_value_but_the_rank() -> None:
+    draw = Draw(1)
+    c, k = draw.factors(1, 4), draw.factors(4, 1)
+    pair = pair_of(
+        draw, "(float[3,4] x) => (float[4,3] y)", "t = Mul(x,c) u = Transpose<perm=[1,0]>(t) n = Mul(u,k) y = Relu(n)",
+        "t1 = Mul(x,c1) n = Transpose<perm=[1,0]>(t1) y = Relu(n)", "n: u -> t", old={"c": c, "k": k},
+        new={"c1": wide(c) * wide(k)[:, 0]},
+    )  # fmt: skip
+    holds(pair)
+    holds(without_rank(pair))
+
+
+def test_a_constant_that_would_grow_is_none_where_nothing_is_known_of_its_value() -> None:
+    draw = Draw(1)
+    c, k = draw.factors(1, 1), draw.factors(4, 1)
+    pair = pair_of(
+        draw, "(float[3,4] x) => (float[4,3] y)", "t = Mul(x,c) u = Transpose<perm=[1,0]>(t) n = Mul(u,k) y = Relu(n)",
+        "t1 = Mul(x,c1) n = Transpose<perm=[1,0]>(t1) y = Relu(n)", "n: u -> t", old={"c": c, "k": k},
+        new={"c1": wide(c) * wide(k)[:, 0]},
+    )  # fmt: skip
+    holds(pair)
+    assert "whether the new constant of Mul#0 fits its value is not known" in str(
+        without_rank(pair).certificate().uncertain
+    )
+
+
+@pytest.mark.parametrize("operator", ["Mul", "Div"])
+def test_a_value_without_dimensions_has_constants_of_one_number(operator: str) -> None:
+    draw = Draw(1)
+    c, k = draw.factors(), draw.factors()
+    new = wide(c) * wide(k) if operator == "Mul" else wide(c) / wide(k)
+    pair = pair_of(
+        draw, "(float[1] x) => (float[1] y)", f"t = {operator}(x,c) n = Mul(t,k) y = Relu(n)",
+        f"n = {operator}(x,c1) y = Relu(n)", "n: -> t", old={"c": c, "k": k}, new={"c1": new},
+    )  # fmt: skip
+    for model in (pair.before, pair.after):
+        for entry in (*model.graph.input, *model.graph.output):
+            del entry.type.tensor_type.shape.dim[:]
+    assert [part.numbers for part in holds(pair).homes[0].parts] == [1, 1]
+    after = put(copied(pair.after), c1=np.float32(1.5 * new))
+    assert "and should be" in str(pair.certificate(after).failure)
+
+
 def test_a_note_of_another_rank_than_the_value_has_decides_nothing() -> None:
     """It is not the producers' word, and the file's own would make another axis the channels."""
     draw = Draw(2)
@@ -172,3 +215,54 @@ def test_a_constant_with_fewer_dimensions_than_before_is_refused(text: str) -> N
         holds(pair)
     put(pair.after, c1=(c * k)[0])
     assert "has fewer dimensions than the old one" in str(pair.certificate().failure)
+
+
+@pytest.mark.parametrize("text", ["Mul(x,c)", "Add(x,c)", "MatMul(x,c)"])
+def test_operands_that_changed_places_are_not_followed(text: str) -> None:
+    """Which of them the weight is would be another question in each model."""
+    draw = Draw(1)
+    c, k = draw.factors(3, 3), draw.factors(1)
+    pair = pair_of(
+        draw, "(float[3,3] x) => (float[3,3] y)", f"t = {text} n = Mul(t,k) y = Relu(n)",
+        f"n = {text.replace('x,c', 'c1,x')} y = Relu(n)", "n: -> t", old={"c": c, "k": k},
+        new={"c1": wide(c) * wide(k)},
+    )  # fmt: skip
+    assert "which constant of" in str(pair.certificate().uncertain)
+
+
+@pytest.mark.parametrize("zeros", [[1], [0, 1, 2]])
+def test_a_divisor_is_not_divided_by_zero(zeros: list[int]) -> None:
+    draw = Draw(1)
+    d, k = draw.factors(3, 1), draw.factors(3, 1)
+    k[zeros] = 0
+    pair = pair_of(
+        draw, "(float[3,4] x) => (float[3,4] y)", "t = Div(x,d) n = Mul(t,k) y = Relu(n)", "n = Div(x,d1) y = Relu(n)",
+        "n: -> t", old={"d": d, "k": k}, new={"d1": wide(d)},
+    )  # fmt: skip
+    assert "divides, and would be divided by zero" in str(pair.certificate().failure)
+
+
+@pytest.mark.parametrize(("beta", "factor"), [(4.0, 0.5), (-1.0, -2.0), (2.0, 1.0), (0.0, 1.0)])
+def test_the_factor_of_a_quantised_bias_goes_into_its_scale_or_stays(beta: float, factor: float) -> None:
+    draw = Draw(2)
+    q, s, k = (
+        test_certificate_quantized.stored(draw, 4, 3),
+        test_certificate_quantized.scales(draw, 4),
+        draw.factors(4),
+    )
+    p, r = (
+        test_certificate_quantized.stored(draw, 4, dtype=np.int32),
+        test_certificate_quantized.scales(draw, 4),
+    )
+    pair = pair_of(
+        draw, "(float[2,3] x) => (float[2,4] y)",
+        """d = DequantizeLinear<axis=0>(q,s) b = DequantizeLinear<axis=0>(p,r)
+           h = Gemm<beta=2.0,transB=1>(x,d,b) n = Mul(h,k) y = Relu(n)""",
+        f"""d1 = DequantizeLinear<axis=0>(q,s1) b1 = DequantizeLinear<axis=0>(p,r1)
+           n = Gemm<beta={beta},transB=1>(x,d1,b1) y = Relu(n)""", "n: -> h", shared={"q": q, "p": p},
+        old={"s": s, "r": r, "k": k}, new={"s1": wide(s) * wide(k), "r1": factor * wide(r) * wide(k)}, opset=21,
+    )  # fmt: skip
+    if beta:
+        holds(pair)
+    else:
+        assert "the scale of the bias of Gemm#2" in str(pair.certificate().failure)

@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXPLAINED = ROOT / "docs" / "mutation.md"
 MUTANT = "BNFOLD_MUTANT"
 MOST_MEMORY = 6 << 30
+NOT_APPLIED = 99
 SLACK = 10.0
 """Seconds of the processor that a mutant may take beyond ten times what its tests take without it."""
 
@@ -206,7 +207,7 @@ class Session:
         self.file, self.options = str(file), options
         self.tree = ast.parse(file.read_text())
         self.lines = file.read_text().splitlines()
-        self.reached: dict[int, list[int]] = defaultdict(list)
+        self.reached: dict[int, list[int]] = defaultdict(list)  # the tests that run a line
         self.took: list[float] = []
         self.kills: Counter[int] = Counter()
         self.failed = False
@@ -220,6 +221,7 @@ class Session:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """In the place of pytest's own loop."""
         self.measure(session.items)
+        self.repeat(session.items)
         chosen = mutants(self.tree)
         self.made = len(chosen)
         random.Random(self.options.seed).shuffle(chosen)
@@ -228,7 +230,7 @@ class Session:
                 break
             outcome = self.outcome(mutant, session.items)
             self.counts[outcome] += 1
-            if outcome in {"survived", "not run"}:
+            if outcome in {"survived", "not run", "not applied"}:
                 self.survivors.append(mutant)
                 sys.__stdout__.write(self.said(mutant) + "\n")
                 sys.__stdout__.flush()
@@ -266,6 +268,23 @@ class Session:
             for line in () if self.failed or self.took[i] > self.options.longest else touched:
                 self.reached[line].append(i)
 
+    def repeat(self, items: list[pytest.Item]) -> None:
+        """Once more in a fork, without a mutant: one that passes only the first time would notice every mutant."""
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            for i, item in enumerate(items):
+                self.failed = False
+                self.run(item, items[i + 1] if i + 1 < len(items) else None)
+                os.write(writer, b"-" if self.failed else b"+")
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as stream:
+            passed = stream.read()
+        waited(child)
+        again = {i for i, mark in enumerate(passed) if mark == ord("+")}
+        self.reached = {line: [i for i in found if i in again] for line, found in self.reached.items()}
+
     def run(self, item: pytest.Item, following: pytest.Item | None) -> None:
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
 
@@ -293,11 +312,8 @@ class Session:
     def in_child(self, mutant: Mutant, code: CodeType, items: list[pytest.Item], writer: int) -> None:
         """Runs the tests with the mutant in place; ends with 1 at the first failure, with 0 after the last test."""
         try:
-            new = next(c for c in codes(code) if (c.co_qualname, c.co_firstlineno) == mutant.function)
-            for function in gc.get_objects():
-                old = function.__code__ if isinstance(function, FunctionType) else new
-                if (old.co_filename, old.co_qualname, old.co_firstlineno) == (self.file, *mutant.function):
-                    function.__code__ = new
+            if not self.replaced(mutant, code):
+                os._exit(NOT_APPLIED)
             for i, item in enumerate(items):
                 self.failed = False
                 self.run(item, items[i + 1] if i + 1 < len(items) else None)
@@ -307,6 +323,18 @@ class Session:
             os._exit(0)
         except BaseException:  # noqa: BLE001  # whatever a mutant does, it has been noticed
             os._exit(1)
+
+    def replaced(self, mutant: Mutant, code: CodeType) -> bool:
+        """Gives the function that holds a mutant the mutant's code; whether there is such a function."""
+        (new,) = (c for c in codes(code) if (c.co_qualname, c.co_firstlineno) == mutant.function)
+        found = [function for function in gc.get_objects() if isinstance(function, FunctionType)]
+        where = (self.file, *mutant.function) if mutant.function else ()
+        ours = [
+            f for f in found if (f.__code__.co_filename, f.__code__.co_qualname, f.__code__.co_firstlineno) == where
+        ]
+        for function in ours:
+            function.__code__ = new
+        return bool(ours)
 
     def by_itself(self, mutant: Mutant) -> str:
         source = with_mutant(mutant, lambda: ast.unparse(self.tree))
@@ -336,7 +364,8 @@ def waited(child: int) -> str:
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in {signal.SIGXCPU, signal.SIGKILL}:
         return "timed out"
-    return "survived" if status == 0 else "killed"
+    code = os.waitstatus_to_exitcode(status)
+    return {0: "survived", NOT_APPLIED: "not applied"}.get(code, "killed")
 
 
 def explained(line: str, what: str) -> bool:
