@@ -137,7 +137,7 @@ def test_a_fold_under_nohup_outlives_its_terminal(desk: Path) -> None:
             _, err = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
-    assert (process.returncode, b"took longer than 3 s" in err) == (6, True)
+    assert (process.returncode, b"took longer than 2 s" in err) == (6, True)
 
 
 # The copy with perturbed constants, which takes as much room as the weights.
