@@ -26,16 +26,23 @@ class ModelFile:
 
     `proto` is the skeleton: a tensor whose inline raw_data has 1024 bytes or more carries no payload there, it is
     marked as external data with an empty location. Ask `array` and `span` for the data of any of its tensors.
-    `size` (bytes) and `sha256` (hex) are those of the model file, without external data.
+    `size` (bytes) is that of the model file, without external data.
     """
 
     path: Path | None
     proto: ModelProto = field(repr=False)
     size: int
-    sha256: str
     data_files: tuple[Path, ...]
     storage: Storage = field(repr=False)
     locations: Mapping[str, tuple[Path, int]] = field(repr=False)
+    _digest: list[str] = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """The hash (hex) of the model file, without external data; computed when it is first asked for."""
+        if not self._digest:
+            self._digest.append(hashlib.sha256(self.storage.content).hexdigest())
+        return self._digest[0]
 
     def array(self, tensor: TensorProto) -> NDArray[Any]:
         """The data of a tensor of the skeleton: read-only, shape = dims, native numpy or ml_dtypes dtype.

@@ -6,7 +6,6 @@ file, and nothing is read that is larger than allowed.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Mapping
@@ -134,8 +133,7 @@ def _checked(data: bytes, path: Path | None) -> ModelFile:
     locations = resolved(outside, folder)
     check_tensors(tensors, left_out, locations)
     files = tuple(dict.fromkeys(file for file, _ in locations.values()))
-    digest = hashlib.sha256(data).hexdigest()
-    return ModelFile(path, model, len(data), digest, files, Storage(data), locations)
+    return ModelFile(path, model, len(data), files, Storage(data), locations)
 
 
 def _parsed(light: bytes, data: bytes) -> ModelProto:

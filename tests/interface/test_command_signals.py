@@ -91,7 +91,7 @@ def test_a_signal_ends_a_fold_without_a_trace(
     assert (folding.returncode, out, err) == (code, b"", sentence)
     assert temporaries(desk) == []
     assert (desk / "endless.onnx").read_bytes() == was
-    assert not any(alive(pid) for pid in served_by)
+    wait_until(lambda: not any(alive(pid) for pid in served_by), "the child has gone")
 
 
 def test_a_signal_to_both_processes_as_a_terminal_sends_it_ends_both(desk: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_signal_to_both_processes_as_a_terminal_sends_it_ends_both(desk: Path)
     assert (process.returncode, out, err) == (130, b"", b"bnfold: interrupted\n")
     assert temporaries(desk) == []
     assert not (desk / "out.onnx").exists()
-    assert not any(alive(pid) for pid in served_by)
+    wait_until(lambda: not any(alive(pid) for pid in served_by), "the child has gone")
 
 
 def test_the_child_of_a_killed_fold_ends_with_it_long_before_its_limits(desk: Path) -> None:
@@ -128,7 +128,7 @@ def test_the_child_of_a_killed_fold_ends_with_it_long_before_its_limits(desk: Pa
 
 def test_a_fold_under_nohup_outlives_its_terminal(desk: Path) -> None:
     onnx.save(endless(), desk / "endless.onnx")
-    arguments = ["nohup", *command("fold", "endless.onnx", "-o", "out.onnx", "--timeout", "3")]
+    arguments = ["nohup", *command("fold", "endless.onnx", "-o", "out.onnx", "--timeout", "2")]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(arguments, cwd=desk, env=environment(), **pipes) as process:
         try:
@@ -137,7 +137,7 @@ def test_a_fold_under_nohup_outlives_its_terminal(desk: Path) -> None:
             _, err = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
-    assert (process.returncode, b"took longer than 3 s" in err) == (6, True)
+    assert (process.returncode, b"took longer than 2 s" in err) == (6, True)
 
 
 # The copy with perturbed constants, which takes as much room as the weights.
