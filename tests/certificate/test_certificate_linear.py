@@ -131,6 +131,19 @@ def test_where_the_constants_stand_and_what_they_are_multiplied_by() -> None:
     assert said(map_of("Sub(w,x)", 2, w=(3,))) == (None, 0, one, False, False, True)
 
 
+def test_an_axis_of_an_einsum_is_a_label_that_no_other_operand_has() -> None:
+    def grid(equation: str, *operands: str) -> Shape:
+        return map_of(f'Einsum<equation="{equation}">({",".join(operands)})', 3, x=(3, 3), w=(3, 4)).grid
+
+    assert grid("ij,jm,il->iml", "x", "w", "x") == (1, 4, 1)
+    assert grid("ij,jx,il->ixl", "x", "w", "x") == (1, 4, 1)
+    assert grid("jm,ij,il->iml", "w", "x", "x") == (1, 4, 1)
+    assert grid("il,ij,jm->iml", "x", "x", "w") == (1, 4, 1)
+    # These may be scaled as well, and no fold needs them: each also lies along another operand.
+    assert grid("ij,jm,ml->iml", "x", "w", "x") == (1, 1, 1)
+    assert grid("mj,jm,il->iml", "x", "w", "x") == (1, 1, 1)
+
+
 def test_a_term_has_the_grid_of_its_constant() -> None:
     assert map_of("Add(x,w)", 3, w=(3, 1)).grid == (1, 3, 1)
     assert map_of("Sub(w,x)", 3, w=()).grid == (1, 1, 1)
@@ -166,6 +179,7 @@ UNCERTAIN: dict[str, tuple[str, int, dict[str, Shape], str]] = {
     "one label twice": ('Einsum<equation="ij,jj->i">(x,w)', 1, {"w": (3, 3)}, "none that"),
     "more labels than dimensions": ('Einsum<equation="ij,jkl->ik">(x,w)', 2, {"w": (3, 4)}, "none that"),
     "fewer terms than operands": ('Einsum<equation="ij->i">(x,w)', 1, {"w": (3, 4)}, "none that"),
+    "a vector that no term is of": ('Einsum<equation="ij->i">(x,w)', 1, {"w": (3,)}, "none that"),
     "another rank than the result has": ('Einsum<equation="ij,jk->ik">(x,w)', 3, {"w": (3, 4)}, "does not fit"),
     "less than an ellipsis leaves": ('Einsum<equation="...ij,jk->...ik">(x,w)', 1, {"w": (3, 4)}, "does not fit"),
     "a result that repeats itself": ('Einsum<equation="ij,jk->ikk">(x,w)', 3, {"w": (3, 4)}, "does not fit"),
