@@ -51,13 +51,16 @@ Place = tuple[ast.AST, str, int | None]
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: where in the tree, in which function (None outside of all), and how a person would say it."""
+    """One change: where in the tree, in which function (None outside of all), and how a person would say it.
+
+    `lines` are those of the statement, of which some may not be run as such: what is constant is made beforehand.
+    """
 
     place: Place
     new: ast.AST
     function: tuple[str, int] | None
+    lines: range
     first: int
-    last: int
     what: str
 
 
@@ -108,26 +111,37 @@ def conditions(node: ast.AST) -> Iterator[tuple[str, ast.expr, str, int | None]]
 def mutants(tree: ast.Module) -> list[Mutant]:
     """Every change of a module, in its order."""
     found: list[Mutant] = []
-    pending: list[tuple[ast.AST, str, tuple[str, int] | None]] = [(tree, "", None)]
+    pending: list[tuple[ast.AST, str, tuple[str, int] | None, range]] = [(tree, "", None, range(0))]
     while pending:
-        node, path, function = pending.pop()
+        node, path, function, lines = pending.pop()
         for what, new, field, i in conditions(node):
             old = getattr(node, field)
-            found.append(changed((node, field, i), old if i is None else old[i], new, function, what))
+            found.append(changed((node, field, i), old if i is None else old[i], new, function, lines, what))
         for field, i, child in children(node):
             # A default is evaluated where the function is made.
             inside = None if field in {"defaults", "kw_defaults"} else function
+            around = lines_of(child, lines)
             for what, new in alternatives(child):
-                found.append(changed((node, field, i), child, new, inside, what))
-            pending.append((child, *scope_of(child, path, inside)))
+                found.append(changed((node, field, i), child, new, inside, around, what))
+            pending.append((child, *scope_of(child, path, inside), around))
     return sorted(found, key=lambda mutant: (mutant.first, mutant.what))
 
 
-def changed(place: Place, old: ast.AST, new: ast.AST, function: tuple[str, int] | None, what: str) -> Mutant:
+def changed(  # noqa: PLR0913, PLR0917  # a mutant is that many things
+    place: Place, old: ast.AST, new: ast.AST, function: tuple[str, int] | None, lines: range, what: str
+) -> Mutant:
     ast.copy_location(new, old)
     ast.fix_missing_locations(new)
-    first = getattr(old, "lineno", 0)
-    return Mutant(place, new, function, first, getattr(old, "end_lineno", first), what)
+    return Mutant(place, new, function, lines, getattr(old, "lineno", lines.start), what)
+
+
+def lines_of(node: ast.AST, around: range) -> range:
+    """The lines of a statement; of one that holds others, those before them."""
+    if not isinstance(node, ast.stmt):
+        return around
+    body = getattr(node, "body", None)
+    last = body[0].lineno - 1 if body else node.end_lineno or node.lineno
+    return range(node.lineno, max(node.lineno, last) + 1)
 
 
 def children(node: ast.AST) -> Iterator[tuple[str, int | None, ast.AST]]:
@@ -291,7 +305,7 @@ class Session:
     def outcome(self, mutant: Mutant, items: list[pytest.Item]) -> str:
         if mutant.function is None:
             return self.by_itself(mutant)
-        tests = {i for line in range(mutant.first, mutant.last + 1) for i in self.reached.get(line, ())}
+        tests = {i for line in mutant.lines for i in self.reached.get(line, ())}
         if not tests:
             return "not run"
         code = with_mutant(mutant, lambda: compile(self.tree, self.file, "exec"))
