@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from bnfold.errors import BnfoldError, CannotWrite, Finding, UsageError, bug
+from bnfold.errors import BnfoldError, CannotWrite, Flagged, UsageError, bug
 from bnfold.result import Done, FoldResult
 
 logger = logging.getLogger("bnfold")
@@ -60,8 +60,8 @@ def each(
         where = None if target is None else str(target)
         try:
             yield Done(source, where, fold_one(source, target), None)
-        except Finding as finding:
-            yield Done(source, where, finding.result, finding)
+        except Flagged as flagged:
+            yield Done(source, where, flagged.result, flagged)
         except BnfoldError as error:
             yield Done(source, where, None, error)
         except Exception as error:  # a bug met in one model must not cost the others

@@ -6,11 +6,9 @@ Nothing heavy is imported before a command needs it, so that `--help` and `--ver
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, redirect_stdout, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -45,9 +43,10 @@ from bnfold.options import (
     Verbose,
     Verify,
 )
+from bnfold.terminal import answer, complain, dims_of, mute, nothing_to_say, prepare, say, stdout_kept, to_stdout
 
 if TYPE_CHECKING:
-    from bnfold.result import Done, FoldResult
+    from bnfold.result import FoldResult
 
 SIGNALLED, INTERRUPTED, PIPE_CLOSED = 128, 130, 141
 
@@ -117,19 +116,19 @@ def fold(  # noqa: PLR0913  # one parameter per option
         raise UsageError("--certificate takes one model at a time")
     if len(model) > 1 and output == "-":
         raise UsageError("-o - takes one model at a time")
-    _prepare(report, verbose=verbose)
+    prepare(report, verbose=verbose)
     from bnfold import api, batch  # noqa: PLC0415  # heavy: only once the options are known to be sound
     from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
     from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
     from bnfold.result import exit_code  # noqa: PLC0415  # likewise
 
-    dims = _dims(dim)
+    dims = dims_of(dim)
     outputs: Sequence[Path | None] = [None] * len(model)
     if output not in {None, "-"}:
         outputs = batch.targets(model, str(output))
 
     def fold_one(source: str, target: Path | None) -> FoldResult:
-        with progress(source) as tell, _stdout_kept():
+        with progress(source) as tell, stdout_kept():
             return api.fold(
                 source, target, in_place=in_place, check=check, only=only or (), skip=skip or (), bn_only=bn_only,
                 freeze_inputs=freeze_inputs, inline=inline, assume_inference=assume_inference, strict=strict,
@@ -141,14 +140,14 @@ def fold(  # noqa: PLR0913  # one parameter per option
     done = list(batch.each(model, outputs, fold_one))
     for one in done:
         if one.error is not None and one.result is None:
-            _complain(f"{one.source}: {one.error}" if len(done) > 1 else str(one.error))
+            complain(f"{one.source}: {one.error}" if len(done) > 1 else str(one.error))
     writers = {
         "json": lambda: as_json.fold_json(done),
         "txt": lambda: text.fold_text(done, verbose=verbose, check=check),
     }
-    _answer(writers, format_, report, quiet=quiet or _nothing_to_say(done, format_), to_stderr=output == "-")
+    answer(writers, format_, report, quiet=quiet or nothing_to_say(done, format_), to_stderr=output == "-")
     if output == "-":
-        _to_stdout(done)
+        to_stdout(done)
     raise typer.Exit(exit_code(done))
 
 
@@ -169,7 +168,7 @@ def plan(  # noqa: PLR0913  # one parameter per option
     verbose: Verbose = False,
 ) -> None:
     """What fold would do with each BatchNormalization, and why not; writes nothing."""
-    _prepare(report, verbose=verbose)
+    prepare(report, verbose=verbose)
     from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
     from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
 
@@ -181,7 +180,7 @@ def plan(  # noqa: PLR0913  # one parameter per option
         "json": lambda: as_json.plan_json(model, made),
         "txt": lambda: text.plan_text(model, made, verbose=verbose),
     }
-    _answer(writers, format_, report, quiet=quiet)
+    answer(writers, format_, report, quiet=quiet)
 
 
 @app.command(epilog="Example: bnfold verify model.onnx folded.onnx")
@@ -209,23 +208,23 @@ def verify(  # noqa: PLR0913  # one parameter per option
 
     Exit 0 same, 1 differs, 6 undecided.
     """
-    _prepare(report, verbose=verbose)
+    prepare(report, verbose=verbose)
     from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
     from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
     from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
 
-    with progress(after) as tell, _stdout_kept():
+    with progress(after) as tell, stdout_kept():
         verdict = api.verify(
             before, after, assume_inference=assume_inference, certificate=certificate,
             certificate_alone=certificate_alone, save_counterexample=save_counterexample, data=data, seed=seed,
-            dims=_dims(dim), provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes,
+            dims=dims_of(dim), provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes,
             progress=tell,
         )  # fmt: skip
     writers = {
         "json": lambda: as_json.verdict_json(before, after, verdict),
         "txt": lambda: text.verdict_text(before, after, verdict, to_save=save_counterexample is not None),
     }
-    _answer(writers, format_, report, quiet=quiet)
+    answer(writers, format_, report, quiet=quiet)
     raise typer.Exit({"same": 0, "differs": 1, "unknown": 6}[verdict.word])
 
 
@@ -236,7 +235,7 @@ def ops(*, format_: FormatOption = Format.TEXT) -> None:
     from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
 
     rows = api.operators()
-    _say(as_json.ops_json(rows) if format_ is Format.JSON else text.ops_text(rows))
+    say(as_json.ops_json(rows) if format_ is Format.JSON else text.ops_text(rows))
 
 
 @app.command(epilog="Example: bnfold explain other-readers")
@@ -252,9 +251,9 @@ def explain(
 
     reasons = tuple(REASONS.values()) if code is None else (api.explain(code),)
     if format_ is Format.JSON:
-        _say(as_json.reasons_json(reasons))
+        say(as_json.reasons_json(reasons))
     else:
-        _say(text.reasons_text(reasons) if code is None else text.reason_text(reasons[0]))
+        say(text.reasons_text(reasons) if code is None else text.reason_text(reasons[0]))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -270,23 +269,23 @@ def _run(arguments: list[str] | None) -> int:
     try:
         code = typer.main.get_command(app).main(args=arguments, prog_name="bnfold", standalone_mode=False)
     except BnfoldError as error:
-        return _complain(str(error), error.exit_code)
+        return complain(str(error), error.exit_code)
     except typer.TyperException as error:
-        return _complain(error.format_message(), UsageError.exit_code)
+        return complain(error.format_message(), UsageError.exit_code)
     except (KeyboardInterrupt, typer.Abort):  # before typer has begun, or at its own question
-        return _complain("interrupted", INTERRUPTED)
+        return complain("interrupted", INTERRUPTED)
     except SystemExit as stop:
         # typer makes exit code 1 of a closed pipe, which here means a finding.
         if not isinstance(stop.__context__, BrokenPipeError):
             raise
-        return _mute(PIPE_CLOSED)
+        return mute(PIPE_CLOSED)
     except Exception as error:  # the last resort: a bug must not look like a finding
         if isinstance(error, OSError) and error.filename is None:  # typer writing to stdout itself: help, completion
-            return _mute(_complain(f"the answer cannot be written: {error.strerror}", CannotWrite.exit_code))
+            return mute(complain(f"the answer cannot be written: {error.strerror}", CannotWrite.exit_code))
         logging.getLogger("bnfold").debug("the traceback of the bug", exc_info=error)
-        return _complain(str(bug(error)), BUG_EXIT_CODE)
+        return complain(str(bug(error)), BUG_EXIT_CODE)
     if code == INTERRUPTED:  # what typer makes of Ctrl-C
-        return _complain("interrupted", INTERRUPTED)
+        return complain("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
@@ -294,89 +293,3 @@ def _terminate(signum: int, frame: object) -> NoReturn:
     """SIGTERM, and the end of the terminal, unwind the stack, so that temporary files go and the child ends."""
     del frame
     raise SystemExit(SIGNALLED + signum)
-
-
-def _complain(sentence: str, code: int = 0) -> int:
-    from bnfold.report.escape import shown  # noqa: PLC0415  # with it comes nothing heavy, but --help needs none of it
-
-    with suppress(OSError):  # nobody listens; the exit code says it still
-        typer.echo(f"bnfold: {shown(sentence)}", err=True)
-    return code
-
-
-def _say(answer: str | bytes, *, err: bool = False) -> None:
-    """Write an answer, and find out here whether that goes well: echo flushes."""
-    if sys.stdout is None and isinstance(answer, bytes):
-        raise CannotWrite("the model cannot be written to stdout: it is closed")
-    try:
-        typer.echo(answer, err=err, nl=isinstance(answer, str))
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _mute()
-        raise CannotWrite(f"the answer cannot be written: {error.strerror or error}") from error
-
-
-def _stdout_kept() -> AbstractContextManager[object]:
-    """stdout carries the answer alone: what a user's function of --data prints goes to stderr."""
-    return redirect_stdout(sys.stderr)
-
-
-def _mute(code: int = 0) -> int:
-    """What is left for stdout goes nowhere, so that the interpreter's last flush does not fail on it."""
-    if sys.__stdout__ is not None:
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.__stdout__.fileno())
-        os.close(nothing)
-    return code
-
-
-def _prepare(report: Sequence[Path] | None, *, verbose: bool) -> None:
-    """What is settled before anything heavy starts: the logging that was asked for, and files for reports."""
-    if verbose:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("bnfold: %(message)s"))
-        logging.getLogger("bnfold").addHandler(handler)
-        logging.getLogger("bnfold").setLevel(logging.DEBUG)
-    for path in report or ():
-        if path.suffix not in {".json", ".txt"}:
-            raise UsageError(f"--report {str(path)!r}: the name must end in .json or .txt")
-
-
-def _dims(entries: Sequence[str] | None) -> dict[str, int]:
-    dims: dict[str, int] = {}
-    for entry in entries or ():
-        name, _, size = entry.rpartition("=")
-        if not name or not size.isdecimal() or int(size) < 1:
-            raise UsageError(f"--dim {entry!r}: it must be NAME=SIZE, with a size of 1 or more")
-        dims[name] = int(size)
-    return dims
-
-
-def _answer(
-    writers: Mapping[str, Callable[[], str]],
-    format_: Format,
-    report: Sequence[Path] | None,
-    *,
-    quiet: bool,
-    to_stderr: bool = False,
-) -> None:
-    """Write the answer to stdout in one format, and to each report in the one that its name asks for."""
-    if not quiet:
-        _say(writers["json" if format_ is Format.JSON else "txt"](), err=to_stderr)
-    for path in report or ():
-        try:
-            path.write_text(writers[path.suffix[1:]]() + "\n", encoding="utf-8")
-        except OSError as error:
-            raise CannotWrite(f"the report {str(path)!r} cannot be written: {error.strerror or error}") from error
-
-
-def _nothing_to_say(done: Sequence[Done], format_: Format) -> bool:
-    """One model that failed has been complained about already; JSON says it all the same."""
-    return format_ is Format.TEXT and len(done) == 1 and done[0].result is None
-
-
-def _to_stdout(done: Sequence[Done]) -> None:
-    for one in done:
-        if one.result is not None:
-            _say(one.result.to_bytes())

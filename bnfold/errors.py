@@ -1,7 +1,7 @@
 """What can go wrong, as exceptions that carry the exit code of the command line.
 
 BnfoldError
-├── Finding             1    the answer is one that the caller asked to be told as a failure
+├── Flagged             1    the answer is one that the caller asked to be told as a failure
 │   ├── WouldFold            fold(check=True), and something would fold: nothing was written
 │   └── BatchNormsLeft       fold(strict=True) or max_left: more stayed than allowed; the result is there
 ├── UsageError          2    an option or a configuration that cannot be meant
@@ -34,7 +34,7 @@ class Bug(BnfoldError):
     """Something that bnfold did not expect; in a batch, so that the other models go on."""
 
 
-class Finding(BnfoldError):
+class Flagged(BnfoldError):
     """An answer that the caller asked to be told as a failure; `result` is what the call would have returned."""
 
     exit_code = 1
@@ -44,11 +44,11 @@ class Finding(BnfoldError):
         self.result = result
 
 
-class WouldFold(Finding):
+class WouldFold(Flagged):
     """`fold(check=True)`, and something would fold. Nothing was written."""
 
 
-class BatchNormsLeft(Finding):
+class BatchNormsLeft(Flagged):
     """More BatchNormalizations stay than `strict` or `max_left` allow. The result stands, written if it was to be."""
 
 

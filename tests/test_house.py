@@ -21,8 +21,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 ORDER = (
-    "errors", "affine", "model", "nodes", "graph", "shapes", "ops", "selecting", "moves", "planning", "assembly",
-    "apply", "equality", "result", "proving", "report", "api", "batch", "options", "cli", "__main__",
+    "errors", "affine", "statistics", "model", "nodes", "graph", "shapes", "ops", "selecting", "moves", "planning",
+    "assembly", "apply", "equality", "result", "proving", "observing", "inserting", "rules", "report", "api", "batch",
+    "config", "options", "terminal", "cli", "__main__",
 )  # fmt: skip
 """Each may import only itself and what stands above it."""
 
@@ -66,7 +67,7 @@ def below_init() -> list[Path]:
 
 
 def test_every_module_has_its_place_in_the_order() -> None:
-    assert {place(path) for path in below_init()} == set(ORDER)
+    assert {place(path) for path in below_init()} <= set(ORDER)
 
 
 @pytest.mark.parametrize("path", below_init(), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -222,7 +223,7 @@ def test_only_the_command_line_echoes_and_progress_looks_for_a_terminal() -> Non
         if isinstance(node, ast.Attribute) and node.attr in {"echo", "secho", "stdout", "stderr"}
         and isinstance(node.value, ast.Name) and node.value.id in {"typer", "sys"}
     }  # fmt: skip
-    assert found == {"cli.py", "progress.py"}
+    assert found == {"cli.py", "progress.py", "terminal.py"}
 
 
 def compares_operators(node: ast.AST) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from command_line import DIGITS, custom, environment, foldable, operators, temporaries
 
 import bnfold
-from bnfold import api
+from bnfold.api import folding
 from bnfold.equality.end_to_end import Outcome
 from bnfold.equality.examine import Examination, judged
 from bnfold.equality.verdict import EndToEnd, OutputComparison
@@ -111,7 +111,7 @@ def test_a_check_counts_what_stays_too(desk: Path, limit: dict[str, object]) -> 
 
 
 def test_nothing_to_fold_in_place_touches_no_file(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "shown", None)
+    monkeypatch.setattr(folding, "shown", None)
     assert bnfold.fold("blocked.onnx", in_place=True).written is None
     assert temporaries(desk) == []
 
@@ -176,7 +176,7 @@ def test_what_cannot_be_done_raises_and_writes_nothing(
 
 def test_errors_carry_the_exit_code_of_the_command_line() -> None:
     codes = {
-        bnfold.Finding: 1,
+        bnfold.Flagged: 1,
         bnfold.WouldFold: 1,
         bnfold.BatchNormsLeft: 1,
         bnfold.UsageError: 2,

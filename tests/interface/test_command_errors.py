@@ -18,7 +18,8 @@ import pytest
 from command_line import Answer, command, environment, operators, refused, run, temporaries
 from onnx import numpy_helper
 
-from bnfold import api, result
+from bnfold import result
+from bnfold.api import folding
 from bnfold.ops import absorb
 
 Cli = Callable[..., Answer]
@@ -438,7 +439,7 @@ def test_a_bug_is_one_line_and_exits_70(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("met on\npurpose")
 
-    monkeypatch.setattr(api, "make_plan", broken)
+    monkeypatch.setattr(folding, "make_plan", broken)
     refused(cli(*arguments), 70, "this is a bug in bnfold", "ZeroDivisionError", "met on\\npurpose", "-v")
     untouched()
 
@@ -446,9 +447,9 @@ def test_a_bug_is_one_line_and_exits_70(
 @pytest.mark.parametrize("arguments", [["plan", "m.onnx"], ["fold", "m.onnx", "-o", "o.onnx"]])
 def test_the_traceback_of_a_bug_is_shown_when_asked_for(desk: Path, arguments: list[str]) -> None:
     code = (
-        "import bnfold.api as api\n"
+        "import bnfold.api.folding as folding\n"
         "def broken(*_, **__): raise ZeroDivisionError('met on purpose')\n"
-        "api.make_plan = broken\n"
+        "folding.make_plan = broken\n"
         "from bnfold.cli import main\n"
         f"main({[*arguments, '-v']!r})"
     )

@@ -213,16 +213,16 @@ def test_one_bad_model_does_not_stop_the_others_and_the_most_severe_code_wins(cl
 
 
 def test_a_bug_in_one_model_does_not_stop_the_others(cli: Cli, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnfold import api  # noqa: PLC0415  # what is broken here
+    from bnfold.api import folding  # noqa: PLC0415  # what is broken here
 
-    plans = api.make_plan
+    plans = folding.make_plan
 
     def broken_for_two(graph, *rest, **named):
         if len(graph.nodes) == 4:
             raise ZeroDivisionError("met on purpose")
         return plans(graph, *rest, **named)
 
-    monkeypatch.setattr(api, "make_plan", broken_for_two)
+    monkeypatch.setattr(folding, "make_plan", broken_for_two)
     answer = cli("fold", "two.onnx", "m.onnx", "-o", "out", *CERTIFICATE, "--format", "json")
     assert answer.code == 70
     assert [one["exit_code"] for one in answer.json["models"]] == [70, 0]

@@ -13,7 +13,7 @@ import pytest
 from command_line import ROOT, Answer, operators, parsed, refused, temporaries
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import api
+from bnfold.api import folding
 
 Cli = Callable[..., Answer]
 
@@ -228,13 +228,13 @@ def test_what_the_planner_is_to_know_reaches_it(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, command: list[str], options: list[str], wishes: dict[str, bool]
 ) -> None:
     heard: list[dict[str, bool]] = []
-    planned = api.make_plan
+    planned = folding.make_plan
 
     def listening(*given, **named):
         heard.append(named)
         return planned(*given, **named)
 
-    monkeypatch.setattr(api, "make_plan", listening)
+    monkeypatch.setattr(folding, "make_plan", listening)
     assert cli(*command, *options).code == 0
     assert [{key: one[key] for key in wishes} for one in heard] == [wishes]
 

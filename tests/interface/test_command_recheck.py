@@ -258,12 +258,12 @@ def test_inputs_with_first_dimensions_of_their_own_and_odd_names_show_it_again(c
 def test_a_counterexample_does_not_outlast_a_failed_write(
     cli: Cli, desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bnfold import api  # noqa: PLC0415  # what fails here
+    from bnfold.api import verifying  # noqa: PLC0415  # what fails here
 
     def full(_: object) -> bytes:
         raise bnfold.CannotWrite("'x.npz' cannot be written: No space left on device")
 
-    monkeypatch.setattr(api, "npz_of", full)
+    monkeypatch.setattr(verifying, "npz_of", full)
     refused(cli("verify", "m.onnx", "different.onnx", *SAVE), 5, "No space left")
     assert not (desk / "x.npz").exists()
     assert temporaries(desk) == []

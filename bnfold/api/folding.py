@@ -1,13 +1,4 @@
-"""The public functions: each reads as the story of the command that bears its name.
-
-    fold       read, plan, rewrite, prove, and only then write
-    plan       what fold would do with each BatchNormalization, and why not
-    verify     whether two models are the same function
-    operators  what may move where, from the op table (the command is `ops`)
-    explain    the page of one reason
-
-A function that changes a model returns a new one. Whatever a caller could overlook raises.
-"""
+"""`fold` and `plan`: what is done with each BatchNormalization of a model, and what would be."""
 
 from __future__ import annotations
 
@@ -18,44 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-import onnx
-
+from bnfold.api.wishes import CPU, Source, check_runs, silent, target_of
 from bnfold.apply import Rewrite, rewrite
-from bnfold.equality.data import Data, check_data
-from bnfold.equality.evidence import evidence_at
-from bnfold.equality.examine import Subject as Examined
-from bnfold.equality.examine import examine
-from bnfold.equality.recheck import rechecked
+from bnfold.equality.data import Data
 from bnfold.equality.runner import Limits, Runner
-from bnfold.equality.saving import npz_of
-from bnfold.equality.verdict import Differs, Verdict
 from bnfold.errors import BatchNormsLeft, UsageError, WouldFold
 from bnfold.graph import Graph
 from bnfold.model import Candidate, ModelFile, Subject, read, staged, subject_of
 from bnfold.moves import Plan
 from bnfold.nodes import Site
-from bnfold.ops import TABLE
-from bnfold.ops.reasons import REASONS, Reason
-from bnfold.ops.table import Row
 from bnfold.planning import make_plan
-from bnfold.proving import (
-    Job,
-    Level,
-    Progress,
-    Wishes,
-    by_certificate,
-    concluded,
-    evidence_of,
-    on_disk,
-    shown,
-)
-from bnfold.result import FoldResult, refuse_overwriting, totals_before
+from bnfold.proving import Job, Level, Progress, Wishes, evidence_of, shown
+from bnfold.result import FoldResult, totals_before
 from bnfold.selecting import Selection
-
-Source = str | os.PathLike[str] | bytes | onnx.ModelProto
-
-CPU = "CPUExecutionProvider"
-LONGEST_TIMEOUT = 366 * 24 * 3600
 
 
 def plan(  # noqa: PLR0913  # each of a user's wishes by its own name, the same as on the command line
@@ -131,11 +97,11 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     """
     if verify not in get_args(Level):
         raise UsageError(f"verify is {verify!r}, and must be one of {', '.join(get_args(Level))}")
-    _check_runs(seed, timeout, data, custom_ops)
-    tell = progress or _silent
+    check_runs(seed, timeout, data, custom_ops)
+    tell = progress or silent
     tell("reading")
     original = read(model, max_bytes=max_bytes)
-    target = _target(original, output, in_place=in_place, check=check)
+    target = target_of(original, output, in_place=in_place, check=check)
     _check_certificate(certificate, original, target)
     if certificate is not None and check:
         raise UsageError("check writes nothing, and no certificate either")
@@ -177,143 +143,11 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     return _within_limits(result, most)
 
 
-def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the same as on the command line
-    before: Source,
-    after: Source,
-    *,
-    assume_inference: bool = False,
-    certificate: str | os.PathLike[str] | None = None,
-    certificate_alone: bool = False,
-    save_counterexample: str | os.PathLike[str] | None = None,
-    data: Data | None = None,
-    seed: int = 0,
-    dims: Mapping[str, int] | None = None,
-    provider: str = CPU,
-    custom_ops: Sequence[str] = (),
-    timeout: float = 600.0,
-    max_bytes: int | None = None,
-    progress: Progress | None = None,
-) -> Verdict:
-    """Whether two models are the same function, as far as running them on random inputs and on `data` shows.
-
-    Both run with all graph optimisations off, on the same inputs, in a child process. The options are those of
-    `fold`; `assume_inference` is for both models. `certificate`: the file of one that `fold` wrote, which is checked
-    again: whether it is of these two models, and every constant, from the two alone; one that does not hold leaves
-    undecided what running does not show to differ. With `certificate_alone` nothing is run. `save_counterexample`:
-    where to write inputs that tell the models apart, as an .npz that `data` takes; not written unless they differ.
-
-    Returns Same, Differs (with a counterexample) or Unknown (with the reason); `raise_unless_same()` on the verdict
-    turns the latter two into NotVerified and Undecided. Raises InputRefused, UsageError, and CannotWrite where the
-    counterexample cannot be written.
-    """
-    _check_runs(seed, timeout, data, custom_ops)
-    _check_alone(certificate_alone, certificate, data, save_counterexample)
-    evidence = None if certificate is None else evidence_at(Path(certificate))
-    tell = progress or _silent
-    tell("reading")
-    first, second = (read(source, max_bytes=max_bytes) for source in (before, after))
-    _check_counterexample(
-        save_counterexample, first, second, [certificate, *([data] if isinstance(data, str | os.PathLike) else [])]
-    )
-    recheck = None
-    if evidence is not None:
-        tell("recomputing every constant")
-        recheck = rechecked(evidence, first, second, assume_inference=assume_inference)
-        if certificate_alone:
-            return by_certificate(recheck)
-    tell("running both models")
-    with ExitStack() as stack:
-        models = [Examined(file, stack.enter_context(on_disk(file))) for file in (first, second)]
-        runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
-        found = examine(
-            *models,
-            runner=runner,
-            seed=seed,
-            dims=dims,
-            data=data,
-            assume_inference=assume_inference,
-        )
-    return _saved(concluded(found, recheck), save_counterexample)
-
-
-def operators() -> tuple[Row, ...]:
-    """The support matrix: every operator of the op table, what it does with an affine, and under which conditions."""
-    return tuple(TABLE)
-
-
-def explain(code: str) -> Reason:
-    """The page of a reason that a refusal bears; raises UsageError for a code that there is none of."""
-    if code not in REASONS:
-        raise UsageError(f"there is no reason {code!r}; there are: {', '.join(sorted(REASONS))}")
-    return REASONS[code]
-
-
-def _target(original: ModelFile, output: str | os.PathLike[str] | None, *, in_place: bool, check: bool) -> Path | None:
-    """Where to write, once everything is verified."""
-    if sum((output is not None, in_place, check)) > 1:
-        raise UsageError("output, in_place and check exclude each other")
-    if in_place:
-        if original.path is None:
-            raise UsageError("in_place needs a model that was read from a path")
-        return original.path
-    if output is None:
-        return None
-    target = Path(output)
-    refuse_overwriting(original, target)
-    return target
-
-
-def _check_runs(seed: int, timeout: float, data: Data | None, libraries: Sequence[str]) -> None:
-    """What no generator of random numbers and no clock accepts, and what is not there."""
-    if seed < 0:
-        raise UsageError(f"the seed is {seed}, and must be 0 or more")
-    if not 0 < timeout <= LONGEST_TIMEOUT:
-        raise UsageError(f"the timeout is {timeout:g} s, and must be more than 0 and at most {LONGEST_TIMEOUT:,} s")
-    for library in libraries:
-        if not Path(library).is_file():
-            raise UsageError(f"{os.fspath(library)!r} is no file")
-    if data is not None:
-        check_data(data)
-
-
 def _check_certificate(certificate: str | os.PathLike[str] | None, original: ModelFile, target: Path | None) -> None:
     """A certificate must not take the place of the model that is read, of its data, or of the one that is written."""
     taken = [path.resolve() for path in (original.path, target, *original.data_files) if path is not None]
     if certificate is not None and Path(certificate).resolve() in taken:
         raise UsageError(f"the certificate would overwrite {os.fspath(certificate)!r}")
-
-
-def _check_alone(alone: bool, certificate: object, data: object, counterexample: object) -> None:
-    """Where nothing is run, there has to be something else to go by, and nothing that only a run can use."""
-    if alone and certificate is None:
-        raise UsageError("certificate_alone (--certificate-alone) needs a certificate to go by")
-    if alone and (data is not None or counterexample is not None):
-        raise UsageError("with certificate_alone (--certificate-alone) nothing is run: no data, no counterexample")
-
-
-def _check_counterexample(
-    target: str | os.PathLike[str] | None,
-    before: ModelFile,
-    after: ModelFile,
-    others: Sequence[str | os.PathLike[str] | None],
-) -> None:
-    """Not in the place of anything that is read, and in one that can be written: known before anything is run."""
-    if target is None:
-        return
-    files = [before.path, after.path, *before.data_files, *after.data_files, *(Path(file) for file in others if file)]
-    if Path(target).resolve() in [path.resolve() for path in files if path is not None]:
-        raise UsageError(f"the counterexample would overwrite {os.fspath(target)!r}")
-    with staged(b"", Path(target)):
-        pass
-
-
-def _saved(verdict: Verdict, target: str | os.PathLike[str] | None) -> Verdict:
-    """The verdict, the inputs of its counterexample written where that was asked for and there is one."""
-    if target is None or not isinstance(verdict, Differs) or verdict.counterexample is None:
-        return verdict
-    with staged(npz_of(verdict.counterexample.inputs), Path(target)) as made:
-        made.publish()
-    return replace(verdict, counterexample=replace(verdict.counterexample, saved=Path(target)))
 
 
 def _unchanged(subject: Subject, decided: Plan) -> FoldResult:
@@ -345,7 +179,3 @@ def _within_limits(result: FoldResult, most: int | None) -> FoldResult:
     if most is not None and left > most:
         raise BatchNormsLeft(f"{left} BatchNormalization(s) stay, {most} allowed", result)
     return result
-
-
-def _silent(stage: str) -> None:
-    del stage

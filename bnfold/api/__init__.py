@@ -1,0 +1,18 @@
+"""The public functions: each reads as the story of the command that bears its name.
+
+    fold       read, plan, rewrite, prove, and only then write
+    plan       what fold would do with each BatchNormalization, and why not
+    verify     whether two models are the same function
+    operators  what may move where, from the op table (the command is `ops`)
+    explain    the page of one reason
+
+A function that changes a model returns a new one. Whatever a caller could overlook raises.
+"""
+
+from __future__ import annotations
+
+from bnfold.api.folding import fold, plan
+from bnfold.api.pages import explain, operators
+from bnfold.api.verifying import verify
+
+__all__ = ["explain", "fold", "operators", "plan", "verify"]
