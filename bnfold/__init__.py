@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bnfold.affine import Affine
-    from bnfold.api import explain, fold, operators, plan, verify
+    from bnfold.api import explain, fold, insert, operators, plan, verify
     from bnfold.equality.certificate import Certificate
     from bnfold.equality.verdict import Counterexample, Differs, EndToEnd, Recheck, Same, Unknown, Verdict
     from bnfold.errors import (
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         UsageError,
         WouldFold,
     )
+    from bnfold.inserting.places import Place
+    from bnfold.inserting.result import InsertResult
     from bnfold.moves import Move, Plan, Refusal
     from bnfold.nodes import Site
     from bnfold.ops.reasons import Reason
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "bnfold.affine": ("Affine",),
-    "bnfold.api": ("explain", "fold", "operators", "plan", "verify"),
+    "bnfold.api": ("explain", "fold", "insert", "operators", "plan", "verify"),
     "bnfold.equality.certificate": ("Certificate",),
     "bnfold.equality.verdict": ("Counterexample", "Differs", "EndToEnd", "Recheck", "Same", "Unknown", "Verdict"),
     "bnfold.errors": (
@@ -49,6 +51,8 @@ _HOMES = {
         "UsageError",
         "WouldFold",
     ),
+    "bnfold.inserting.places": ("Place",),
+    "bnfold.inserting.result": ("InsertResult",),
     "bnfold.nodes": ("Site",),
     "bnfold.ops.reasons": ("Reason",),
     "bnfold.moves": ("Move", "Plan", "Refusal"),
@@ -83,8 +87,10 @@ __all__ = [
     "Flagged",
     "FoldResult",
     "InputRefused",
+    "InsertResult",
     "Move",
     "NotVerified",
+    "Place",
     "Plan",
     "Reason",
     "Recheck",
@@ -100,6 +106,7 @@ __all__ = [
     "__version__",
     "explain",
     "fold",
+    "insert",
     "operators",
     "plan",
     "verify",

@@ -31,16 +31,16 @@ class Selection:
         everything = sorted({name for those in names.values() for name in those})
         for option, globs in (("only", self.only), ("skip", self.skip)):
             for glob in globs:
-                if not _matched([glob], everything):
-                    raise UsageError(_unmatched(option, glob, everything))
-        wanted = {id_ for id_, those in names.items() if not self.only or _matched(self.only, those)}
-        skipped = {id_ for id_, those in names.items() if _matched(self.skip, those)}
+                if not matched([glob], everything):
+                    raise UsageError(f"--{option} {glob!r} names nothing that could fold{near(glob, everything)}")
+        wanted = {id_ for id_, those in names.items() if not self.only or matched(self.only, those)}
+        skipped = {id_ for id_, those in names.items() if matched(self.skip, those)}
         sentences = {node.id: "no --only glob names it" for node in nodes if node.id not in wanted}
         return sentences | dict.fromkeys(sorted(skipped), "a --skip glob names it")
 
     def untouched(self, nodes: Sequence[Node]) -> frozenset[int]:
         """The ids of the nodes that were asked to stay as they are: not even another affine may settle in them."""
-        return frozenset(node.id for node in nodes if _matched(self.skip, frozenset(_names(node))))
+        return frozenset(node.id for node in nodes if matched(self.skip, frozenset(_names(node))))
 
 
 def _names(node: Node) -> Iterable[str]:
@@ -48,11 +48,12 @@ def _names(node: Node) -> Iterable[str]:
     yield from (value.name for value in (*node.inputs, *node.outputs) if value is not None)
 
 
-def _matched(globs: Sequence[str], names: Iterable[str]) -> bool:
+def matched(globs: Sequence[str], names: Iterable[str]) -> bool:
+    """Whether any of these globs names any of these names."""
     return any(name and fnmatchcase(name, glob) for name in names for glob in globs)
 
 
-def _unmatched(option: str, glob: str, names: Sequence[str]) -> str:
-    near = get_close_matches(glob, names, n=3, cutoff=0.4)
-    hint = f"; near names are {', '.join(repr(name) for name in near)}" if near else ""
-    return f"--{option} {glob!r} names nothing that could fold{hint}"
+def near(name: str, names: Iterable[str]) -> str:
+    """What to add to a sentence about a name that there is not: names that come close, or nothing."""
+    close = get_close_matches(name, sorted(set(names)), n=3, cutoff=0.4)
+    return f"; near names are {', '.join(repr(one) for one in close)}" if close else ""

@@ -12,7 +12,7 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -36,17 +36,23 @@ def is_function_name(text: str) -> bool:
 
 
 def sets_of_function(name: str, most: int) -> tuple[tuple[Given, ...], bool]:
-    """What the function called `name` gives, as `sets_of` does; it is looked for where Python looks, and here."""
+    """What the function called `name` gives, as `sets_of` does."""
+    function = function_called(name)
+    with current_folder_importable():
+        return sets_of(f"the function {name!r}", name.partition(":")[2], function, most)
+
+
+def function_called(name: str) -> Callable[[], object]:
+    """The function called `name`, which is looked for where Python looks, and here. Raises `UsageError`."""
     title = f"the function {name!r}"
-    with _current_folder_importable(), _told(title):
+    with current_folder_importable(), _told(title):
         module, _, path = name.partition(":")
         found: object = importlib.import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
     if not callable(found):
         raise UsageError(f"{title} is of the type {type(found).__name__} and cannot be called")
-    with _current_folder_importable():
-        return sets_of(title, path, found, most)
+    return found
 
 
 def sets_of(title: str, label: str, source: object, most: int) -> tuple[tuple[Given, ...], bool]:
@@ -56,18 +62,26 @@ def sets_of(title: str, label: str, source: object, most: int) -> tuple[tuple[Gi
     """
     sets: list[Given] = []
     left = most
-    with closing(_taken(title, source)) as taken:
+    with closing(each_set(title, label, source)) as taken:
         for given in taken:
             if len(sets) == MOST_SETS:
                 return tuple(sets), True
-            arrays = _arrays(title, given)
-            left -= sum(value.nbytes for value in arrays.values())
+            left -= sum(value.nbytes for value in given.arrays.values())
             if left < 0:
                 raise UsageError(f"{title} gives more than the {most} bytes that are read")
-            sets.append(Given(title, f"{label}[{len(sets)}]", arrays))
-    if not sets:
-        raise UsageError(f"{title} gives no data")
+            sets.append(given)
     return tuple(sets), False
+
+
+def each_set(title: str, label: str, source: object) -> Generator[Given, None, None]:
+    """The sets of `sets_of` one after the other, however many there are. Raises `UsageError`, of none at all too."""
+    count = 0
+    with closing(_taken(title, source)) as taken:
+        for given in taken:
+            yield Given(title, f"{label}[{count}]", _arrays(title, given))
+            count += 1
+    if not count:
+        raise UsageError(f"{title} gives no data")
 
 
 def _taken(title: str, source: object) -> Generator[object, None, None]:
@@ -130,7 +144,8 @@ def _told(title: str) -> Iterator[None]:
 
 
 @contextmanager
-def _current_folder_importable() -> Iterator[None]:
+def current_folder_importable() -> Iterator[None]:
+    """While it lasts, modules in the current folder are found."""
     here = str(Path.cwd())
     if here in sys.path or "" in sys.path:
         yield

@@ -5,8 +5,10 @@ Invariant: what an edit does not name comes out byte for byte, and no edit at al
 
 from __future__ import annotations
 
+from bnfold.model.editing import edited
 from bnfold.model.edits import Address, Edits, GraphEdit, NewTensor, NodeEdit
 from bnfold.model.freezing import FIRST_IR_WITH_FREE_INITIALIZERS, overridable
+from bnfold.model.inlining import without_functions
 from bnfold.model.modelfile import ModelFile
 from bnfold.model.publish import Candidate, candidate, staged
 from bnfold.model.relocate import model_bytes as to_bytes
@@ -26,9 +28,11 @@ __all__ = [
     "Span",
     "Subject",
     "candidate",
+    "edited",
     "overridable",
     "read",
     "staged",
     "subject_of",
     "to_bytes",
+    "without_functions",
 ]

@@ -109,6 +109,7 @@ class GraphEdit:
     inputs: Mapping[int, ValueInfoProto | None] = field(default_factory=_empty)
     added_inputs: tuple[ValueInfoProto, ...] = ()
     outputs: Mapping[int, ValueInfoProto] = field(default_factory=_empty)
+    added_outputs: tuple[ValueInfoProto, ...] = ()
     value_info: Mapping[int, ValueInfoProto | None] = field(default_factory=_empty)
     added_value_info: tuple[ValueInfoProto, ...] = ()
 
@@ -118,7 +119,7 @@ class GraphEdit:
         changed_nodes = any(edit is None or not edit.is_empty for edit in self.nodes.values())
         others = (
             any(self.inserted.values()), self.initializers, self.added_initializers, self.inputs, self.added_inputs,
-            self.outputs, self.value_info, self.added_value_info,
+            self.outputs, self.added_outputs, self.value_info, self.added_value_info,
         )  # fmt: skip
         return not changed_nodes and not any(others)
 

@@ -205,6 +205,8 @@ class _Splice:
         added += [_message(numbers.value_info, value) for value in edit.added_value_info]
         if numbers.input is not None:
             added += [_message(numbers.input, value) for value in edit.added_inputs]
+        if numbers.output is not None:
+            added += [_message(numbers.output, value) for value in edit.added_outputs]
         if numbers.initializer is not None:
             added += [length_field(numbers.initializer, self.write(new, None)) for new in edit.added_initializers]
         return joined(added)
@@ -335,5 +337,6 @@ def _check_positions(
 
 
 def _check_function_edit(edit: GraphEdit) -> None:
-    if edit.initializers or edit.added_initializers or edit.inputs or edit.added_inputs or edit.outputs:
+    ports = (edit.inputs, edit.added_inputs, edit.outputs, edit.added_outputs)
+    if edit.initializers or edit.added_initializers or any(ports):
         raise ValueError("a function has neither initializers nor typed inputs and outputs")

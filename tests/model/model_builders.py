@@ -161,7 +161,7 @@ def _edit_graph(graph, edit: GraphEdit) -> None:
     if isinstance(graph, onnx.FunctionProto):
         return
     _refill(graph.input, _replaced(graph.input, edit.inputs, edit.added_inputs))
-    _refill(graph.output, _replaced(graph.output, edit.outputs, ()))
+    _refill(graph.output, _replaced(graph.output, edit.outputs, edit.added_outputs))
     tensors = [edit.initializers.get(i, (t,)) for i, t in enumerate(graph.initializer)]
     flat = [t for group in [*tensors, edit.added_initializers] for t in group]
     _refill(graph.initializer, [full(t) if isinstance(t, NewTensor) else t for t in flat])

@@ -61,6 +61,7 @@ def random_edit(random: Random, graph, *, locked: frozenset[int] = frozenset()) 
         added_initializers=tuple(tensor("u") for _ in some(2)),
         inputs={i: random.choice([None, value("i")]) for i in some(len(graph.input))},
         added_inputs=tuple(value("v") for _ in some(2)),
+        added_outputs=tuple(value("v") for _ in some(2)),
         outputs={i: value("out") for i in some(len(graph.output))},
         value_info=value_info,
         added_value_info=added,

@@ -1,0 +1,92 @@
+"""Layers and what follows them, as people speak of them: where a layer's channels are, and what an activation is.
+
+Nothing here is needed to fold: it says where a BatchNormalization belongs that is asked for "after" a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bnfold.affine import Dim
+from bnfold.nodes import Node, Reader, Value, nested_graphs
+from bnfold.ops.affine import is_batch_norm
+from bnfold.ops.facts import Facts, reads_metadata_alone
+
+ACTIVATIONS = frozenset(
+    {
+        "Celu", "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu", "Selu",
+        "Sigmoid", "Softplus", "Softsign", "Swish", "Tanh", "ThresholdedRelu",
+    }
+)  # fmt: skip
+"""Operators that act on each element alone, with constants at most."""
+
+GATES = frozenset({"HardSigmoid", "Sigmoid"})
+"""Activations that, multiplied by their own input, are another one: x * Sigmoid(x) is what exporters make of Swish."""
+
+CHANNELS_LAST = frozenset({"MatMul"})
+"""Layers whose output channels are on the last axis, whatever the rank."""
+
+SAME_LAYER = frozenset({"Cast", "Dropout", "Identity", "Transpose"})
+"""Operators behind which a BatchNormalization is still the one of the layer before."""
+
+
+def channel_axis(node: Node | None, rank: int) -> int:
+    """The axis of a layer's output channels: 1, but the last one of a MatMul."""
+    return rank - 1 if node is not None and node.op in CHANNELS_LAST else 1
+
+
+def activation_after(facts: Facts, value: Value) -> Value | None:
+    """What an activation makes of a value that nothing else reads; None where none follows."""
+    readers = facts.graph.readers(value)
+    if facts.graph.is_graph_output(value) or not readers or any(r.node.scope is not value.scope for r in readers):
+        return None
+    if len(readers) == 1:
+        (reader,) = readers
+        return reader.node.output(0) if reader.index == 0 and reader.node.op in ACTIVATIONS else None
+    gates = [reader.node for reader in readers if reader.node.op in GATES]
+    products = [reader.node for reader in readers if reader.node.op == "Mul"]
+    if len(readers) != 2 or len(gates) != 1 or len(products) != 1:
+        return None
+    gate = gates[0].output(0)
+    return products[0].output(0) if gate is not None and {*products[0].inputs} == {value, gate} else None
+
+
+def batch_norm_after(facts: Facts, value: Value) -> Node | None:
+    """The BatchNormalization of the layer that makes a value: straight behind it, or behind its bias, a Cast, ..."""
+    pending = [value]
+    while pending:
+        for reader in facts.graph.readers(pending.pop()):
+            if is_batch_norm(reader.node.op) and reader.index == 0:
+                return reader.node
+            pending += _same_layer(facts, reader)
+    return None
+
+
+def _same_layer(facts: Facts, reader: Reader) -> Iterator[Value]:
+    node, output = reader.node, reader.node.output(0)
+    if output is None:
+        return
+    others = [v for i, v in enumerate(node.inputs) if v is not None and i != reader.index]
+    is_bias = node.op == "Add" and len(others) == 1 and facts.is_constant(others[0])
+    if is_bias or (node.op in SAME_LAYER and reader.index == 0):
+        yield output
+
+
+def depending_on_data(facts: Facts) -> frozenset[int]:
+    """The ids of the values that depend on what an input of the model holds, and not on its shape alone."""
+    graph = facts.graph
+    found = {v.id for v in graph.values if graph.is_graph_input(v) and graph.initializer(v) is None}
+    for node in facts.order:
+        reads = (
+            value is not None and value.id in found and not reads_metadata_alone(Reader(node, i))
+            for i, value in enumerate(node.inputs)
+        )
+        if any(reads) or any(nested_graphs(node.proto)):
+            found.update(value.id for value in node.outputs if value is not None)
+    return frozenset(found)
+
+
+def channels_of(shape: tuple[Dim, ...] | None, axis: int) -> int | None:
+    """How many channels a value of that shape has; None where that is not known."""
+    size = None if shape is None or axis >= len(shape) else shape[axis]
+    return size if isinstance(size, int) and size > 0 else None
