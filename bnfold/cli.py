@@ -29,6 +29,7 @@ from bnfold.options import (
     FormatOption,
     FreezeInputs,
     GivenCertificate,
+    Init,
     Inline,
     MaxBytes,
     Model,
@@ -42,8 +43,20 @@ from bnfold.options import (
     Timeout,
     Verbose,
     Verify,
+    VerifyInsertion,
 )
-from bnfold.terminal import answer, complain, dims_of, mute, nothing_to_say, prepare, say, stdout_kept, to_stdout
+from bnfold.terminal import (
+    answer,
+    complain,
+    dims_of,
+    listed,
+    mute,
+    nothing_to_say,
+    prepare,
+    say,
+    stdout_kept,
+    to_stdout,
+)
 
 if TYPE_CHECKING:
     from bnfold.result import FoldResult
@@ -181,6 +194,82 @@ def plan(  # noqa: PLR0913  # one parameter per option
         "txt": lambda: text.plan_text(model, made, verbose=verbose),
     }
     answer(writers, format_, report, quiet=quiet)
+
+
+@app.command(epilog="Example: bnfold insert model.onnx --after Conv,Gemm -o with_bn.onnx")
+def insert(  # noqa: PLR0913  # one parameter per option
+    model: Model,
+    *,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="OUT", help="A file, a folder, or - for stdout.")
+    ] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the model.")] = False,
+    after: Annotated[
+        list[str] | None,
+        typer.Option("--after", metavar="OP,...", help="Behind the output of these operators. Repeatable."),
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option("--at", metavar="GLOB", help="Behind what this names: node or tensor. Repeatable."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", metavar="GLOB", help="Leave out what this names. Repeatable.")
+    ] = None,
+    axis: Annotated[
+        int | None, typer.Option("--axis", help="Axis of the channels: 1, or the last. A MatMul's is the last.")
+    ] = None,
+    past_activation: Annotated[
+        bool, typer.Option("--past-activation", help="Behind the activation that follows, if one does.")
+    ] = False,
+    init: Annotated[
+        Init,
+        typer.Option(
+            "--init",
+            help="identity: bit-exact; preserve: the data's statistics, same function; normalize: mean 0 and variance "
+            "1, layer by layer, which changes the function.",
+        ),
+    ] = Init.IDENTITY,
+    training: Annotated[
+        bool, typer.Option("--training", help="In training mode, with running statistics as graph outputs.")
+    ] = False,
+    verify: Annotated[
+        VerifyInsertion, typer.Option("--verify", help="Whether both models are compared before writing.")
+    ] = VerifyInsertion.FULL,
+    data: Data = None,
+    seed: Seed = 0,
+    dim: Dim = None,
+    provider: Provider = "CPUExecutionProvider",
+    custom_ops: CustomOps = None,
+    timeout: Timeout = 600.0,
+    max_bytes: MaxBytes = None,
+    format_: FormatOption = Format.TEXT,
+    report: Report = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Insert BatchNormalization behind layers: an identity, with real statistics, or normalising."""
+    if (output is None) == (not in_place):
+        raise UsageError("insert needs exactly one of -o OUT and --in-place")
+    prepare(report, verbose=verbose)
+    from bnfold import api, batch  # noqa: PLC0415  # heavy: only once the options are known to be sound
+    from bnfold.report import insertion  # noqa: PLC0415  # likewise
+    from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
+
+    target = None if output in {None, "-"} else batch.targets([model], str(output))[0]
+    with progress(model) as tell, stdout_kept():
+        result = api.insert(
+            model, target, in_place=in_place, after=listed(after), at=at or (), skip=skip or (), axis=axis,
+            past_activation=past_activation, init=init.value, training=training, verify=verify.value, data=data,
+            seed=seed, dims=dims_of(dim), provider=provider, custom_ops=custom_ops or (), timeout=timeout,
+            max_bytes=max_bytes, progress=tell,
+        )  # fmt: skip
+    writers = {
+        "json": lambda: insertion.insertion_json(model, result),
+        "txt": lambda: insertion.insertion_text(model, result, verbose=verbose),
+    }
+    answer(writers, format_, report, quiet=quiet, to_stderr=output == "-")
+    if output == "-":
+        say(result.to_bytes())
 
 
 @app.command(epilog="Example: bnfold verify model.onnx folded.onnx")

@@ -24,6 +24,21 @@ class Verify(enum.StrEnum):
     OFF = "off"
 
 
+class Init(enum.StrEnum):
+    """What an inserted BatchNormalization begins with."""
+
+    IDENTITY = "identity"
+    PRESERVE = "preserve"
+    NORMALIZE = "normalize"
+
+
+class VerifyInsertion(enum.StrEnum):
+    """Whether an insertion is shown to have left the model the same, before anything is written."""
+
+    FULL = "full"
+    OFF = "off"
+
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How the answer is written to stdout.")]
 Report = Annotated[

@@ -45,6 +45,11 @@ def dims_of(entries: Sequence[str] | None) -> dict[str, int]:
     return dims
 
 
+def listed(entries: Sequence[str] | None) -> tuple[str, ...]:
+    """The parts of options that may be repeated and may hold several, with commas between."""
+    return tuple(part.strip() for entry in entries or () for part in entry.split(",") if part.strip())
+
+
 def answer(
     writers: Mapping[str, Callable[[], str]],
     format_: Format,

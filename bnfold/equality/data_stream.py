@@ -18,7 +18,7 @@ import numpy as np
 
 from bnfold.equality.data import Data, check_data
 from bnfold.equality.data_files import MOST_BYTES, SUFFIXES, arrays_of
-from bnfold.equality.data_fitting import Given, batches_of
+from bnfold.equality.data_fitting import LABEL_NAMES, Given, batches_of
 from bnfold.equality.data_functions import current_folder_importable, each_set, function_called
 from bnfold.equality.test_sets import batch_of_set, sets_in
 from bnfold.errors import UsageError
@@ -92,9 +92,14 @@ class Stream:
 
 
 def first_batches(stream: Iterable[Batch], count: int) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
-    """The feeds of the first batches, as data that `verify` takes."""
-    kept = [dict(batch.feeds) for batch, _ in zip(stream, range(count), strict=False)]
+    """The first batches, with their labels, as data that `verify` takes."""
+    kept = [_with_labels(batch) for batch, _ in zip(stream, range(count), strict=False)]
     return lambda: iter(kept)
+
+
+def _with_labels(batch: Batch) -> dict[str, np.ndarray]:
+    name = next((name for name in LABEL_NAMES if name not in batch.feeds), "")
+    return dict(batch.feeds) | ({name: batch.labels} if name and batch.labels is not None else {})
 
 
 def _check_finite(batch: Batch) -> None:

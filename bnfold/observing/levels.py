@@ -13,9 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 from bnfold.graph import Graph
 from bnfold.nodes import Node, Scope, Value
 from bnfold.observing.marks import marks_in
-
-ITERATING = frozenset({"Loop", "Scan", "SequenceMap"})
-"""Operators that run their body again and again."""
+from bnfold.ops.layers import runs_again
 
 
 class DependsOnItself(Exception):
@@ -110,7 +108,7 @@ def _iterates(graph: Graph, scope: Scope) -> bool:
     inner: Scope | None = scope
     while inner is not None:
         holder = _holder(graph, inner)
-        if holder is not None and holder.op in ITERATING:
+        if holder is not None and runs_again(holder):
             return True
         inner = inner.parent
     return False

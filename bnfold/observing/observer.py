@@ -162,7 +162,7 @@ def _observed(found: Reduction, outputs: Mapping[str, np.ndarray]) -> Observed:
 
 def _put(node: NodeProto, constants: Mapping[str, TensorProto]) -> None:
     """Put constants in place of those that a node, or its bodies, hold under the same doc_string."""
-    if node.op_type == "Constant" and node.doc_string in constants:
+    if node.doc_string in constants:
         node.attribute[0].t.CopyFrom(constants[node.doc_string])
     for attribute in node.attribute:
         for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):

@@ -29,6 +29,14 @@ CHANNELS_LAST = frozenset({"MatMul"})
 SAME_LAYER = frozenset({"Cast", "Dropout", "Identity", "Transpose"})
 """Operators behind which a BatchNormalization is still the one of the layer before."""
 
+ITERATING = frozenset({"Loop", "Scan", "SequenceMap"})
+"""Operators that run their body again and again."""
+
+
+def runs_again(node: Node) -> bool:
+    """Whether a node runs its body more than once."""
+    return node.op in ITERATING
+
 
 def channel_axis(node: Node | None, rank: int) -> int:
     """The axis of a layer's output channels: 1, but the last one of a MatMul."""

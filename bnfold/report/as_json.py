@@ -19,30 +19,31 @@ SCHEMA = 1
 
 def fold_json(done: Sequence[Done]) -> str:
     """The answer of `bnfold fold`."""
-    return _written("fold", models=[_done(one) for one in done], exit_code=exit_code(done))
+    return written("fold", models=[_done(one) for one in done], exit_code=exit_code(done))
 
 
 def plan_json(name: str, plan: Plan) -> str:
     """The answer of `bnfold plan`: the plan as `Plan.from_json` reads it, and its counts."""
-    return _written("plan", model=name, counts=_counts(plan), plan=plan.to_json())
+    return written("plan", model=name, counts=_counts(plan), plan=plan.to_json())
 
 
 def verdict_json(before: str, after: str, verdict: Verdict) -> str:
     """The answer of `bnfold verify`."""
-    return _written("verify", before=before, after=after, **_verdict(verdict), recheck=_recheck(verdict.recheck))
+    return written("verify", before=before, after=after, **verdict_fields(verdict), recheck=_recheck(verdict.recheck))
 
 
 def ops_json(rows: Iterable[Row]) -> str:
     """The answer of `bnfold ops`."""
-    return _written("ops", rows=[asdict(row) for row in rows])
+    return written("ops", rows=[asdict(row) for row in rows])
 
 
 def reasons_json(reasons: Iterable[Reason]) -> str:
     """The answer of `bnfold explain`."""
-    return _written("explain", reasons=[asdict(reason) for reason in reasons])
+    return written("explain", reasons=[asdict(reason) for reason in reasons])
 
 
-def _written(command: str, **fields: Json) -> str:
+def written(command: str, **fields: Json) -> str:
+    """An answer of one command, with the head that all have."""
     head: dict[str, Json] = {"schema": SCHEMA, "bnfold": __version__, "command": command}
     return json.dumps(_finite({**head, **fields}), indent=2, ensure_ascii=True, allow_nan=False)
 
@@ -67,7 +68,7 @@ def _done(done: Done) -> Json:
         "exit_code": done.exit_code,
         "error": error,
         "result": None if done.result is None else _result(done.result),
-        "verdict": _verdict(verdict) if isinstance(verdict, Differs | Unknown) else None,
+        "verdict": verdict_fields(verdict) if isinstance(verdict, Differs | Unknown) else None,
     }
 
 
@@ -85,7 +86,7 @@ def _result(result: FoldResult) -> Json:
         "moves": [_move(move) for move in result.plan.moves],
         "refusals": result.plan.to_json()["refusals"],
         "certificate": None if result.certificate is None else dict(result.certificate.to_json()),
-        "verdict": None if result.verdict is None else _verdict(result.verdict),
+        "verdict": None if result.verdict is None else verdict_fields(result.verdict),
     }
 
 
@@ -104,8 +105,9 @@ def _counted(plan: Plan) -> dict[str, Json]:
     return {"found": len(plan.moves) + len(plan.refusals), "folded": len(plan.moves), "left": len(plan.refusals)}
 
 
-def _verdict(verdict: Verdict) -> dict[str, Json]:
-    value: dict[str, Json] = {"verdict": verdict.word, "end_to_end": _end_to_end(verdict.end_to_end)}
+def verdict_fields(verdict: Verdict) -> dict[str, Json]:
+    """A verdict and what it goes by."""
+    value: dict[str, Json] = {"verdict": verdict.word, "end_to_end": end_to_end_json(verdict.end_to_end)}
     if isinstance(verdict, Same):
         sites = None if verdict.sites is None else asdict(verdict.sites)
         return value | {"certified": verdict.certified, "executed": verdict.executed, "sites": sites}
@@ -142,5 +144,6 @@ def _recheck(recheck: Recheck | None) -> Json:
     }
 
 
-def _end_to_end(end_to_end: EndToEnd | None) -> Json:
+def end_to_end_json(end_to_end: EndToEnd | None) -> Json:
+    """The figures of end to end, if there are any."""
     return None if end_to_end is None else asdict(end_to_end)

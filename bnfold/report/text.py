@@ -29,7 +29,7 @@ def fold_text(done: Sequence[Done], *, verbose: bool = False, check: bool = Fals
 
 def plan_text(name: str, plan: Plan, *, verbose: bool = False) -> str:
     """The answer of `bnfold plan`."""
-    lines = [shown(name), *_columns(_counts(plan, folded="to fold"))]
+    lines = [shown(name), *columns(_counts(plan, folded="to fold"))]
     if verbose:
         lines += [*_moves(plan.moves)]
     return "\n".join([*lines, *_left(plan, verbose=verbose)])
@@ -43,8 +43,8 @@ def verdict_text(before: str, after: str, verdict: Verdict, *, to_save: bool = F
     if isinstance(verdict, Unknown):
         rows.append(("because", shown(verdict.why)))
     rows += _rechecked(verdict.recheck)
-    rows += _evidence(verdict.end_to_end)
-    rows += _sites(verdict) if isinstance(verdict, Same) else ()
+    rows += evidence_rows(verdict.end_to_end)
+    rows += site_rows(verdict) if isinstance(verdict, Same) else ()
     if isinstance(verdict, Differs) and verdict.counterexample is not None:
         shows = verdict.counterexample
         at = f"{shown(shows.output)}{list(shows.index)} on {shown(shows.batch)}"
@@ -53,7 +53,7 @@ def verdict_text(before: str, after: str, verdict: Verdict, *, to_save: bool = F
             rows.append(("inputs", f"written to {shown(shows.saved)}, which --data takes"))
     elif to_save:
         rows.append(("inputs", "not written: there is nothing that tells the models apart"))
-    return "\n".join([f"{shown(before)} and {shown(after)}", *_columns(rows)])
+    return "\n".join([f"{shown(before)} and {shown(after)}", *columns(rows)])
 
 
 def ops_text(rows: Iterable[Row]) -> str:
@@ -65,7 +65,7 @@ def ops_text(rows: Iterable[Row]) -> str:
     }
     lines: list[str] = []
     for kind, group in groupby(rows, key=lambda row: row.kind):
-        lines += ["", titles[kind], *_columns([line for row in group for line in _row(row)])]
+        lines += ["", titles[kind], *columns([line for row in group for line in _row(row)])]
     return "\n".join(lines[1:])
 
 
@@ -80,25 +80,25 @@ def reason_text(reason: Reason) -> str:
     parts = [
         f"{reason.code}: {reason.summary}",
         "",
-        *_wrapped(reason.why),
+        *wrapped(reason.why),
         "",
-        *_wrapped(f"What to do: {reason.remedy}."),
+        *wrapped(f"What to do: {reason.remedy}."),
     ]
     return "\n".join(parts)
 
 
 def reasons_text(reasons: Iterable[Reason]) -> str:
     """The answer of `bnfold explain` without a code: all of them."""
-    return "\n".join(_columns([(reason.code, reason.summary) for reason in reasons], indent=""))
+    return "\n".join(columns([(reason.code, reason.summary) for reason in reasons], indent=""))
 
 
 def _done_lines(done: Done, *, verbose: bool, check: bool) -> Iterator[str]:
     arrow = f" -> {shown(done.target)}" if done.target and done.result is not None and done.result.written else ""
     yield f"{shown(done.source)}{arrow}"
     if done.result is None:
-        yield from _columns([("error", shown(done.error))])
+        yield from columns([("error", shown(done.error))])
         return
-    yield from _columns(_result_rows(done.result, check=check))
+    yield from columns(_result_rows(done.result, check=check))
     if verbose:
         yield from _moves(done.result.plan.moves)
     yield from _left(done.result.plan, verbose=verbose)
@@ -127,8 +127,8 @@ def _result_rows(result: FoldResult, *, check: bool) -> Iterator[tuple[str, str]
     if result.verdict is None:
         yield "verified", "no, as asked"
         return
-    yield from _evidence(result.verdict.end_to_end)
-    yield from _sites(result.verdict)
+    yield from evidence_rows(result.verdict.end_to_end)
+    yield from site_rows(result.verdict)
     yield "verified", _verified(result.verdict)
 
 
@@ -166,7 +166,8 @@ def _verified(same: Same) -> str:
     return f"{same.word}, by the certificate and by running both models in onnxruntime"
 
 
-def _evidence(end_to_end: EndToEnd | None) -> Iterator[tuple[str, str]]:
+def evidence_rows(end_to_end: EndToEnd | None) -> Iterator[tuple[str, str]]:
+    """The figures of end to end."""
     if end_to_end is None:
         return
     worst = end_to_end.worst
@@ -187,7 +188,7 @@ def _evidence(end_to_end: EndToEnd | None) -> Iterator[tuple[str, str]]:
         yield "note", shown(note)
 
 
-def _sites(same: Same) -> Iterator[tuple[str, str]]:
+def site_rows(same: Same) -> Iterator[tuple[str, str]]:
     """What the comparison site by site showed."""
     if same.sites is None:
         return
@@ -231,7 +232,7 @@ def _refused(title: str, refusals: Sequence[Refusal], *, verbose: bool) -> Itera
             yield f"      {shown(refusal.site)}: {shown(refusal.detail)}{blamed}"
         if len(group) > FEW and not verbose:
             yield f"      and {len(group) - FEW} more (-v shows all)"
-        yield from _wrapped(f"remedy: {group[0].remedy}", indent="      ")
+        yield from wrapped(f"remedy: {group[0].remedy}", indent="      ")
 
 
 def _sums(done: Sequence[Done]) -> Iterator[str]:
@@ -243,11 +244,13 @@ def _sums(done: Sequence[Done]) -> Iterator[str]:
     )
 
 
-def _columns(rows: Iterable[tuple[str, str]], indent: str = "  ") -> list[str]:
+def columns(rows: Iterable[tuple[str, str]], indent: str = "  ") -> list[str]:
+    """Names and values as aligned lines."""
     table = list(rows)
     width = max((len(name) for name, _ in table), default=0)
     return [f"{indent}{name:<{width}}  {value}".rstrip() for name, value in table]
 
 
-def _wrapped(text: str, indent: str = "") -> list[str]:
+def wrapped(text: str, indent: str = "") -> list[str]:
+    """A paragraph as lines."""
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + ("  " if indent else ""))
