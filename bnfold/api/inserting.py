@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,9 +18,9 @@ from bnfold.equality.data_stream import Stream, first_batches
 from bnfold.equality.end_to_end import compare
 from bnfold.equality.examine import Subject as Examined
 from bnfold.equality.examine import examine, judged
-from bnfold.equality.inputs import CannotFeed, random_batches
+from bnfold.equality.inputs import DISTRIBUTIONS, CannotFeed, random_batches
 from bnfold.equality.runner import CannotRun, Limits, Runner
-from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
+from bnfold.equality.verdict import Differs, EndToEnd, Same, Unknown, Verdict
 from bnfold.errors import Undecided, UsageError
 from bnfold.graph import Graph
 from bnfold.inserting.measuring import Measuring
@@ -142,6 +142,14 @@ def _target(target: Path | None, stack: ExitStack) -> Path:
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bnfold-"))) / "inserted.onnx"
 
 
+def _on_data(found: EndToEnd | None) -> EndToEnd | None:
+    """The figures of the user's own data alone: what becomes of noise is no news."""
+    if found is None:
+        return None
+    ours = tuple(one for one in found.comparisons if one.batch.partition(",")[0] not in DISTRIBUTIONS)
+    return replace(found, comparisons=ours or found.comparisons, notes=())
+
+
 def _constants(graph: Graph, places: Sequence[Place]) -> int:
     """How many Constant nodes hold parameters: four for each place outside of the main graph."""
     return 4 * sum(place.value.scope is not graph.scopes[0] for place in places)
@@ -250,7 +258,7 @@ class _Job:
             data=self._some_data(),
         )
         still = tuple(each.still for each in parameters)
-        return Normalised.of(seen, still, outcome.end_to_end)
+        return Normalised.of(seen, still, _on_data(outcome.end_to_end))
 
     def _runs(self, written: ModelFile, path: Path) -> None:
         """Raise `Undecided` unless onnxruntime runs the model, once."""
