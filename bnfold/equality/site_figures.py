@@ -5,12 +5,15 @@ D how many such sums lie behind each other, and S the sum of the absolute terms 
 
     every element      |d| <= D*(4*sqrt(K) + 8)*u*S
     every channel      gain    |cov(d, y)/var(y)| <= 4u*(1 + max(1, 5/3*std(S)/(sqrt(K)*std(y)))) + 6 standard errors
+                               + (2u*mean(S))^2/var(y)
                        offset  |mean(d)| <= 4u*mean(S)*max(1, sqrt(K/n))
 
 A wrong scale is a gain and a wrong shift is an offset, far below what rounding does to one element. Of a gain, 4u are
 for the scale that the original computes in its own type, the rest for the weights, which are rounded once. The two
 factors are 1 for ordinary layers: the first grows where weights cancel, for there their rounding is a larger gain, the
-second where there are too few elements to average over. Gains are asked of at least 64 different values alone.
+second where there are too few elements to average over. The original's own rounding stands in y and, with the other
+sign, in d: that is a gain of (2u*mean(S))^2/var(y). Gains are asked of at least 64 different values alone, and where
+std(y) > 32u*mean(S).
 """
 
 from __future__ import annotations
@@ -31,6 +34,12 @@ ENOUGH = 64
 
 _STANDARD_ERRORS = 6.0
 _SYSTEMATIC = 4.0
+_VISIBLE = 32
+"""Units of S from which on the deviation of y is more than its own rounding."""
+
+_OWN_NOISE = 2.0
+"""Units of S by which the original itself rounds: what it puts into y stands in d with the other sign."""
+
 _OF_SIZES = 5 / 3
 """How much more a normal variable varies than its size does."""
 
@@ -151,14 +160,16 @@ class Figures:
         mean_y, mean_d = sums.y / n, sums.d / n
         var_y = np.maximum(sums.yy / n - mean_y**2, 0.0)
         var_d = np.maximum(sums.dd / n - mean_d**2, 0.0)
-        judged = np.sqrt(var_y) > ENOUGH * self.unit * sums.s / n
+        mean_s = sums.s / n
+        judged = np.sqrt(var_y) > _VISIBLE * self.unit * mean_s
         safe = np.where(judged, var_y, 1.0)
         gain = np.where(judged, (sums.yd / n - mean_y * mean_d) / safe, 0.0)
         left = np.maximum(var_d - gain**2 * safe, 0.0)
         error = np.sqrt(left / (n * safe))
         spread = np.maximum(sums.ss / n - (sums.s / n) ** 2, 0.0)
         cancelling = _OF_SIZES * np.sqrt(spread / safe / max(1, self.size.terms))
-        allowed = _SYSTEMATIC * self.unit * (1.0 + np.maximum(1.0, cancelling)) + _STANDARD_ERRORS * error
+        own_noise = np.square(_OWN_NOISE * self.unit * mean_s) / safe
+        allowed = _SYSTEMATIC * self.unit * (1.0 + np.maximum(1.0, cancelling)) + _STANDARD_ERRORS * error + own_noise
         return np.abs(gain), allowed
 
     def _note(self, found: Excess) -> None:

@@ -129,3 +129,20 @@ def test_batches_add_up() -> None:
     assert figures.fewest == 320
     assert figures.worst.kind == "gain"
     assert figures.worst.share > 1
+
+
+@pytest.mark.parametrize("visible", [34.0, 50.0, 200.0])
+def test_a_gain_is_seen_beside_the_rounding_of_the_original_itself(visible: float) -> None:
+    """std(y) is `visible` units of S: what y itself was rounded by is no gain, a scale that is 20 half units off is."""
+    random = np.random.default_rng(int(visible))
+    unit = UNITS["float16"]
+    for _ in range(20):
+        exact = random.standard_normal((600, 5))
+        s = np.full(exact.shape, 1 / (visible * unit))
+        before = exact + random.standard_normal(exact.shape) * 1.5 * unit * s
+        after = exact + random.standard_normal(exact.shape) * 1.5 * unit * s
+        assert judged(before, after, s, 16, "float16").worst.share <= 1
+    scaled = before + 20 * unit * (exact - exact.mean(0)) * np.eye(5)[2]
+    found = judged(before, scaled, s, 16, "float16")
+    assert (found.worst.kind, found.worst.channel) == ("gain", 2)
+    assert found.worst.share > 1
