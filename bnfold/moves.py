@@ -24,10 +24,14 @@ Json = str | int | float | list[Any] | dict[str, Any] | None
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One home of a move, and the affine of the home's output that it takes over."""
+    """One home of a move, and the affine of the home's output that it takes over.
+
+    `takes_shift` is False where a shift, if there is one, stays on the way, or goes to another home.
+    """
 
     home: Site
     after: Affine
+    takes_shift: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +137,23 @@ def _site_from_json(value: Mapping[str, Any]) -> Site:
 def _move_to_json(move: Move) -> dict[str, Json]:
     return {
         "site": _site_to_json(move.site),
-        "homes": [{"home": _site_to_json(a.home), "after": _affine_to_json(a.after)} for a in move.arrivals],
+        "homes": [_arrival_to_json(arrival) for arrival in move.arrivals],
         "path": [_site_to_json(site) for site in move.path],
     }
 
 
 def _move_from_json(value: Mapping[str, Any]) -> Move:
-    arrivals = (Arrival(_site_from_json(a["home"]), _affine_from_json(a["after"])) for a in value["homes"])
-    return Move(_site_from_json(value["site"]), tuple(arrivals), tuple(_site_from_json(s) for s in value["path"]))
+    arrivals = tuple(_arrival_from_json(entry) for entry in value["homes"])
+    return Move(_site_from_json(value["site"]), arrivals, tuple(_site_from_json(s) for s in value["path"]))
+
+
+def _arrival_to_json(arrival: Arrival) -> dict[str, Json]:
+    after = _affine_to_json(arrival.after)
+    return {"home": _site_to_json(arrival.home), "after": after, "takes_shift": arrival.takes_shift}
+
+
+def _arrival_from_json(value: Mapping[str, Any]) -> Arrival:
+    return Arrival(_site_from_json(value["home"]), _affine_from_json(value["after"]), bool(value["takes_shift"]))
 
 
 def _affine_to_json(affine: Affine) -> dict[str, Json]:

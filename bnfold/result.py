@@ -142,7 +142,15 @@ def totals_after(graph: Graph, plan: Plan, rewrite: Rewrite, size: int) -> Total
 
 def claims(decided: Plan) -> tuple[Claim, ...]:
     """What a plan did, in the certificate's own words."""
-    return tuple(Claim(move.site, move.path, tuple(a.home for a in move.arrivals)) for move in decided.moves)
+    return tuple(
+        Claim(
+            move.site,
+            move.path,
+            tuple(arrival.home for arrival in move.arrivals),
+            tuple(arrival.home for arrival in move.arrivals if not arrival.takes_shift),
+        )
+        for move in decided.moves
+    )
 
 
 def certificate_of(subject: Subject, decided: Plan, path: Path, *, assume_inference: bool) -> Certificate:

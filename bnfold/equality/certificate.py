@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from bnfold.equality.claim import Claim, DeviationError, UncertainError, chains_of
+from bnfold.equality.claim import Claim, DeviationError, UncertainError, trees_of
 from bnfold.equality.constants import Constants
+from bnfold.equality.covering import covers
 from bnfold.equality.homes import Home, HomeCheck
 from bnfold.equality.numbers import WrongNumberError
 from bnfold.equality.steps import steps_of
@@ -75,9 +76,12 @@ def _check(
     before: Graph, after: Graph, claims: tuple[Claim, ...], checks: list[HomeCheck], *, assume_inference: bool
 ) -> None:
     """Adds one check per home to `checks`; raises at the first thing that is wrong or cannot be followed."""
-    chains = chains_of(before, claims)
+    trees = trees_of(before, claims)
+    chains = tuple(chain for tree in trees for chain in tree.chains)
     pairing = pair(before, after, chains)
     originals = Constants(before, assume_inference=assume_inference)
+    for tree in trees:
+        covers(originals, tree)
     written = Constants(after, assume_inference=assume_inference)
     nodes = {home.id: home for chain in chains for home, _ in chain.homes}
     homes = {id_: Home.of(originals, node, written, pairing, chains) for id_, node in nodes.items()}

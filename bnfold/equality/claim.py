@@ -1,14 +1,15 @@
 """What a fold says it did, and the two ways in which the certificate does not follow it.
 
-A chain leads in the direction of the values: the last home, the nodes passed, the node that went. Each of its links
-reads the one before at exactly one input, its data input; what stands at the others is constant.
+A claim names the node that went, the nodes on the way and the homes. The way is a tree: from the node that went towards
+the producers, it parts where a node has several values to bring the affine to. A chain is one branch of it, in the
+direction of the values: from a home by the nodes passed to the node that went. Each of its links reads the one before
+at exactly one input, its data input; what stands at the others is constant, or belongs to another branch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 
 from bnfold.graph import Graph
 from bnfold.nodes import Node, Site, Value
@@ -27,21 +28,24 @@ class Claim:
     """What a fold says it did with one affine: the node that went, the nodes it passed, and its homes.
 
     The affine is a BatchNormalization or an elementwise operator with one constant. `path` and `homes` have the nearest
-    node first. All homes but the last stand on the path and take the whole shift there; the last one takes what is
-    left. All sites are of the original model.
+    node first. A home on the path takes the whole shift there, and leaves the scale to those farther on; `unshifted`
+    are the homes that take the scale alone, because a shift was left on the way, or went to another branch. All sites
+    are of the original model.
     """
 
     site: Site
     path: tuple[Site, ...]
     homes: tuple[Site, ...]
+    unshifted: tuple[Site, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Link:
-    """A node of a chain, and which of its inputs reads the link before."""
+    """A node of a chain, which of its inputs reads the link before, and which of its outputs the next one reads."""
 
     node: Node
     data: int
+    output: int = 0
 
     @property
     def source(self) -> Value:
@@ -51,12 +55,17 @@ class Link:
             raise DeviationError(f"the data of {self.node.site} are missing")
         return value
 
+    @property
+    def target(self) -> Value | None:
+        """What the next link reads."""
+        return self.node.output(self.output)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chain:
-    """A claim as nodes: `home` is the last home, `links` lead from it to the node that went, `stops` lie between.
+    """A branch of a claim as nodes: `home` is its farthest, `links` lead from it to the node that went.
 
-    `stops` says for each home but the last, nearest to the node that went first, its place in `links`.
+    `stops` says for each home on the way, nearest to the node that went first, its place in `links`.
     """
 
     claim: Claim
@@ -75,9 +84,28 @@ class Chain:
         stops = [(self.links[place].node, self.links[place + 1 : -1]) for place in self.stops]
         return [*stops, (self.home, self.links[:-1])]
 
+    def takes_shift(self, home: Node) -> bool:
+        """Whether a home takes the shift besides the scale."""
+        return home.site not in self.claim.unshifted
 
-def chains_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Chain, ...]:
-    """The chains of all claims in the order in which the values run through them; each node goes once.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tree:
+    """A claim as nodes: its branches, and which nodes each node of the way (and the one that went) is fed by.
+
+    `feeds` has, for the id of a node, its inputs at which something arrived, each with the node that made it so;
+    `order` has the nodes that have feeds, each before those that feed it.
+    """
+
+    claim: Claim
+    site: Node
+    chains: tuple[Chain, ...]
+    order: tuple[Node, ...]
+    feeds: Mapping[int, tuple[tuple[int, Node], ...]]
+
+
+def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
+    """The trees of all claims in the order in which the values run through them; each node goes once.
 
     Raises DeviationError where the nodes of a claim are none, or do not follow each other. Nodes that go themselves
     stand in the way of nothing: a claim need not name those that it passes.
@@ -85,15 +113,15 @@ def chains_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Chain, ...]:
     order = {node.id: place for place, node in enumerate(graph.producers_first())}
     sites = {claim: _found(graph, claim.site) for claim in claims}
     gone: dict[int, _Gone] = {}
-    chains: list[Chain] = []
+    trees: list[Tree] = []
     for claim in sorted(claims, key=lambda claim: order[sites[claim].id]):
         if sites[claim].id in gone:
             raise DeviationError(f"{claim.site} is claimed twice")
-        chains.append(_chain(graph, claim, gone))
-        link = chains[-1].site
+        trees.append(_Way.of(graph, claim, gone).tree())
+        link = trees[-1].chains[0].site
         before = _gone_before(graph, link.source, gone)
         gone[sites[claim].id] = _Gone(link, link.source if before is None else before.root)
-    return tuple(chains)
+    return tuple(trees)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,23 +137,89 @@ def _gone_before(graph: Graph, value: Value, gone: Mapping[int, _Gone]) -> _Gone
     return None if producer is None else gone.get(producer.id)
 
 
-def _chain(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Chain:
-    if not claim.homes:
-        raise UncertainError(f"{claim.site} has 0 homes, which the certificate cannot follow")
-    nodes = {site: _found(graph, site) for site in (claim.site, *claim.path, *claim.homes)}
-    *stops, home = claim.homes
-    passed = tuple(reversed(claim.path))
-    if len({claim.site, *passed, home}) < len(passed) + 2 or len(set(stops)) < len(stops):
-        raise DeviationError(f"the claim of {claim.site} names a node twice")
-    if not set(stops) <= set(passed):
-        raise DeviationError(f"the claim of {claim.site} names a home that is neither on its path nor its last")
-    order = {site: place for place, site in enumerate(passed)}
-    if any(order[nearer] < order[farther] for nearer, farther in pairwise(stops)):
-        raise DeviationError(f"the homes of {claim.site} are not in the order in which it comes to them")
-    pairs = pairwise((home, *passed, claim.site))
-    links = tuple(link for a, b in pairs for link in _links(graph, nodes[a], nodes[b], gone))
-    places = {link.node.id: place for place, link in enumerate(links)}
-    return Chain(claim, nodes[home], links, tuple(places[nodes[stop].id] for stop in stops))
+@dataclass(slots=True, eq=False)
+class _Way:
+    """The search from the node that went towards the homes of its claim."""
+
+    graph: Graph
+    claim: Claim
+    gone: Mapping[int, _Gone]
+    passed: dict[int, Node]
+    ends: dict[int, Node]
+    chains: list[Chain] = field(default_factory=list)
+    order: list[Node] = field(default_factory=list)
+    feeds: dict[int, tuple[tuple[int, Node], ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> _Way:
+        """Raises where the claim names what is not there, or a node twice."""
+        if not claim.homes:
+            raise UncertainError(f"{claim.site} has 0 homes, which the certificate cannot follow")
+        nodes = {site: _found(graph, site) for site in (claim.site, *claim.path, *claim.homes)}
+        on_path = set(claim.path)
+        ends = [site for site in claim.homes if site not in on_path]
+        named = [claim.site, *claim.path, *ends]
+        if len(set(named)) < len(named) or len(set(claim.homes)) < len(claim.homes):
+            raise DeviationError(f"the claim of {claim.site} names a node twice")
+        if not ends:
+            raise DeviationError(f"the claim of {claim.site} names no home but those on its path")
+        if not set(claim.unshifted) <= set(claim.homes):
+            raise DeviationError(f"the claim of {claim.site} names a home that takes no shift, and is none")
+        passed = {nodes[site].id: nodes[site] for site in claim.path}
+        return cls(graph, claim, gone, passed, {nodes[site].id: nodes[site] for site in ends})
+
+    def tree(self) -> Tree:
+        """Every branch, from the node that went to a home."""
+        site = _found(self.graph, self.claim.site)
+        pending: list[tuple[Node, int, tuple[Link, ...]]] = [(site, 0, ())]
+        while pending:
+            node, output, behind = pending.pop()
+            if node.id in self.feeds:
+                raise DeviationError(f"what {node.site} puts out goes two ways in the claim of {self.claim.site}")
+            self.order.append(node)
+            found = list(self._feeding(node))
+            self._check_fed(node, found)
+            self.feeds[node.id] = tuple((index, producer) for index, producer, _, _ in found)
+            for index, producer, root, between in reversed(found):
+                link = (Link(node, index, output), *behind)
+                links = link if between is None else (between.link, *link)
+                if producer.id in self.ends:
+                    self._add(producer, root, links)
+                else:
+                    pending.append((producer, producer.outputs.index(root), links))
+        named = (*self.passed.values(), *self.ends.values())
+        missed = [n for n in named if n.id not in self.gone and not self._is_reached(n)]
+        if missed:
+            raise DeviationError(f"{missed[0].site} does not stand before {self.claim.site}, as its claim says")
+        return Tree(self.claim, site, tuple(self.chains), tuple(self.order), self.feeds)
+
+    def _feeding(self, node: Node) -> Iterable[tuple[int, Node, Value, _Gone | None]]:
+        """The inputs of a node that the claim leads to: the node there, its value, and the last one gone between."""
+        for index, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            between = _gone_before(self.graph, value, self.gone)
+            root = value if between is None else between.root
+            producer = self.graph.producer(root)
+            if producer is not None and (producer.id in self.passed or producer.id in self.ends):
+                yield index, producer, root, between
+
+    def _check_fed(self, node: Node, found: list[tuple[int, Node, Value, _Gone | None]]) -> None:
+        if not found or (node.site == self.claim.site and len(found) > 1):
+            raise DeviationError(f"{node.site} does not read what its claim says (once)")
+        roots = [root.id for _, _, root, _ in found]
+        if len(set(roots)) < len(roots):
+            raise DeviationError(f"{node.site} reads {found[0][2].name!r} twice, and a claim passes it")
+
+    def _add(self, home: Node, root: Value, links: tuple[Link, ...]) -> None:
+        if home.output(0) is not root:
+            raise DeviationError(f"{root.name!r} is a further output of {home.site}, which is no home for it")
+        stops = {site for site in self.claim.homes if site in self.claim.path}
+        places = [place for place, link in enumerate(links) if link.node.site in stops]
+        self.chains.append(Chain(self.claim, home, links, tuple(reversed(places))))
+
+    def _is_reached(self, node: Node) -> bool:
+        return node.id in self.feeds or any(chain.home is node for chain in self.chains)
 
 
 def _found(graph: Graph, site: Site) -> Node:
@@ -133,21 +227,3 @@ def _found(graph: Graph, site: Site) -> Node:
         return graph.at(site)
     except KeyError as error:
         raise DeviationError(f"a claim names {site}, which the original has not") from error
-
-
-def _links(graph: Graph, earlier: Node, later: Node, gone: Mapping[int, _Gone]) -> tuple[Link, ...]:
-    """The link to a node from another one, behind that of the last node between them that goes, if any does.
-
-    Those before that one change nothing that its own claim does not say.
-    """
-    start = earlier.output(0)
-    found: list[tuple[Link, ...]] = []
-    for i, value in enumerate(later.inputs):
-        between = None if value is None else _gone_before(graph, value, gone)
-        if value is not None and value is start:
-            found.append((Link(later, i),))
-        elif between is not None and between.root is start:
-            found.append((between.link, Link(later, i)))
-    if len(found) != 1:
-        raise DeviationError(f"{later.site} does not read from {earlier.site} (once), as a claim says")
-    return found[0]

@@ -26,7 +26,7 @@ from bnfold.model import ModelFile, Span
 from bnfold.nodes import Site
 
 FORMAT = "bnfold-certificate"
-VERSION = 1
+VERSION = 2
 
 MOST_BYTES = 32 << 20
 """A claim and its home take about 2 kB; a larger file is none that a fold of a real network wrote."""
@@ -173,9 +173,9 @@ def _data(value: object, where: str) -> DataPin:
 
 
 def _claim(value: object, where: str) -> Claim:
-    found = fields(value, where, "site", "path", "homes")
-    path, homes = (each(found[name], f"{where}.{name}", _site) for name in ("path", "homes"))
-    return Claim(_site(found["site"], f"{where}.site"), path, homes)
+    found = fields(value, where, "site", "path", "homes", "unshifted")
+    path, homes, rest = (each(found[name], f"{where}.{name}", _site) for name in ("path", "homes", "unshifted"))
+    return Claim(_site(found["site"], f"{where}.site"), path, homes, rest)
 
 
 def _site(value: object, where: str) -> Site:

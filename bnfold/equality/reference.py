@@ -29,6 +29,7 @@ from bnfold.equality.linear import (
     quotient_by_constant,
     sum_with_constant,
 )
+from bnfold.equality.passes import Passing, rule_of
 from bnfold.nodes import Node, Reader
 
 _HOMES: Mapping[str, Callable[[Constants, Node, int | None], LinearMap]] = {
@@ -180,7 +181,16 @@ def linear_map(constants: Constants, node: Node, rank: int | None) -> LinearMap:
 
 
 def follow(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
-    """What a layout operator makes of an array that is carried along with its data (layout.py)."""
+    """What an operator makes of an array that is carried along with its data (layout.py, passes.py)."""
+    rule = rule_of(link.node)
+    if rule is not None:
+        return rule.follow(constants, link, carried, unknown)
     if link.node.op not in _LAYOUT or link.data != 0:
-        raise UncertainError(f"{link.node.site} is no layout operator that the certificate knows")
+        raise UncertainError(f"{link.node.site} is no operator that the certificate follows")
     return _LAYOUT[link.node.op](constants, link.node, carried, unknown)
+
+
+def passing_of(constants: Constants, node: Node) -> Passing:
+    """What an operator lets pass: everything, where it only moves elements."""
+    rule = rule_of(node)
+    return Passing() if rule is None else rule.passing(constants, node)

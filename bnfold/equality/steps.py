@@ -17,6 +17,7 @@ import numpy as np
 from bnfold.equality.claim import Chain, DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.layout import Labels
+from bnfold.equality.passes import gain_of
 from bnfold.equality.reference import (
     Affine,
     affine_of,
@@ -24,6 +25,7 @@ from bnfold.equality.reference import (
     is_factor,
     is_normalization,
     is_term,
+    passing_of,
     reads_form_alone,
 )
 
@@ -52,11 +54,15 @@ def steps_of(constants: Constants, chains: Sequence[Chain], grids: Mapping[int, 
     gone = frozenset(chain.site.node.id for chain in chains)
     grown: dict[int, Float64] = {}
     steps: dict[int, list[Step]] = defaultdict(list)
+    told: set[tuple[int, int]] = set()
     for chain in chains:
         _undisturbed(constants, chain, gone)
         stops = frozenset(chain.links[place].node.id for place in chain.stops)
-        for place, (home, between) in enumerate(chain.homes):
-            walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift=place == 0)
+        for home, between in chain.homes:
+            if (chain.site.node.id, home.id) in told:  # a home before which the way parts
+                continue
+            told.add((chain.site.node.id, home.id))
+            walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift=chain.takes_shift(home))
             step = walk.step(grids[home.id], stops=home.id in stops)
             steps[home.id].append(step)
             if is_factor(home):
@@ -116,21 +122,31 @@ class _Walk:
         affine = affine_of(self.constants, self.site, labels.ndim)
         self.check_sizes(labels, affine)
         size = product(grid)
-        scale = _by_cell(labels, affine.scale, size)
+        scale = _by_cell(labels, affine.scale, size, unreached=1.0)
+        self.check_sign(scale)
         if not self.takes_shift:
             return scale, np.zeros(size), np.zeros(size)
         shift, magnitude = self.divided(affine.shift, gain), self.divided(affine.magnitude, np.abs(gain))
-        return scale, _by_cell(labels, shift, size), _largest_by_cell(labels, magnitude, size)
+        return scale, _by_cell(labels, shift, size, unreached=0.0), _largest_by_cell(labels, magnitude, size)
+
+    def check_sign(self, scale: Float64) -> None:
+        """Some operators let only a scale pass that is nowhere negative."""
+        if np.all(scale >= 0):
+            return
+        for link in (link for link in self.between if link.node.id not in self.gone):
+            if not passing_of(self.constants, link.node).negative:
+                raise DeviationError(f"a negative scale passes {link.node.site}")
 
     def through(self, link: Link, labels: Labels, gain: Float64, unknown: int) -> tuple[Labels, Float64]:
         """Labels and gain behind a node of the path."""
         node = link.node
         if node.id in self.gone:
             return labels, gain
-        if is_term(node) and node.id not in self.stops:
+        has_constant = self.constant_beside(link)
+        if is_term(node) and has_constant and node.id not in self.stops:
             raise UncertainError(f"a claim passes {node.site}, which is none of its homes")
-        if not is_term(node) and not is_factor(node):
-            return self.through_layout(link, labels, gain, unknown)
+        if not has_constant or not (is_term(node) or is_factor(node)):
+            return self.through_layout(link, labels, gain * gain_of(self.constants, link), unknown)
         rank = max(labels.ndim, self.rank_of_operand(link))
         labels = labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
         gain = gain.reshape((1,) * (rank - gain.ndim) + gain.shape)
@@ -147,6 +163,11 @@ class _Walk:
         if gain.size == 1:
             return moved, gain.reshape([1] * moved.ndim)
         return moved, np.asarray(follow(self.constants, link, gain, unknown), np.float64)
+
+    def constant_beside(self, link: Link) -> bool:
+        """Whether what stands beside the data is constant, or nothing."""
+        others = [value for i, value in enumerate(link.node.inputs) if value is not None and i != link.data]
+        return all(self.constants.shape(value) is not None for value in others)
 
     def rank_of_operand(self, link: Link) -> int:
         """How many dimensions the constant of an elementwise operator has."""
@@ -175,19 +196,22 @@ class _Walk:
                 raise DeviationError(f"{list(parameters)} numbers of {self.site.node.site} do not fit its data")
 
 
-def _by_cell(labels: Labels, values: Float64, size: int) -> Float64:
-    """The value at the places of each label, which have to agree."""
+def _by_cell(labels: Labels, values: Float64, size: int, *, unreached: float) -> Float64:
+    """The value at the places of each label, which have to agree; `unreached` for what the node never sees."""
     labels, values = np.broadcast_arrays(labels, values)
-    found = np.full(size, np.nan)
-    found[labels.reshape(-1)] = values.reshape(-1)
-    if not np.array_equal(found[labels], values) or np.any(np.isnan(found)):
-        raise DeviationError("a number of a home serves places where what settled in it differs, or none")
+    reached = labels >= 0
+    labels, values = labels[reached], values[reached]
+    found = np.full(size, unreached)
+    found[labels] = values
+    if not np.array_equal(found[labels], values):
+        raise DeviationError("a number of a home serves places where what settled in it differs")
     return found
 
 
 def _largest_by_cell(labels: Labels, values: Float64, size: int) -> Float64:
     """The largest value at the places of each label."""
     labels, values = np.broadcast_arrays(labels, values)
+    reached = labels >= 0
     found = np.zeros(size)
-    np.maximum.at(found, labels.reshape(-1), values.reshape(-1))
+    np.maximum.at(found, labels[reached], values[reached])
     return found

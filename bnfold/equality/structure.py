@@ -56,7 +56,9 @@ def pair(before: Graph, after: Graph, chains: Sequence[Chain]) -> Pairing:
     pairing = Pairing()
     _same_frame(before, after)
     _Pairs(before, after, gone, homes, homes | passed, pairing).find()
-    changed = {v.id for id_ in homes | passed for v in (before.nodes[id_].output(0),) if v is not None}
+    outputs = [home.output(0) for chain in chains for home, _ in chain.homes]
+    outputs += [link.target for chain in chains for link in chain.links[:-1]]
+    changed = {value.id for value in outputs if value is not None}
     _name_values(before, chains, pairing)
     _check_names(before, gone, changed, pairing)
     for id_, node in pairing.nodes.items():

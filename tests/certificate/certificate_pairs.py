@@ -142,4 +142,5 @@ def claimed(model: onnx.ModelProto, line: str) -> Claim:
     nodes = {node.proto.output[0]: node.site for node in Graph.of(read(model)).nodes}
     way, _, homes = line.partition("->")
     site, _, path = way.partition(":")
-    return Claim(nodes[site.strip()], *(tuple(nodes[name] for name in names.split()) for names in (path, homes)))
+    passed, settled = (tuple(nodes[name] for name in names.split()) for names in (path, homes))
+    return Claim(nodes[site.strip()], passed, settled, settled[1:])
