@@ -67,7 +67,10 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
     """The new name of every value whose content changes: those between a home and what settled in it."""
     passed = [graph.at(site) for move in plan.moves for site in move.path]
     homes = [graph.at(site) for site in plan.homes()]
-    changed = {value.id: value for value in (node.output(0) for node in (*homes, *passed)) if value is not None}
+    moving = {node.id for node in passed} | {each.node.id for each in moved}
+    outputs = [node.output(0) for node in homes]
+    outputs += [value for node in passed for value in node.outputs if _is_on_the_way(graph, node, value, moving)]
+    changed = {value.id: value for value in outputs if value is not None}
     pairs = ((each.node.inputs[each.data], each.node.output(0)) for each in moved)
     becomes = {x.id: y for x, y in pairs if x is not None and y is not None}
     names: dict[int, str] = {}
@@ -80,6 +83,12 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
             names[final.id] = fresh(f"{final.name}_folded") if final.id in changed else final.name
         renamed[value.id] = names[final.id]
     return Names(renamed, frozenset(becomes))
+
+
+def _is_on_the_way(graph: Graph, node: Node, value: Value | None, moving: set[int]) -> bool:
+    """Whether an output of a node that is passed is one that changes: of several, one that leads to what moves."""
+    alone = sum(output is not None for output in node.outputs) == 1
+    return value is not None and (alone or any(reader.node.id in moving for reader in graph.readers(value)))
 
 
 def _home(facts: Facts, node: Node, after: Affine, fresh: Fresh) -> FurnishedHome:

@@ -206,7 +206,7 @@ class _Way:
 
     def _check_fed(self, node: Node, found: list[tuple[int, Node, Value, _Gone | None]]) -> None:
         if not found or (node.site == self.claim.site and len(found) > 1):
-            raise DeviationError(f"{node.site} does not read what its claim says (once)")
+            raise DeviationError(f"{node.site} does not read from what the claim of {self.claim.site} names (once)")
         roots = [root.id for _, _, root, _ in found]
         if len(set(roots)) < len(roots):
             raise DeviationError(f"{node.site} reads {found[0][2].name!r} twice, and a claim passes it")

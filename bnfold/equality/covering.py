@@ -90,6 +90,8 @@ class _Join:
 
     def behind_stop(self) -> State:
         """A sum with a constant, which takes the shift: what comes to it bears the scale alone."""
+        if not is_term(self.node):
+            raise DeviationError(f"a claim leaves a shift at {self.node.site}, which is no sum with a constant")
         if self.shift and set(self.found.values()) != {"scaled"}:
             raise DeviationError(f"{self.node.site} takes a shift that went on already")
         return _taken(self.tree, self.node, self.shift)

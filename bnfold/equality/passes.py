@@ -1,9 +1,9 @@
 """Operators that let an affine of their output be one of their inputs, written from ONNX's text.
 
 Each says what passes (a shift, or a scale alone; any scale, or one that is nowhere negative), how its inputs are
-joined, and what becomes of an array that is carried along with one input: labels, of which -1 means none, or gains, of which 1
-means none. Where an operator treats positions otherwise than channels, an array that differs between positions is not
-followed.
+joined, and what becomes of an array that is carried along with one input: labels, of which -1 means none, or gains, of
+which 1 means none. Where an operator treats positions otherwise than channels, an array that differs between positions
+is not followed.
 """
 
 from __future__ import annotations
@@ -299,7 +299,8 @@ def split(constants: Constants, link: Link, carried: Carried, unknown: int) -> C
         size = -(-full.shape[axis] // count)
         parts = tuple(min(size, full.shape[axis] - size * k) for k in range(count))
     first = sum(parts[: link.output])
-    return full.take(range(first, first + parts[link.output]), axis)
+    part: Carried = full.take(range(first, first + parts[link.output]), axis)
+    return part
 
 
 def sliced(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
@@ -349,7 +350,8 @@ def gathered(constants: Constants, link: Link, carried: Carried, unknown: int) -
             raise UncertainError(f"the rank of the indices of {node.site} is not known")
         return carried.reshape((*carried.shape[:axis], *[1] * len(sizes), *carried.shape[axis + 1 :]))
     indices = np.asarray(constants.array(operand), np.int64)
-    return carried.take(indices % carried.shape[axis], axis)
+    taken: Carried = carried.take(indices % carried.shape[axis], axis)
+    return taken
 
 
 # Operators of several values.

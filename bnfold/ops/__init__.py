@@ -3,7 +3,10 @@
 affine.py       operators that ARE an affine
 linear.py       operators that ABSORB one
 elementwise.py  a constant Mul, Add, Sub or Div, which may be all three
-passing.py      operators that let one PASS
+passing.py      operators that let one PASS: layout, and what passing is
+joining.py      those of several values: sums, products, Concat
+positions.py    those over positions or single elements: pooling, padding, rectifiers
+indexing.py     those that take a part: Split, Slice, Gather
 absorb.py       the arithmetic of absorbing, written once
 quantized.py    weights that are integers: the scale absorbs
 home.py         what a home is, and what it needs to have written
@@ -13,7 +16,7 @@ reasons.py      why an affine may have to stay, each with its page
 table.py        how the three kinds register, and the support matrix made from that
 """
 
-from bnfold.ops import affine, elementwise, linear, passing
+from bnfold.ops import affine, elementwise, indexing, joining, linear, passing, positions
 from bnfold.ops.table import TABLE
 
-__all__ = ["TABLE", "affine", "elementwise", "linear", "passing"]
+__all__ = ["TABLE", "affine", "elementwise", "indexing", "joining", "linear", "passing", "positions"]

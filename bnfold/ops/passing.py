@@ -12,22 +12,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnfold.affine import Affine, Dim, compressed
+from bnfold.affine import Affine, Dim
 from bnfold.nodes import Node, Value
 from bnfold.ops.absorb import Linear
-from bnfold.ops.elementwise import Elementwise, elementwise_of
 from bnfold.ops.facts import Facts
 from bnfold.ops.linear import ways_of
-from bnfold.ops.reasons import BLOCKED, LAYOUT, TRAINING_MODE, Obstacle
+from bnfold.ops.reasons import LAYOUT, NO_HOME, TRAINING_MODE, Obstacle
 from bnfold.ops.table import register
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Passage:
-    """An affine on its way: it must now act on input `index` of the node it passed."""
+    """An affine on its way: it must now act on input `index` of the node it passed.
+
+    `takes_shift` is False where the shift, if there is one, does not go this way.
+    """
 
     index: int
     affine: Affine
+    takes_shift: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,16 +38,20 @@ class Passed:
     """How a node was passed: what now acts on its inputs, all of which have to find a home.
 
     With `keeps`, its own constant takes over the whole affine as one on its output, so that the passages carry on only
-    what the constant cannot undo. With `may_stay`, it could take over the whole if the passages lead nowhere.
+    what the constant cannot undo. With `may_stay`, it could take over the whole if the passages lead nowhere; `instead`
+    is another way to go then.
     """
 
     passages: tuple[Passage, ...]
     keeps: bool = False
     may_stay: bool = False
+    instead: Passed | None = None
 
 
 Backward = Callable[[Facts, Node, Affine], Passed | Obstacle]
 PASSING: dict[str, Backward] = {}
+FURTHER: dict[str, Callable[[Facts, Node, Affine, int], Passed | Obstacle]] = {}
+"""Operators of which any output may be passed, and how."""
 
 FIRST_OPSET_WITH_AXES_INPUT = 13
 FIRST_OPSET_WITH_DROPOUT_MODE = 12
@@ -55,7 +62,7 @@ FIRST_OPSET_OF_PURE_DROPOUT = 7
 def identity(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """everything"""
     del facts, node
-    return _alone(Passage(0, affine))
+    return alone(Passage(0, affine))
 
 
 @register("passing", PASSING, "Dropout")
@@ -71,7 +78,7 @@ def dropout(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     mode = node.input(2) if opset >= FIRST_OPSET_WITH_DROPOUT_MODE else None
     if mode is not None and facts.integers(mode) != (0,):
         return Obstacle(TRAINING_MODE, "a Dropout that may be in training mode", node)
-    return _alone(Passage(0, affine))
+    return alone(Passage(0, affine))
 
 
 @register("passing", PASSING, "Transpose")
@@ -81,7 +88,7 @@ def transpose(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     perm = node.ints_attribute("perm") or tuple(reversed(range(affine.rank)))
     if sorted(perm) != list(range(affine.rank)):
         return Obstacle(LAYOUT, f"a permutation {list(perm)} of a value with {affine.rank} dimensions", node)
-    return _alone(Passage(0, affine.transposed(np.argsort(perm).tolist())))
+    return alone(Passage(0, affine.transposed(np.argsort(perm).tolist())))
 
 
 @register("passing", PASSING, "Squeeze")
@@ -90,17 +97,17 @@ def squeeze(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 
     Not: axes that are not known.
     """
-    axes = _axes(facts, node)
-    source = _input_shape(facts, node)
+    axes = axes_of(facts, node)
+    source = input_shape(facts, node)
     if axes is None and source is not None and all(isinstance(d, int) for d in source):
         axes = tuple(i for i, d in enumerate(source) if d == 1)
     if axes is None:
         return Obstacle(LAYOUT, "it is not known which axes are squeezed", node)
     rank = affine.rank + len(axes)
-    normal = _normalised(axes, rank)
+    normal = normalised(axes, rank)
     if normal is None:
         return Obstacle(LAYOUT, f"axes {list(axes)} of a value with {rank} dimensions", node)
-    return _alone(Passage(0, affine.unsqueezed(normal)))
+    return alone(Passage(0, affine.unsqueezed(normal)))
 
 
 @register("passing", PASSING, "Unsqueeze")
@@ -109,11 +116,11 @@ def unsqueeze(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 
     Not: axes that are not known.
     """
-    axes = _axes(facts, node)
-    normal = None if axes is None else _normalised(axes, affine.rank)
+    axes = axes_of(facts, node)
+    normal = None if axes is None else normalised(axes, affine.rank)
     if normal is None or any(affine.shape[axis] != 1 for axis in normal):
         return Obstacle(LAYOUT, "it is not known which axes are new", node)
-    return _alone(Passage(0, affine.squeezed(normal)))
+    return alone(Passage(0, affine.squeezed(normal)))
 
 
 @register("passing", PASSING, "Reshape", "Flatten")
@@ -122,7 +129,7 @@ def reshape(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 
     Not: channels that mix with a dimension of unknown size, or that would no longer be alike along another axis.
     """
-    source = _input_shape(facts, node)
+    source = input_shape(facts, node)
     if source is None:
         return Obstacle(LAYOUT, f"the shape before {node.op} is not known", node)
     source = tuple(f"dimension {i}" if d is None else d for i, d in enumerate(source))
@@ -132,75 +139,23 @@ def reshape(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     before = affine.reshaped(target, source)
     if before is None:
         return Obstacle(LAYOUT, f"from {_written(source)} to {_written(target)}", node)
-    return _alone(Passage(0, before))
-
-
-@register("passing", PASSING, "Add", "Sub")
-def constant_term(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
-    """a scale; the shift stays in the constant (of any shape)
-
-    Not: Add or Sub of two values; a constant that enlarges the value.
-    """
-    found = elementwise_of(facts, node)
-    if isinstance(found, Obstacle):
-        return found
-    if np.all(affine.scale == 1):
-        return Passed((), keeps=True)
-    scale = Affine(affine.scale, np.zeros_like(affine.scale))
-    enlarged = _enlarged(facts, found, scale)
-    return enlarged or Passed((Passage(found.data, scale),), keeps=True)
-
-
-@register("passing", PASSING, "Mul", "Div")
-def constant_factor(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
-    """a scale, and a shift divided by the constant where that is nowhere zero
-
-    Not: Mul or Div of two values; a constant that enlarges the value.
-    """
-    found = elementwise_of(facts, node)
-    if isinstance(found, Obstacle):
-        return found
-    slope = found.slope
-    if affine.has_shift and not (np.all(slope) and np.all(np.isfinite(slope))):
-        return Obstacle(BLOCKED, "its constant is zero somewhere, and lets no shift pass", node)
-    if slope.ndim > affine.rank:
-        return Obstacle(LAYOUT, f"its constant has {slope.ndim} dimensions", node)
-    if not affine.has_shift:
-        before = affine
-    else:
-        with np.errstate(over="ignore", invalid="ignore"):
-            shift = affine.shift / slope.reshape((1,) * (affine.rank - slope.ndim) + slope.shape)
-        before = Affine(affine.scale, compressed(shift))
-    enlarged = _enlarged(facts, found, before)
-    return enlarged or Passed((Passage(found.data, before),), may_stay=True)
+    return alone(Passage(0, before))
 
 
 @register("passing", PASSING, "Neg")
 def negation(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """everything, the shift negated"""
     del facts, node
-    return _alone(Passage(0, Affine(affine.scale, -affine.shift)))
+    return alone(Passage(0, Affine(affine.scale, -affine.shift)))
 
 
-def _alone(passage: Passage) -> Passed:
+def alone(passage: Passage) -> Passed:
+    """One way, and no other."""
     return Passed((passage,))
 
 
-def _enlarged(facts: Facts, found: Elementwise, before: Affine) -> Obstacle | None:
-    """Refuse where the constant may give the value more dimensions or larger ones: there is nothing to pass to then."""
-    value = found.node.inputs[found.data]
-    values = found.values
-    if value is None or (values.ndim == before.rank and known_rank(facts, value) != before.rank):
-        return Obstacle(LAYOUT, f"the rank of the value before {found.node.op} is not known", found.node)
-    own = (1,) * (before.rank - values.ndim) + values.shape
-    for axis, (size, theirs) in enumerate(zip(before.shape, own, strict=True)):
-        if size > 1 and theirs > 1 and known_size(facts, value, axis) != size:
-            return Obstacle(LAYOUT, f"dimension {axis} of the value before {found.node.op} is not known", found.node)
-    return None
-
-
-def backward(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle | None:
-    """The affines that must act on a node's inputs in place of one that acts on its output 0.
+def backward(facts: Facts, node: Node, affine: Affine, output: int = 0) -> Passed | Obstacle | None:
+    """The affines that must act on a node's inputs in place of one that acts on an output.
 
     None for an operator that lets nothing pass.
     """
@@ -209,6 +164,10 @@ def backward(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle | No
         return None
     if node.refers_to_attributes:
         return Obstacle(LAYOUT, "an attribute is a parameter of the function that holds it", node)
+    if node.op in FURTHER:
+        return FURTHER[node.op](facts, node, affine, output)
+    if output:
+        return Obstacle(NO_HOME, f"it is a further output of {node.op}", node)
     return function(facts, node, affine)
 
 
@@ -275,7 +234,8 @@ def _stated_rank(facts: Facts, node: Node) -> int | None:
     return None if sizes is None else len(sizes)
 
 
-def _input_shape(facts: Facts, node: Node) -> tuple[Dim, ...] | None:
+def input_shape(facts: Facts, node: Node) -> tuple[Dim, ...] | None:
+    """The dimensions of input 0, as far as known."""
     value = node.input(0)
     return None if value is None else facts.shape(value)
 
@@ -302,14 +262,16 @@ def _stated(facts: Facts, operand: Value | None, source: tuple[Dim, ...], *, cop
     )
 
 
-def _axes(facts: Facts, node: Node) -> tuple[int, ...] | None:
+def axes_of(facts: Facts, node: Node) -> tuple[int, ...] | None:
+    """The axes that an operator names: an attribute, or from opset 13 on its input 1."""
     if node.scope.opset < FIRST_OPSET_WITH_AXES_INPUT:
         return node.ints_attribute("axes")
     operand = node.input(1)
     return None if operand is None else facts.integers(operand)
 
 
-def _normalised(axes: tuple[int, ...], rank: int) -> tuple[int, ...] | None:
+def normalised(axes: tuple[int, ...], rank: int) -> tuple[int, ...] | None:
+    """Axes counted from the front; None where they do not fit a value of that rank."""
     normal = tuple(axis + rank if axis < 0 else axis for axis in axes)
     return normal if all(0 <= axis < rank for axis in normal) and len(set(normal)) == len(normal) else None
 

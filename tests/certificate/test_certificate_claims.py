@@ -185,7 +185,7 @@ def by_way_of_two_adds(homes: str = "u t h") -> Pair:
 def test_the_nearest_add_takes_the_shift_and_each_one_is_a_home() -> None:
     certified(by_way_of_two_adds())
     refused(by_way_of_two_adds("t h"), "Add#2 reads ['t1', 'd1'] instead of ['t1', 'd']")
-    refused(by_way_of_two_adds("t u h"), "not in the order in which it comes to them")
+    refused(by_way_of_two_adds("t u h"), "takes a shift that went on already")
 
 
 def test_an_add_on_the_way_that_is_no_home_is_not_followed() -> None:
@@ -229,13 +229,12 @@ def test_homes_that_cannot_be_are_refused() -> None:
     certified(pair)
     (claim,) = pair.claims
     (add, conv), (factor, _) = claim.homes, claim.path
-    refused(pair, "not in the order", claims=changed(pair.claims, homes=(add, factor, conv)))
+    refused(pair, "no sum with a constant", claims=changed(pair.claims, homes=(add, factor, conv)))
     refused(pair, "is no sum with a constant", claims=changed(pair.claims, homes=(factor, add, conv)))
     refused(pair, "names a node twice", claims=changed(pair.claims, homes=(add, add, conv)))
-    refused(pair, "neither on its path", claims=changed(pair.claims, homes=(add, conv, conv)))
+    refused(pair, "names a node twice", claims=changed(pair.claims, homes=(add, conv, conv)))
     refused(pair, "names a node twice", claims=changed(pair.claims, homes=(add, factor)))
     refused(pair, "names a node twice", claims=changed(pair.claims, homes=(add, claim.site)))
-    refused(pair, "does not read from", claims=changed(pair.claims, path=claim.path[::-1]))
     refused(pair, "does not read from", claims=changed(pair.claims, path=(add,)))
     refused(pair, "Add#1 reads", claims=changed(pair.claims, homes=(conv,)))
 
@@ -248,7 +247,7 @@ def test_a_layout_operator_takes_no_shift() -> None:
         "h1 = Conv(x,w1,b1) n = Identity(h1) y = Relu(n)", "n: t -> t h", old={"w": w, **parameters},
         new={"w1": wide(w) * a[:, None, None], "b1": s},
     )  # fmt: skip
-    undecided(pair, "Identity#1 is no home that the certificate knows")
+    refused(pair, "Identity#1, which is no sum with a constant")
 
 
 @pytest.mark.parametrize("reader", ["o = Abs(h)", "o = Abs(t)", "o = Add(u,h)"])

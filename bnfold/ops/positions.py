@@ -1,0 +1,225 @@
+"""Operators that act on positions, or on every element, and treat all channels alike: pooling, padding, rectifiers.
+
+A mean of a*x + s is a*mean(x) + s; a sum of n of them has n*s; the largest of them is that of the largest x where a is
+not negative; max(a*x, 0) is a*max(x, 0) where a is not negative. What is padded with zeros stays zero under a scale.
+An affine that differs along the axes on which the operator acts does not pass.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from onnx import TensorProto
+
+from bnfold.affine import Affine
+from bnfold.nodes import Node
+from bnfold.ops.facts import Constant, Facts
+from bnfold.ops.passing import PASSING, Passage, Passed, alone, input_shape, normalised
+from bnfold.ops.reasons import BLOCKED, LAYOUT, Obstacle
+from bnfold.ops.table import register
+
+FIRST_OPSET_WITH_PADS_AS_INPUT = 11
+FIRST_OPSET_WITH_REDUCED_AXES_AS_INPUT = 18
+FIRST_OPSET_WITH_SUMMED_AXES_AS_INPUT = 13
+_WIDER: dict[int, frozenset[int]] = {
+    TensorProto.FLOAT16: frozenset({TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}),
+    TensorProto.BFLOAT16: frozenset({TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}),
+    TensorProto.FLOAT: frozenset({TensorProto.FLOAT, TensorProto.DOUBLE}),
+    TensorProto.DOUBLE: frozenset({TensorProto.DOUBLE}),
+}
+
+
+@register("passing", PASSING, "Relu", "LeakyRelu", "PRelu", "Abs")
+def rectifier(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """a scale that is nowhere negative
+
+    Not: a shift, a negative scale.
+    """
+    del facts
+    return _without_shift(node, affine) or _not_negative(node, affine) or alone(Passage(0, affine))
+
+
+@register("passing", PASSING, "Cast")
+def cast(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """everything, to a type that holds all values of the one before
+
+    Not: to a narrower type, or from one that is not known.
+    """
+    value = node.input(0)
+    before = None if value is None else facts.shapes.element_type(value)
+    if before is None or node.int_attribute("to", 0) not in _WIDER.get(before, frozenset()):
+        return Obstacle(BLOCKED, "a Cast that rounds, or of a type that is not known", node)
+    return alone(Passage(0, affine))
+
+
+@register("passing", PASSING, "AveragePool", "GlobalAveragePool")
+def mean_pool(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """everything; a scale alone where the zeros of a padding are counted
+
+    Not: a shift with count_include_pad and a padding.
+    """
+    del facts
+    counted = node.op == "AveragePool" and node.int_attribute("count_include_pad", 0)
+    if counted and (_may_pad(node) or node.int_attribute("ceil_mode", 0)) and affine.has_shift:
+        return Obstacle(BLOCKED, "AveragePool counts the zeros of its padding, which a shift would change", node)
+    return _over(node, affine, range(2, affine.rank)) or alone(Passage(0, affine))
+
+
+@register("passing", PASSING, "MaxPool", "GlobalMaxPool")
+def max_pool(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """a scale that is nowhere negative, and any shift
+
+    Not: a negative scale; a MaxPool whose indices are read.
+    """
+    del facts
+    if any(value is not None for value in node.outputs[1:]):
+        return Obstacle(BLOCKED, f"{node.op} puts out indices too", node)
+    over = _over(node, affine, range(2, affine.rank))
+    return _not_negative(node, affine) or over or alone(Passage(0, affine))
+
+
+@register("passing", PASSING, "LpPool", "GlobalLpPool")
+def norm_pool(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """a scale that is nowhere negative
+
+    Not: a shift, a negative scale.
+    """
+    del facts
+    over = _over(node, affine, range(2, affine.rank))
+    return _without_shift(node, affine) or _not_negative(node, affine) or over or alone(Passage(0, affine))
+
+
+@register("passing", PASSING, "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2")
+def reduction(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """over other axes than the channels: everything (a sum's shift divided by the number of elements); for the largest
+    and smallest a scale that is nowhere negative; for norms such a scale alone
+
+    Not: axes that are not known, or along which the affine differs; a shift of a sum over an unknown number.
+    """
+    if node.op in {"ReduceL1", "ReduceL2"} and affine.has_shift:
+        return _without_shift(node, affine) or alone(Passage(0, affine))
+    if node.op not in {"ReduceMean", "ReduceSum"} and np.any(affine.scale < 0):
+        return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node)
+    shape = input_shape(facts, node)
+    axes = _reduced(facts, node, shape)
+    if shape is None or axes is None:
+        return Obstacle(LAYOUT, f"it is not known over which axes {node.op} goes", node)
+    kept = bool(node.int_attribute("keepdims", 1))
+    if affine.rank != (len(shape) if kept else len(shape) - len(axes)):
+        return Obstacle(LAYOUT, f"the shape before {node.op} is not known", node)
+    before = affine if kept else affine.unsqueezed(axes)
+    if node.op == "ReduceSum" and affine.has_shift:
+        sizes = [shape[axis] for axis in axes]
+        if not all(isinstance(size, int) for size in sizes):
+            return Obstacle(LAYOUT, "a shift over a sum of an unknown number of elements", node)
+        count = math.prod(size for size in sizes if isinstance(size, int))
+        before = Affine(before.scale, before.shift / count)
+    return _over(node, before, axes) or alone(Passage(0, before))
+
+
+@register("passing", PASSING, "Pad")
+def pad(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """everything where the value itself is repeated or reflected; a scale alone where zeros are added
+
+    Not: another constant than zero; a padding that is not known, or along an axis where the affine differs.
+    """
+    sizes = _pads(facts, node)
+    if sizes is None:
+        return Obstacle(LAYOUT, "how much is padded is not known", node)
+    if node.string_attribute("mode", "constant") == "constant":
+        value = _pad_value(facts, node)
+        if value != 0:
+            return Obstacle(BLOCKED, "it pads with another number than zero, or with one that is not known", node)
+        if any(sizes) and affine.has_shift:
+            return Obstacle(BLOCKED, "it pads with zeros, which a shift would change", node)
+    operand = node.input(3)
+    axes = tuple(range(affine.rank)) if operand is None else facts.integers(operand)
+    normal = None if axes is None else normalised(axes, affine.rank)
+    if normal is None or len(sizes) != 2 * len(normal):
+        return Obstacle(LAYOUT, "which axes are padded is not known", node)
+    grown = [axis for i, axis in enumerate(normal) if sizes[i] or sizes[i + len(normal)]]
+    return _over(node, affine, grown) or alone(Passage(0, affine))
+
+
+@register("passing", PASSING, "Resize", "Upsample")
+def resize(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
+    """everything, along axes that keep their size
+
+    Not: an axis that may be resized and along which the affine differs; a shift with tf_crop_and_resize.
+    """
+    if node.string_attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize" and affine.has_shift:
+        return Obstacle(BLOCKED, "outside of the crop stands another value, which a shift would change", node)
+    value, output = node.input(0), node.output(0)
+    before, after = (None if v is None else facts.shape(v) for v in (value, output))
+    scales = _scales(facts, node)
+    for axis in (axis for axis, size in enumerate(affine.shape) if size != 1):
+        kept = scales is not None and len(scales) == affine.rank and scales[axis] == 1
+        if before is not None and after is not None and len(before) == len(after) == affine.rank:
+            kept = kept or (isinstance(before[axis], int) and before[axis] == after[axis])
+        if not kept:
+            return Obstacle(LAYOUT, f"axis {axis} may be resized", node)
+    return alone(Passage(0, affine))
+
+
+def _scales(facts: Facts, node: Node) -> tuple[float, ...] | None:
+    if node.ints_attribute("axes") is not None:
+        return None
+    for index in (2, 1):
+        value = node.input(index)
+        found = None if value is None else facts.constant(value)
+        if isinstance(found, Constant) and found.dtype.kind == "f" and found.dims not in {(), (0,)}:
+            return tuple(float(scale) for scale in found.array().reshape(-1).astype(np.float64))
+    return None
+
+
+def _may_pad(node: Node) -> bool:
+    automatic = node.string_attribute("auto_pad", "NOTSET")
+    return automatic not in {"NOTSET", "VALID"} or any(node.ints_attribute("pads") or ())
+
+
+def _pads(facts: Facts, node: Node) -> tuple[int, ...] | None:
+    if node.scope.opset < FIRST_OPSET_WITH_PADS_AS_INPUT:
+        return node.ints_attribute("pads") or node.ints_attribute("paddings")
+    operand = node.input(1)
+    return None if operand is None else facts.integers(operand)
+
+
+def _pad_value(facts: Facts, node: Node) -> float | None:
+    if node.scope.opset < FIRST_OPSET_WITH_PADS_AS_INPUT:
+        return node.float_attribute("value", 0.0)
+    operand = node.input(2)
+    if operand is None:
+        return 0.0
+    found = facts.constant(operand)
+    return float(found.array().astype(np.float64).reshape(-1)[0]) if isinstance(found, Constant) else None
+
+
+def _reduced(facts: Facts, node: Node, shape: tuple[object, ...] | None) -> tuple[int, ...] | None:
+    summing = node.op == "ReduceSum"
+    since = FIRST_OPSET_WITH_SUMMED_AXES_AS_INPUT if summing else FIRST_OPSET_WITH_REDUCED_AXES_AS_INPUT
+    axes = node.ints_attribute("axes")
+    if node.scope.opset >= since:
+        operand = node.input(1)
+        axes = () if operand is None else facts.integers(operand)
+        if axes == () and node.int_attribute("noop_with_empty_axes", 0):
+            return None
+        if axes is None:
+            return None
+    if shape is None:
+        return None
+    return normalised(axes, len(shape)) if axes else tuple(range(len(shape)))
+
+
+def _over(node: Node, affine: Affine, axes: range | tuple[int, ...] | list[int]) -> Obstacle | None:
+    """An affine that differs along an axis on which the operator acts."""
+    differing = [axis for axis in axes if affine.shape[axis] != 1]
+    return Obstacle(LAYOUT, f"{node.op} acts along axis {differing[0]}, where it differs", node) if differing else None
+
+
+def _without_shift(node: Node, affine: Affine) -> Obstacle | None:
+    return Obstacle(BLOCKED, f"{node.op} lets no shift pass", node) if affine.has_shift else None
+
+
+def _not_negative(node: Node, affine: Affine) -> Obstacle | None:
+    return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node) if np.any(affine.scale < 0) else None
