@@ -20,7 +20,8 @@ import numpy as np
 
 from bnfold.equality.claim import DeviationError, Tree
 from bnfold.equality.constants import Constants
-from bnfold.equality.passes import Passing, bearing_inputs
+from bnfold.equality.pass_joining import bearing_inputs
+from bnfold.equality.passing import Passing
 from bnfold.equality.reference import affine_of, is_factor, is_normalization, is_term, passing_of
 from bnfold.nodes import Node
 

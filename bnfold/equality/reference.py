@@ -29,7 +29,8 @@ from bnfold.equality.linear import (
     quotient_by_constant,
     sum_with_constant,
 )
-from bnfold.equality.passes import Passing, rule_of
+from bnfold.equality.passes import rule_of
+from bnfold.equality.passing import Passing
 from bnfold.nodes import Node, Reader
 
 _HOMES: Mapping[str, Callable[[Constants, Node, int | None], LinearMap]] = {

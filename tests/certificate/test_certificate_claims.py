@@ -233,8 +233,8 @@ def test_homes_that_cannot_be_are_refused() -> None:
     refused(pair, "is no sum with a constant", claims=changed(pair.claims, homes=(factor, add, conv)))
     refused(pair, "names a node twice", claims=changed(pair.claims, homes=(add, add, conv)))
     refused(pair, "names a node twice", claims=changed(pair.claims, homes=(add, conv, conv)))
-    refused(pair, "names a node twice", claims=changed(pair.claims, homes=(add, factor)))
-    refused(pair, "names a node twice", claims=changed(pair.claims, homes=(add, claim.site)))
+    refused(pair, "no home but those on its path", claims=changed(pair.claims, homes=(add, factor), unshifted=()))
+    refused(pair, "names a node twice", claims=changed(pair.claims, homes=(add, claim.site), unshifted=()))
     refused(pair, "does not read from", claims=changed(pair.claims, path=(add,)))
     refused(pair, "Add#1 reads", claims=changed(pair.claims, homes=(conv,)))
 

@@ -195,23 +195,23 @@ def test_a_constant_that_is_not_finite_stays_where_it_is(op: str, bad: float) ->
 
 @pytest.mark.parametrize(("op", "size"), [("Mul", 300.0), ("Add", 6e4)])
 def test_a_constant_of_half_precision_that_would_overflow_takes_nothing(op: str, size: float) -> None:
-    text = f"(float16[2,4,3] x) => (float16[] y) {{ r = Relu (x)  c = {op} (r, k)  y = {op} (c, q) }}"
+    text = f"(float16[2,4,3] x) => (float16[] y) {{ r = Tanh (x)  c = {op} (r, k)  y = {op} (c, q) }}"
     held = {name: np.full((4, 1), size, np.float16) for name in ("k", "q")}
     before = model(text, **held)
-    refusal(before, *(("blocked", "Relu") if op == "Mul" else ("overflow", "Add")), index=1, op=op)
+    refusal(before, *(("blocked", "Tanh") if op == "Mul" else ("overflow", "Add")), index=1, op=op)
     together = size * size if op == "Mul" else size + size
     assert together > float(np.finfo(np.float16).max)
     near_miss = model(text, **{name: np.full((4, 1), 200.0, np.float16) for name in ("k", "q")})
-    assert fold(near_miss).ops == ["Relu", op]
+    assert fold(near_miss).ops == ["Tanh", op]
 
 
 def test_a_factor_of_half_precision_that_would_become_zero_takes_nothing() -> None:
-    text = "(float16[2,4,3] x) => (float16[] y) { r = Relu (x)  c = Mul (r, k)  y = Mul (c, q) }"
+    text = "(float16[2,4,3] x) => (float16[] y) { r = Tanh (x)  c = Mul (r, k)  y = Mul (c, q) }"
     before = model(text, k=np.full((4, 1), 1e-4, np.float16), q=np.full((4, 1), 1e-4, np.float16))
-    refusal(before, "blocked", "Relu", index=1, op="Mul")
+    refusal(before, "blocked", "Tanh", index=1, op="Mul")
     assert np.float16(1e-4) * np.float16(1e-4) == 0
     near_miss = model(text, k=np.full((4, 1), 0.1, np.float16), q=np.full((4, 1), 0.1, np.float16))
-    assert fold(near_miss).ops == ["Relu", "Mul"]
+    assert fold(near_miss).ops == ["Tanh", "Mul"]
 
 
 # --- not constant, not of this graph, not free ----------------------------------------------------------------------

@@ -1,0 +1,171 @@
+"""Operators on single elements and over positions, written from ONNX's text: what passes them, and what is carried."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnfold.equality.claim import DeviationError, Link, UncertainError
+from bnfold.equality.constants import Constants, attribute, int_of, ints_of, text_of
+from bnfold.equality.passing import Carried, Passing, first_alone, only_along
+from bnfold.nodes import Node
+
+# Operators on each element.
+
+
+def elementwise(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+    """Every element by itself."""
+    del constants, unknown
+    first_alone(link)
+    return carried
+
+
+def cast(constants: Constants, node: Node) -> Passing:
+    """Cast: to a float type that holds every value of the one before."""
+    value, output = node.input(0), node.output(0)
+    if value is None or output is None:
+        raise DeviationError(f"{node.site} has no value")
+    before, after = constants.shapes.element_type(value), int_of(node, "to", 0)
+    if (before, after) not in _WIDER:
+        raise DeviationError(f"{node.site} does not only widen")
+    return Passing()
+
+
+_HALF, _BRAIN, _SINGLE, _DOUBLE = 10, 16, 1, 11
+_WIDER = frozenset(
+    {(_HALF, _SINGLE), (_HALF, _DOUBLE), (_BRAIN, _SINGLE), (_BRAIN, _DOUBLE), (_SINGLE, _DOUBLE)}
+    | {(kind, kind) for kind in (_HALF, _BRAIN, _SINGLE, _DOUBLE)}
+)
+
+# Operators over positions.
+
+
+def pooled(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+    """Windows over the axes from 2 on: channels stay."""
+    del constants, unknown
+    first_alone(link)
+    only_along(link, carried, range(2, carried.ndim))
+    return carried
+
+
+def average_pool(constants: Constants, node: Node) -> Passing:
+    """AveragePool: the mean over a window; with count_include_pad, zeros of the padding are in it."""
+    del constants
+    counted = int_of(node, "count_include_pad", 0)
+    return Passing(shift=not (counted and (_pads(node) or int_of(node, "ceil_mode", 0))))
+
+
+def max_pool(constants: Constants, node: Node) -> Passing:
+    """MaxPool: the largest of a window; where it is must not be asked for, for a scale of zero makes all alike."""
+    del constants
+    if any(value is not None for value in node.outputs[1:]):
+        raise DeviationError(f"a claim passes {node.site}, which puts out indices too")
+    return Passing(negative=False)
+
+
+def _pads(node: Node) -> bool:
+    automatic = text_of(node, "auto_pad")
+    return automatic not in {"", "NOTSET", "VALID"} or any(ints_of(node, "pads") or ())
+
+
+def reduced(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+    """ReduceMean and its kin: the axes go, or become 1."""
+    del unknown
+    first_alone(link)
+    axes = reduced_axes(constants, link.node, carried.ndim)
+    only_along(link, carried, axes)
+    return carried if int_of(link.node, "keepdims", 1) else carried.squeeze(axes)
+
+
+def pad(constants: Constants, node: Node) -> Passing:
+    """Pad: what is added is copied from the value, or a constant, which has to be zero then."""
+    if text_of(node, "mode") not in {"", "constant"}:
+        return Passing()
+    operand, old = node.input(2), attribute(node, "value")
+    value = old.f if old is not None else 0.0
+    if operand is not None:
+        value = float(np.asarray(constants.array(operand), np.float64).reshape(-1)[0])
+    if value != 0:
+        raise DeviationError(f"{node.site} pads with {value:g}")
+    return Passing(shift=not any(_padding(constants, node)))
+
+
+def padded(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+    """Pad: the padded axes grow."""
+    del unknown
+    first_alone(link)
+    pads = _padding(constants, link.node)
+    axes = _pad_axes(constants, link.node, carried.ndim)
+    if len(pads) != 2 * len(axes):
+        raise UncertainError(f"the pads of {link.node.site} do not fit its value")
+    grown = [axis for i, axis in enumerate(axes) if pads[i] or pads[i + len(axes)]]
+    only_along(link, carried, grown)
+    return carried
+
+
+def _padding(constants: Constants, node: Node) -> tuple[int, ...]:
+    operand = node.input(1)
+    if operand is None:
+        return ints_of(node, "pads") or ints_of(node, "paddings") or ()
+    return tuple(int(size) for size in constants.array(operand).reshape(-1))
+
+
+def _pad_axes(constants: Constants, node: Node, rank: int) -> tuple[int, ...]:
+    operand = node.input(3)
+    if operand is None:
+        return tuple(range(rank))
+    return tuple(int(axis) % rank for axis in constants.array(operand).reshape(-1))
+
+
+def resize(constants: Constants, node: Node) -> Passing:
+    """Resize: weights of an interpolation sum to one; outside of a cropped image stands another value."""
+    del constants
+    return Passing(shift=text_of(node, "coordinate_transformation_mode") != "tf_crop_and_resize")
+
+
+def resized(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+    """Resize and Upsample: along axes whose size stays, nothing moves."""
+    del unknown
+    first_alone(link)
+    node = link.node
+    moved = [axis for axis, size in enumerate(carried.shape) if size > 1]
+    if any(not _keeps_axis(constants, node, axis, carried.ndim) for axis in moved):
+        raise UncertainError(f"{node.site} resizes an axis along which the affine differs, or may do so")
+    return carried
+
+
+def _keeps_axis(constants: Constants, node: Node, axis: int, rank: int) -> bool:
+    """Whether an axis is surely not resized."""
+    axes = ints_of(node, "axes")
+    place = axis
+    if axes is not None:
+        normal = [each % rank for each in axes]
+        if axis not in normal:
+            return True
+        place = normal.index(axis)
+    value, output = node.input(0), node.output(0)
+    for index in (1, 2):  # Upsample has its scales at 1, Resize at 2 (at 1 in opset 10)
+        operand = node.input(index)
+        if operand is not None and constants.shape(operand) not in {None, (0,)}:
+            array = np.asarray(constants.array(operand), np.float64).reshape(-1)
+            if array.size > place and (index == 2 or node.input(2) is None):
+                return bool(array[place] == 1)
+    before = None if value is None else constants.sizes(value)
+    after = None if output is None else constants.sizes(output)
+    if before is None or after is None or len(before) != rank or len(after) != rank:
+        return False
+    return before[axis] is not None and before[axis] == after[axis]
+
+
+def reduced_axes(constants: Constants, node: Node, rank: int) -> tuple[int, ...]:
+    """The axes over which a reduction goes, all where it names none."""
+    operand = node.input(1)
+    axes = ints_of(node, "axes")
+    if operand is not None:
+        axes = tuple(int(axis) for axis in constants.array(operand).reshape(-1))
+    if not axes:
+        if int_of(node, "noop_with_empty_axes", 0):
+            raise UncertainError(f"{node.site} reduces nothing")
+        return tuple(range(rank))
+    if any(not -rank <= axis < rank for axis in axes):
+        raise UncertainError(f"the axes of {node.site} do not fit a value of {rank} dimensions")
+    return tuple(axis % rank for axis in axes)
