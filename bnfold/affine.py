@@ -51,6 +51,11 @@ class Affine:
         dims[axis] = -1
         return cls(np.reshape(np.asarray(scale, np.float64), dims), np.reshape(np.asarray(shift, np.float64), dims))
 
+    @classmethod
+    def identity(cls, rank: int) -> Self:
+        """The one that changes nothing."""
+        return cls(np.ones((1,) * rank), np.zeros((1,) * rank))
+
     @property
     def rank(self) -> int:
         """The rank of the values this acts on."""

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bnfold.affine import Affine
 from bnfold.assembly import Assembly, CopiedNode, Fresh, FurnishedHome, NamedConstant, Names, Removed
 from bnfold.errors import UsageError
 from bnfold.graph import Graph
@@ -22,7 +21,7 @@ from bnfold.nodes import Node, Value, nested_graphs
 from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Facts
 from bnfold.ops.home import NewNode
-from bnfold.ops.linear import home_for
+from bnfold.ops.linear import Taken, home_with
 from bnfold.ops.reasons import Obstacle
 
 
@@ -42,7 +41,7 @@ def rewrite(graph: Graph, plan: Plan) -> Rewrite:
     facts = Facts(graph, assume_inference=plan.assumes_inference)
     moved = [_moved(facts, graph.at(move.site)) for move in plan.moves]
     names = _names(graph, plan, moved, fresh)
-    homes = [_home(facts, graph.at(site), after, fresh) for site, after in plan.homes().items()]
+    homes = [_home(facts, graph.at(site), taken, fresh) for site, taken in plan.homes().items()]
     removed = _removed(graph, moved, homes)
     edits = Assembly(graph, names, homes, removed, fresh).edits()
     return Rewrite(edits, tuple(_cloned(graph, homes, removed)))
@@ -64,17 +63,22 @@ def _moved(facts: Facts, node: Node) -> _Moved:
 
 
 def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names:
-    """The new name of every value whose content changes: those between a home and what settled in it."""
-    passed = [graph.at(site) for move in plan.moves for site in move.path]
-    homes = [graph.at(site) for site in plan.homes()]
-    moving = {node.id for node in passed} | {each.node.id for each in moved}
-    outputs = [node.output(0) for node in homes]
-    outputs += [value for node in passed for value in node.outputs if _is_on_the_way(graph, node, value, moving)]
-    changed = {value.id: value for value in outputs if value is not None}
-    pairs = ((each.node.inputs[each.data], each.node.output(0)) for each in moved)
-    becomes = {x.id: y for x, y in pairs if x is not None and y is not None}
+    """The new name of every value whose content changes: those between a home and what settled in it.
+
+    What a node put out that went forward is what it was fed, and takes that name.
+    """
+    ahead = {move.site for move in plan.moves if move.is_forward}
+    becomes: dict[int, Value] = {}
+    is_fed: list[tuple[Value, Value]] = []
+    for each in moved:
+        x, y = each.node.inputs[each.data], each.node.output(0)
+        if x is not None and y is not None and each.node.site in ahead:
+            is_fed.append((y, x))
+        elif x is not None and y is not None:
+            becomes[x.id] = y
     names: dict[int, str] = {}
     renamed: dict[int, str] = {}
+    changed = {value.id: value for value in _changing(graph, plan, moved)}
     for value in changed.values():
         final = value
         while final.id in becomes:
@@ -82,7 +86,20 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
         if final.id not in names:
             names[final.id] = fresh(f"{final.name}_folded") if final.id in changed else final.name
         renamed[value.id] = names[final.id]
-    return Names(renamed, frozenset(becomes))
+    for y, x in is_fed:  # producers first
+        renamed[y.id] = renamed.get(x.id, x.name)
+    return Names(renamed, frozenset(becomes) | {y.id for y, _ in is_fed})
+
+
+def _changing(graph: Graph, plan: Plan, moved: list[_Moved]) -> Iterator[Value]:
+    """The values whose content changes: what homes put out that took something over behind them, and what is passed."""
+    ahead = [graph.at(site) for move in plan.moves if move.is_forward for site in move.path]
+    passed = [graph.at(site) for move in plan.moves if not move.is_forward for site in move.path]
+    moving = {node.id for node in passed} | {each.node.id for each in moved}
+    outputs = [graph.at(site).output(0) for site, taken in plan.homes().items() if taken.after is not None]
+    outputs += [value for node in passed for value in node.outputs if _is_on_the_way(graph, node, value, moving)]
+    outputs += [value for node in ahead for value in node.outputs]
+    yield from (value for value in outputs if value is not None)
 
 
 def _is_on_the_way(graph: Graph, node: Node, value: Value | None, moving: set[int]) -> bool:
@@ -91,10 +108,11 @@ def _is_on_the_way(graph: Graph, node: Node, value: Value | None, moving: set[in
     return value is not None and (alone or any(reader.node.id in moving for reader in graph.readers(value)))
 
 
-def _home(facts: Facts, node: Node, after: Affine, fresh: Fresh) -> FurnishedHome:
-    home = home_for(facts, node, after)
-    if home is None or isinstance(home, Obstacle):
+def _home(facts: Facts, node: Node, taken: Taken, fresh: Fresh) -> FurnishedHome:
+    found = home_with(facts, node, taken)
+    if found is None or isinstance(found, Obstacle):
         raise UsageError(f"the plan names {node.site} as a home, and it is none")
+    home, after = found
     needed = home.furnishing(after)
     constants = tuple(NamedConstant(fresh(new.hint), new) for new in needed.constants)
     copied = tuple(_copied(new, fresh) for new in needed.nodes)

@@ -17,6 +17,7 @@ from bnfold.graph import Graph
 from bnfold.nodes import Site
 from bnfold.ops.affine import affine_nodes, is_batch_norm
 from bnfold.ops.facts import Facts
+from bnfold.ops.linear import Taken
 from bnfold.ops.reasons import REASONS, SKIPPED, Reason
 
 Json = str | int | float | list[Any] | dict[str, Any] | None
@@ -24,7 +25,7 @@ Json = str | int | float | list[Any] | dict[str, Any] | None
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One home of a move, and the affine of the home's output that it takes over.
+    """One home of a move, and the affine that it takes over: of its output, or of its input `data_input`, if given.
 
     `takes_shift` is False where a shift, if there is one, stays on the way, or goes to another home.
     """
@@ -32,15 +33,25 @@ class Arrival:
     home: Site
     after: Affine
     takes_shift: bool = True
+    data_input: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One affine that goes: where it stood, the homes it settles in, and the nodes it passed, nearest first."""
+    """One affine that goes: where it stood, the homes it settles in, and the nodes it passed, nearest first.
+
+    It goes towards what makes its value, or forward to all that reads it. `data` is the input that it acts on.
+    """
 
     site: Site
     arrivals: tuple[Arrival, ...]
     path: tuple[Site, ...]
+    data: int = 0
+
+    @property
+    def is_forward(self) -> bool:
+        """Whether it went to what reads it."""
+        return any(arrival.data_input is not None for arrival in self.arrivals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +127,12 @@ class Plan:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"this is no plan: {error!r}") from error
 
-    def homes(self) -> dict[Site, Affine]:
-        """What each home takes over in all: the composition of its arrivals, in the order of the moves."""
-        homes: dict[Site, Affine] = {}
+    def homes(self) -> dict[Site, Taken]:
+        """What each home takes over in all: the compositions of its arrivals, in the order of the moves."""
+        homes: dict[Site, Taken] = {}
         for move in self.moves:
             for arrival in move.arrivals:
-                earlier = homes.get(arrival.home)
-                homes[arrival.home] = arrival.after if earlier is None else arrival.after @ earlier
+                homes[arrival.home] = homes.get(arrival.home, Taken()).and_then(arrival.after, arrival.data_input)
         return homes
 
 
@@ -139,21 +149,26 @@ def _move_to_json(move: Move) -> dict[str, Json]:
         "site": _site_to_json(move.site),
         "homes": [_arrival_to_json(arrival) for arrival in move.arrivals],
         "path": [_site_to_json(site) for site in move.path],
+        "data": move.data,
     }
 
 
 def _move_from_json(value: Mapping[str, Any]) -> Move:
     arrivals = tuple(_arrival_from_json(entry) for entry in value["homes"])
-    return Move(_site_from_json(value["site"]), arrivals, tuple(_site_from_json(s) for s in value["path"]))
+    path = tuple(_site_from_json(site) for site in value["path"])
+    return Move(_site_from_json(value["site"]), arrivals, path, int(value["data"]))
 
 
 def _arrival_to_json(arrival: Arrival) -> dict[str, Json]:
     after = _affine_to_json(arrival.after)
-    return {"home": _site_to_json(arrival.home), "after": after, "takes_shift": arrival.takes_shift}
+    home = _site_to_json(arrival.home)
+    return {"home": home, "after": after, "takes_shift": arrival.takes_shift, "data_input": arrival.data_input}
 
 
 def _arrival_from_json(value: Mapping[str, Any]) -> Arrival:
-    return Arrival(_site_from_json(value["home"]), _affine_from_json(value["after"]), bool(value["takes_shift"]))
+    data_input = None if value["data_input"] is None else int(value["data_input"])
+    after = _affine_from_json(value["after"])
+    return Arrival(_site_from_json(value["home"]), after, bool(value["takes_shift"]), data_input)
 
 
 def _affine_to_json(affine: Affine) -> dict[str, Json]:

@@ -1,5 +1,6 @@
 """Graph -> Plan: every affine ends as exactly one Move (the homes it goes to) or one Refusal (why it stays).
 
+Each looks for homes among what makes its value first, and then among what reads it.
 One pass in topological order, producers first. A search for a home carries an affine from value to value; at each
 value it either settles (ops/linear.py), passes (ops/passing.py, possibly to several values: all of them must find
 a home, or none is used; a constant on the way may keep the shift), or meets an obstacle, upon which it goes back to
@@ -9,6 +10,7 @@ has moved away is transparent, and a home composes what settles in it. Nothing i
 
 from __future__ import annotations
 
+from bnfold.forwarding import Forward
 from bnfold.graph import Graph
 from bnfold.moves import Move, Plan, Refusal
 from bnfold.nodes import Node, Site
@@ -16,6 +18,7 @@ from bnfold.ops.affine import AffineOp, affine_nodes, affine_of, is_batch_norm
 from bnfold.ops.facts import Facts
 from bnfold.ops.reasons import (
     MISMATCH,
+    NO_HOME,
     SKIPPED,
     Obstacle,
 )
@@ -68,7 +71,10 @@ def make_plan(
 def _decided(facts: Facts, decided: Decided, affine: AffineOp) -> dict[int, Move | Refusal]:
     """What becomes of one affine, and of those that stayed until now because they cancelled with their home."""
     search = Backward(facts, decided, affine)
-    route = search.search()
+    meant = search.meant()
+    if isinstance(meant, Obstacle):
+        return {affine.node.id: _refusal(affine.node, meant)}
+    route = search.search(meant)
     met = [each.node for each in route.arrivals] if isinstance(route, Route) else [search.cancelled]
     for group in [decided.idle[node.id] for node in met if node is not None and node.id in decided.idle]:
         together = _together(facts, decided, (*group, affine))
@@ -79,7 +85,13 @@ def _decided(facts: Facts, decided: Decided, affine: AffineOp) -> dict[int, Move
         return {affine.node.id: decided.settle(facts.graph, affine, route)}
     if search.cancelled is not None:
         decided.stays_idle(affine, search.cancelled)
-    return {affine.node.id: _refusal(affine.node, route)}
+        return {affine.node.id: _refusal(affine.node, route)}
+    ahead = Forward(facts, decided, affine).search(meant)
+    if not isinstance(ahead, Obstacle):
+        return {affine.node.id: decided.settle_ahead(facts.graph, affine, ahead)}
+    # Where nothing stands before it, what stands behind it says more.
+    told = ahead if route.reason is NO_HOME and ahead.reason is not NO_HOME else route
+    return {affine.node.id: _refusal(affine.node, told)}
 
 
 def _refusal(node: Node, obstacle: Obstacle) -> Refusal:
@@ -99,7 +111,9 @@ def _together(facts: Facts, decided: Decided, affines: tuple[AffineOp, ...]) -> 
     moves: dict[int, Move | Refusal] = {}
     unsettled: set[int] = set()
     for affine in affines:
-        route = Backward(facts, decided, affine, may_idle=affine is not affines[-1]).search()
+        search = Backward(facts, decided, affine, may_idle=affine is not affines[-1])
+        meant = search.meant()
+        route = meant if isinstance(meant, Obstacle) else search.search(meant)
         if not isinstance(route, Route):
             decided.restore(*before)
             return {}

@@ -9,7 +9,7 @@ another way.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from bnfold.moves import Arrival, Move
 from bnfold.nodes import Node, Value
 from bnfold.ops.affine import AffineOp
 from bnfold.ops.facts import Facts, reads_metadata_alone
-from bnfold.ops.linear import home_for, ways_of
+from bnfold.ops.linear import Taken, home_with, ways_of
 from bnfold.ops.passing import Passed, backward, known_rank, known_size, may_pass
 from bnfold.ops.reasons import (
     BLOCKED,
@@ -36,12 +36,16 @@ from bnfold.ops.reasons import (
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """What a home takes over, whether a shift comes with it, and whether it gets an Add for that."""
+    """What a home takes over, whether a shift comes with it, whether it gets an Add for that, and by which input.
+
+    Without `data_input` it is an affine of the home's output.
+    """
 
     node: Node
     affine: Affine
     takes_shift: bool
     adds: bool
+    data_input: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,15 @@ class Route:
 
     arrivals: tuple[Arrived, ...]
     totals: tuple[tuple[Node, Affine], ...]
+    path: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A search forward that succeeded: the homes, all that each takes over now, and the nodes on the way."""
+
+    arrivals: tuple[Arrived, ...]
+    totals: tuple[tuple[Node, Taken], ...]
     path: tuple[Node, ...]
 
 
@@ -65,15 +78,32 @@ class Decided:
     homes: dict[int, Affine] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
     idle: dict[int, list[AffineOp]] = field(default_factory=dict)
+    ahead: dict[int, Taken] = field(default_factory=dict)
+    """What homes take over of their data; they may have taken over something of their output as well (`homes`)."""
 
     def settle(self, graph: Graph, affine: AffineOp, route: Route) -> Move:
         """Make the move of a route that was found."""
+        self._goes(graph, affine)
+        self.homes.update((home.id, total) for home, total in route.totals)
+        arrivals = tuple(Arrival(each.node.site, each.affine, each.takes_shift) for each in route.arrivals)
+        return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path), affine.data)
+
+    def taken(self, node: Node) -> Taken:
+        """All that a node has taken over so far."""
+        ahead = self.ahead.get(node.id, Taken())
+        return replace(ahead, after=self.homes.get(node.id))
+
+    def settle_ahead(self, graph: Graph, affine: AffineOp, route: Ahead) -> Move:
+        """Make the move of a route forward."""
+        self._goes(graph, affine)
+        self.ahead.update((home.id, total) for home, total in route.totals)
+        arrivals = tuple(Arrival(a.node.site, a.affine, a.takes_shift, a.data_input) for a in route.arrivals)
+        return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path), affine.data)
+
+    def _goes(self, graph: Graph, affine: AffineOp) -> None:
         before = graph.producer(fed_to(affine))
         first = None if before is None else self.gone.get(before.id)
         self.gone[affine.node.id] = first or (affine.node, fed_to(affine))
-        self.homes.update((home.id, total) for home, total in route.totals)
-        arrivals = tuple(Arrival(each.node.site, each.affine, each.takes_shift) for each in route.arrivals)
-        return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path))
 
     def stays_idle(self, affine: AffineOp, home: Node) -> None:
         """With this affine, the home would do nothing."""
@@ -92,6 +122,19 @@ def fed_to(affine: AffineOp) -> Value:
     if value is None:
         raise ValueError(f"{affine.node.site} has no input, and is no affine")
     return value
+
+
+def has_add(facts: Facts, node: Node, taken: Taken) -> bool:
+    """Whether what a node has taken over so far puts an Add behind it."""
+    if taken.after is None and taken.before is None:
+        return False
+    found = home_with(facts, node, taken)
+    return isinstance(found, tuple) and found[0].needs_add(found[1])
+
+
+def is_shift_alone(affine: AffineOp) -> bool:
+    """Whether what moves is itself no more than an Add."""
+    return affine.channels is None and bool(np.all(np.abs(affine.scale) == 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +172,8 @@ class Backward:
     path: list[Node] = field(default_factory=list)
     fallbacks: list[_Fallback] = field(default_factory=list)
 
-    def search(self) -> Route | Obstacle:
-        """The homes that were found, or what stands in the way."""
+    def meant(self) -> Affine | Obstacle:
+        """The affine as one of the values that it acts on, if its parameters fit them."""
         start = fed_to(self.affine)
         rank = known_rank(self.facts, self.through(start))
         if rank is None:
@@ -139,8 +182,12 @@ class Backward:
         if wrong is not None:
             return wrong
         affine = self.affine.at_rank(rank)
-        if affine is None:
-            return Obstacle(LAYOUT, f"it gives its input of {rank} dimension(s) further ones", self.affine.node)
+        detail = f"it gives its input of {rank} dimension(s) further ones"
+        return affine or Obstacle(LAYOUT, detail, self.affine.node)
+
+    def search(self, affine: Affine) -> Route | Obstacle:
+        """The homes that were found for it, or what stands in the way."""
+        start = fed_to(self.affine)
         pending: list[_Step] = [(self.affine.node, start, affine, True)]
         while pending:
             step = self.step(pending.pop(), tuple(pending))
@@ -229,25 +276,22 @@ class Backward:
         earlier = self.decided.homes.get(node.id)
         # Of two ranks one is not the home's: that is for the home to say.
         total = affine if earlier is None or earlier.rank != affine.rank else affine @ earlier
-        home = home_for(self.facts, node, total)
-        if home is None:
+        found = home_with(self.facts, node, replace(self.decided.taken(node), after=total))
+        if found is None:
             return Obstacle(BLOCKED, f"{node.op} lets no per-channel affine pass", node)
-        if isinstance(home, Obstacle):
-            return home
+        if isinstance(found, Obstacle):
+            return found
+        home, _ = found
         if home.is_idle(total) and not self.may_idle:
             detail = "the two cancel: a node would be left that does nothing"
             self.cancelled = node
             return Obstacle(NO_GAIN, detail, node)
-        adds = home.needs_add(total) and not (earlier is not None and home.needs_add(earlier))
-        if adds and self.is_shift_alone():
+        adds = home.needs_add(total) and not has_add(self.facts, node, self.decided.taken(node))
+        if adds and is_shift_alone(self.affine):
             return Obstacle(NO_GAIN, f"{node.op} has no bias, so that its shift would become another Add", node)
         self.arrivals.append(Arrived(node, affine, takes_shift, adds))
         self.totals.append((node, total))
         return None
-
-    def is_shift_alone(self) -> bool:
-        """Whether what moves is itself no more than an Add."""
-        return self.affine.channels is None and bool(np.all(np.abs(self.affine.scale) == 1))
 
     def wrong_length(self, value: Value, rank: int) -> Obstacle | None:
         """Parameters for another number of channels than there are; one channel would broadcast unseen."""

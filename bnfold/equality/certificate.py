@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from bnfold.equality.claim import Claim, DeviationError, UncertainError, trees_of
+from bnfold.equality.ahead import composed, data_steps_of
+from bnfold.equality.claim import Claim, DeviationError, UncertainError, homes_of, trees_of
 from bnfold.equality.constants import Constants
 from bnfold.equality.covering import covers
 from bnfold.equality.homes import Home, HomeCheck
@@ -78,16 +79,18 @@ def _check(
     """Adds one check per home to `checks`; raises at the first thing that is wrong or cannot be followed."""
     trees = trees_of(before, claims)
     chains = tuple(chain for tree in trees for chain in tree.chains)
-    pairing = pair(before, after, chains)
+    pairing = pair(before, after, trees)
     originals = Constants(before, assume_inference=assume_inference)
-    for tree in trees:
+    for tree in (tree for tree in trees if tree.ahead is None):
         covers(originals, tree)
     written = Constants(after, assume_inference=assume_inference)
-    nodes = {home.id: home for chain in chains for home, _ in chain.homes}
-    homes = {id_: Home.of(originals, node, written, pairing, chains) for id_, node in nodes.items()}
+    homes = {node.id: Home.of(originals, node, written, pairing, chains) for tree in trees for node in homes_of(tree)}
     for link in (chain.links[place] for chain in chains for place in chain.stops):
         if link.data == homes[link.node.id].before.linear.bias_index:
             raise UncertainError(f"the data of {link.node.site} are constant themselves")
-    for id_, steps in steps_of(originals, chains, {id_: home.grid for id_, home in homes.items()}).items():
-        homes[id_].reads_what_it_read(pairing.rewired[id_])
-        checks.append(homes[id_].checked(steps))
+    gone = frozenset(tree.site.id for tree in trees)
+    steps = steps_of(originals, chains, {id_: home.grid for id_, home in homes.items()}, gone)
+    fed = data_steps_of(originals, trees)
+    for id_, home in homes.items():
+        home.reads_what_it_read(pairing.rewired[id_])
+        checks.append(home.checked(steps.get(id_, []), composed(fed.get(id_, []))))

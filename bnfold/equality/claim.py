@@ -12,7 +12,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bnfold.graph import Graph
-from bnfold.nodes import Node, Site, Value
+from bnfold.nodes import Node, Reader, Site, Value
+
+_FORM_ALONE = frozenset(
+    {("Shape", 0), ("Size", 0), ("CastLike", 1), ("EyeLike", 0), ("RandomNormalLike", 0), ("RandomUniformLike", 0)}
+)
+
+
+def reads_form_alone(reader: Reader) -> bool:
+    """Whether a node looks only at the shape or the type of what it reads."""
+    return (reader.node.op, reader.index) in _FORM_ALONE
 
 
 class DeviationError(Exception):
@@ -29,14 +38,16 @@ class Claim:
 
     The affine is a BatchNormalization or an elementwise operator with one constant. `path` and `homes` have the nearest
     node first. A home on the path takes the whole shift there, and leaves the scale to those farther on; `unshifted`
-    are the homes that take the scale alone, because a shift was left on the way, or went to another branch. All sites
-    are of the original model.
+    are the homes that take the scale alone, because a shift was left on the way, or went to another branch. With
+    `ahead` the affine went to all that read it, and the homes take it over on their data; it says which input of the
+    node that went has its own data. All sites are of the original model.
     """
 
     site: Site
     path: tuple[Site, ...]
     homes: tuple[Site, ...]
     unshifted: tuple[Site, ...] = ()
+    ahead: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +101,18 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Ahead:
+    """A claim that leads to the readers: the node that went, each node on the way, producers first, and each home.
+
+    A link's data is the input at which the affine arrives.
+    """
+
+    site: Link
+    passed: tuple[Link, ...]
+    homes: tuple[Link, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Tree:
     """A claim as nodes: its branches, and which nodes each node of the way (and the one that went) is fed by.
 
@@ -102,6 +125,19 @@ class Tree:
     chains: tuple[Chain, ...]
     order: tuple[Node, ...]
     feeds: Mapping[int, tuple[tuple[int, Node], ...]]
+    ahead: Ahead | None = None
+
+    @property
+    def link(self) -> Link:
+        """The node that went, and what it was fed."""
+        return self.chains[0].site if self.ahead is None else self.ahead.site
+
+
+def homes_of(tree: Tree) -> tuple[Node, ...]:
+    """Every home of a claim."""
+    if tree.ahead is not None:
+        return tuple(link.node for link in tree.ahead.homes)
+    return tuple(home for chain in tree.chains for home, _ in chain.homes)
 
 
 def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
@@ -117,8 +153,8 @@ def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
     for claim in sorted(claims, key=lambda claim: order[sites[claim].id]):
         if sites[claim].id in gone:
             raise DeviationError(f"{claim.site} is claimed twice")
-        trees.append(_Way.of(graph, claim, gone).tree())
-        link = trees[-1].chains[0].site
+        trees.append(_Way.of(graph, claim, gone).tree() if claim.ahead is None else _ahead(graph, claim))
+        link = trees[-1].link
         before = _gone_before(graph, link.source, gone)
         gone[sites[claim].id] = _Gone(link, link.source if before is None else before.root)
     return tuple(trees)
@@ -220,6 +256,38 @@ class _Way:
 
     def _is_reached(self, node: Node) -> bool:
         return node.id in self.feeds or any(chain.home is node for chain in self.chains)
+
+
+def _ahead(graph: Graph, claim: Claim) -> Tree:
+    """Every way from the node that went to its readers; all of them have to be on the way, or homes."""
+    if not claim.homes:
+        raise UncertainError(f"{claim.site} has 0 homes, which the certificate cannot follow")
+    site = _found(graph, claim.site)
+    named = [claim.site, *claim.path, *claim.homes]
+    if len(set(named)) < len(named):
+        raise DeviationError(f"the claim of {claim.site} names a node twice")
+    passed, homes = ({_found(graph, each).id for each in sites} for sites in (claim.path, claim.homes))
+    pending, ways, ends = [site], list[Link](), list[Link]()
+    while pending:
+        node = pending.pop()
+        value = node.output(0)
+        if value is None or graph.is_graph_output(value) or len([v for v in node.outputs if v is not None]) > 1:
+            raise DeviationError(f"what {node.site} puts out changes, and is promised to somebody, or not all there is")
+        for reader in (r for r in graph.readers(value) if not reads_form_alone(r)):
+            link = Link(reader.node, reader.index)
+            if reader.node.scope is not value.scope or reader.node.id not in passed | homes:
+                raise DeviationError(f"{value.name!r} changes, and {reader.node.site} reads it")
+            if any(known.node is reader.node for known in (*ways, *ends)):
+                raise DeviationError(f"{reader.node.site} is come to by two ways in the claim of {claim.site}")
+            (ways if reader.node.id in passed else ends).append(link)
+            if reader.node.id in passed:
+                pending.append(reader.node)
+    if len(ways) < len(passed) or len(ends) < len(homes):
+        raise DeviationError(f"a node of the claim of {claim.site} does not stand behind it")
+    order = {node.id: place for place, node in enumerate(graph.producers_first())}
+    ways.sort(key=lambda link: order[link.node.id])
+    ahead = Ahead(Link(site, claim.ahead or 0), tuple(ways), tuple(ends))
+    return Tree(claim, site, (), (), {}, ahead)
 
 
 def _found(graph: Graph, site: Site) -> Node:

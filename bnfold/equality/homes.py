@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.equality.ahead import DataStep
 from bnfold.equality.claim import Chain, DeviationError, UncertainError
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.linear import LinearMap, Shape, aligned
@@ -142,10 +143,10 @@ class Home:
         if others:
             raise DeviationError(f"{self.site} reads something else at input {min(others)}")
 
-    def checked(self, steps: Sequence[Step]) -> HomeCheck:
-        """Both constants of a home against their references."""
+    def checked(self, steps: Sequence[Step], fed: DataStep | None = None) -> HomeCheck:
+        """Both constants of a home against their references; `fed` is what its data bear."""
         self.grows_no_value(steps)
-        parts = self.weight_part(steps), self.bias_part(steps)
+        parts = self.weight_part(steps, fed), self.bias_part(steps, fed)
         return HomeCheck(self.site, sum(part.numbers for part in parts), max(part.worst for part in parts), parts)
 
     def grows_no_value(self, steps: Sequence[Step]) -> None:
@@ -166,7 +167,7 @@ class Home:
                 raise UncertainError(f"whether the new constant of {self.site} fits its value is not known")
             raise DeviationError(f"the new constant of {self.site} has the shape {list(self.grid)}")
 
-    def weight_part(self, steps: Sequence[Step]) -> PartCheck:
+    def weight_part(self, steps: Sequence[Step], fed: DataStep | None) -> PartCheck:
         """The weight against its reference."""
         before, after = self.before, self.after
         scale = _product([step for step in steps if not step.stops], self.grid)
@@ -176,8 +177,12 @@ class Home:
         stored, now = before.quantized(index), after.quantized(index)
         if before.linear.factor[0] != after.linear.factor[0] or (stored is None) != (now is None):
             raise WrongNumberError(self.site, f"the weight of {self.site} changed its factor, or how it is stored")
+        if fed is not None and (stored is not None or before.linear.data is None):
+            raise UncertainError(f"the weight of {self.site} is no dense one")
         if stored is None or now is None:
-            return self.dense_part(before.weight(index), after.weight(index), scale, len(steps))
+            terms = len(steps) + (0 if fed is None else fed.terms)
+            of_data = None if fed is None or before.linear.data is None else fed.scale[before.linear.data.channel]
+            return self.dense_part(before.weight(index), after.weight(index), scale, (of_data, terms))
         factors = scale.reshape(-1)[before.linear.cell]
         return self.scales_part(stored, now, factors, "weight", terms=len(steps))
 
@@ -189,9 +194,14 @@ class Home:
         return PartCheck.of("scale", now.dtype, terms=len(steps), numbers=0, worst=worst)
 
     def dense_part(
-        self, original: NDArray[np.generic], now: NDArray[np.generic], scale: Float64, terms: int
+        self,
+        original: NDArray[np.generic],
+        now: NDArray[np.generic],
+        scale: Float64,
+        fed: tuple[Float64 | None, int],
     ) -> PartCheck:
-        """Weights that stand there as they are."""
+        """Weights that stand there as they are; `fed`: a factor of the data, if any, and the number of factors."""
+        of_data, terms = fed
         linear = self.before.linear
         expected = np.broadcast_shapes(original.shape, self.grid) if linear.elementwise else original.shape
         if expected != now.shape or original.dtype != now.dtype:
@@ -199,6 +209,8 @@ class Home:
         factors = scale if linear.elementwise else scale.reshape(-1)[linear.cell]
         if linear.divides:
             factors = _inverse(self.site, factors)
+        if of_data is not None:
+            factors = factors * of_data
         original, factors = np.broadcast_to(original, expected), np.broadcast_to(factors, expected)
         if not expected:
             original, factors, now = original.reshape(1), factors.reshape(1), now.reshape(1)
@@ -221,7 +233,7 @@ class Home:
         numbers = int(after.scale.size)
         return PartCheck.of(f"scale of the {what}", now.dtype, terms=terms, numbers=numbers, worst=worst)
 
-    def bias_part(self, steps: Sequence[Step]) -> PartCheck:
+    def bias_part(self, steps: Sequence[Step], fed: DataStep | None) -> PartCheck:
         """The same for the bias; an absent one is zero."""
         before, after, index = self.before, self.after, self.before.linear.bias_index
         stored, now = before.quantized(index), after.quantized(index)
@@ -232,15 +244,42 @@ class Home:
             biases = _Term(before.bias(kind), ours), _Term(after.bias(kind), theirs)
             if biases[1].array.dtype not in {biases[0].array.dtype, kind}:  # where they differ, no model is valid
                 raise WrongNumberError(self.site, f"the bias of {self.site} is of the type {biases[1].array.dtype}")
-            return self.sums_part(*biases, steps, "bias")
+            return self.sums_part(*biases, steps, "bias", self.of_shift(fed))
+        if fed is not None and np.any(fed.shift):
+            raise WrongNumberError(self.site, f"the bias of {self.site} is stored as integers, and takes no shift")
         nothing = _Term(np.zeros([1] * len(self.grid), kind), 1.0)
         self.sums_part(nothing, nothing, steps, "shift of the quantised bias")
         scale = _product(steps, self.grid)
         factors = (scale.reshape(-1) if before.linear.vector_bias else scale) * _quotient(ours, theirs)
         return self.scales_part(stored, now, factors, "bias", terms=len(steps) + 1)
 
-    def sums_part(self, original: _Term, now: _Term, steps: Sequence[Step], what: str) -> PartCheck:
-        """A written bias against what the steps make of the original one."""
+    def of_shift(self, fed: DataStep | None) -> tuple[Float64, Float64, int]:
+        """What a shift of the data adds to each cell of the grid, the sizes of its terms, and how many there are."""
+        linear = self.before.linear
+        if fed is None or linear.data is None or linear.weight_index is None or not np.any(fed.shift):
+            return np.zeros(self.grid), np.zeros(self.grid), 0
+        weight = self.before.weight(linear.weight_index)
+        cells, sums = product(self.grid), []
+        for part in (fed.shift, fed.magnitude):
+            total = np.zeros(cells)
+            for piece in pieces(weight.shape):
+                values = weight[piece].astype(np.float64)
+                channel = np.broadcast_to(linear.data.channel, weight.shape)[piece]
+                cell = np.broadcast_to(linear.cell, weight.shape)[piece]
+                terms = np.abs(values) * part[channel] if part is fed.magnitude else values * part[channel]
+                total += np.bincount(cell.reshape(-1), terms.reshape(-1), minlength=cells)
+            sums.append((total * linear.factor[0]).reshape(self.grid))
+        return sums[0], np.abs(sums[1]), weight.size // max(1, cells)
+
+    def sums_part(
+        self,
+        original: _Term,
+        now: _Term,
+        steps: Sequence[Step],
+        what: str,
+        added: tuple[Float64, Float64, int] | None = None,
+    ) -> PartCheck:
+        """A written bias against what the steps make of the original one, and of what a shift of the data adds."""
         widest = np.broadcast_shapes(original.array.shape, self.grid)
         fits = all(size in {1, wide} for size, wide in zip(now.array.shape, widest, strict=True))
         if not fits:
@@ -248,11 +287,13 @@ class Home:
             raise WrongNumberError(self.site, f"the {what} of {self.site} has the shape {form}")
         reference = original.array.astype(np.float64) * original.factor
         magnitude = np.abs(reference)
+        if added is not None:
+            reference, magnitude = reference + added[0], magnitude + added[1]
         for step in steps:
             scale, shift, size = (part.reshape(self.grid) for part in (step.scale, step.shift, step.magnitude))
             reference, magnitude = reference * scale + shift, magnitude * np.abs(scale) + size
         reference, written, magnitude = np.broadcast_arrays(reference, now.array, magnitude)
-        terms = 1 + sum(step.terms for step in steps)
+        terms = 1 + sum(step.terms for step in steps) + (0 if added is None else added[2])
         found = share(written, reference, magnitude, terms=terms, times=now.factor)
         worst = within(found, self.site, what, written, reference)
         return PartCheck.of(what, now.array.dtype, terms=terms, numbers=int(reference.size), worst=worst)

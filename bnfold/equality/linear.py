@@ -13,12 +13,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnfold.equality.claim import DeviationError, UncertainError
-from bnfold.equality.constants import Constants, attribute, float_of, int_of, product, text_of
+from bnfold.equality.constants import Constants, attribute, float_of, int_of, ints_of, product, text_of
 from bnfold.equality.layout import Labels
 from bnfold.equality.quantized import stored_shape
 from bnfold.nodes import Node
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DataSide:
+    """Where a node reads its data: at which input, on which axis (from the end where negative) its channels lie.
+
+    `channel` broadcasts to the weight's shape: the channel of the data that each weight is multiplied by. `sees_all`:
+    whether every output is a sum over all taps, so that a shift of the data shifts the outputs alike.
+    """
+
+    index: int
+    axis: int
+    channel: Labels
+    channels: int
+    sees_all: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +53,7 @@ class LinearMap:
     """Whether the bias has one number for each cell, and no other shape."""
     divides: bool = False
     """Whether the data are divided by the weight."""
+    data: DataSide | None = None
     elementwise: bool = False
     """Whether the constant broadcasts against the output, so that one of another shape means the same."""
 
@@ -74,7 +90,13 @@ def conv(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     del rank
     shape = _shape_of_weight(constants, node, 1)
     cell = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
-    return LinearMap(_along(1, shape[0], len(shape)), cell, 1, 2, vector_bias=True)
+    group = int_of(node, "group", 1)
+    first = np.arange(shape[0]) // max(1, shape[0] // group) * shape[1]
+    channel = first[:, None] + np.arange(shape[1])[None, :]
+    padded = text_of(node, "auto_pad") not in {"", "NOTSET", "VALID"} or any(ints_of(node, "pads") or ())
+    channel = channel.reshape(*shape[:2], *[1] * (len(shape) - 2))
+    data = DataSide(0, 1, channel, shape[1] * group, sees_all=not padded)
+    return LinearMap(_along(1, shape[0], len(shape)), cell, 1, 2, vector_bias=True, data=data)
 
 
 def conv_transpose(constants: Constants, node: Node, rank: int | None) -> LinearMap:
@@ -85,7 +107,22 @@ def conv_transpose(constants: Constants, node: Node, rank: int | None) -> Linear
     of_group = np.arange(shape[0]) // (shape[0] // group)
     cell = of_group[:, None] * shape[1] + np.arange(shape[1])[None, :]
     cell = cell.reshape(*shape[:2], *[1] * (len(shape) - 2))
-    return LinearMap(_along(1, shape[1] * group, len(shape)), cell, 1, 2, vector_bias=True)
+    channel = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+    data = DataSide(0, 1, channel, shape[0], sees_all=_covers_all(node, shape))
+    return LinearMap(_along(1, shape[1] * group, len(shape)), cell, 1, 2, vector_bias=True, data=data)
+
+
+def _covers_all(node: Node, shape: Shape) -> bool:
+    """Whether every output of a ConvTranspose sees every tap: one step at a time, and what hangs over is cut off."""
+    kernel = shape[2:]
+    spread = ints_of(node, "dilations") or (1,) * len(kernel)
+    pads = ints_of(node, "pads") or (0,) * (2 * len(kernel))
+    plain = text_of(node, "auto_pad") in {"", "NOTSET"} and ints_of(node, "output_shape") is None
+    single = all(stride == 1 for stride in ints_of(node, "strides") or ()) and not any(
+        ints_of(node, "output_padding") or ()
+    )
+    reach = [(size - 1) * step for size, step in zip(kernel, spread, strict=True)]
+    return plain and single and all(pad >= needed for pad, needed in zip(pads, (*reach, *reach), strict=True))
 
 
 def gemm(constants: Constants, node: Node, rank: int | None) -> LinearMap:
@@ -98,7 +135,12 @@ def gemm(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     axis, swapped = (1, int_of(node, "transB", 0)) if index == 1 else (0, not int_of(node, "transA", 0))
     channels = shape[0] if swapped else shape[1]
     cell = np.arange(channels)[:, None] if swapped else np.arange(channels)[None, :]
-    return LinearMap(_along(axis, channels, 2), cell, index, 2, factor)
+    inner = 1 - (0 if swapped else 1)
+    channel = np.arange(shape[inner]).reshape((-1, 1) if inner == 0 else (1, -1))
+    other = int_of(node, "transA", 0) if index == 1 else int_of(node, "transB", 0)
+    along = (0 if other else 1) if index == 1 else (1 if other else 0)
+    data = DataSide(1 - index, along, channel, shape[inner])
+    return LinearMap(_along(axis, channels, 2), cell, index, 2, factor, data=data)
 
 
 def matmul(constants: Constants, node: Node, rank: int | None) -> LinearMap:
@@ -107,7 +149,13 @@ def matmul(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     grid = (*shape[:-2], 1, shape[-1]) if index == 1 else (*shape[:-1], 1)
     if rank is None or len(shape) < 2 or rank < len(grid):
         raise UncertainError(f"{node.site} multiplies a vector, or a value of unknown rank")
-    return LinearMap((1,) * (rank - len(grid)) + grid, np.arange(product(grid)).reshape(grid), index)
+    inner = len(shape) - 2 if index == 1 else len(shape) - 1
+    form = [1] * len(shape)
+    form[inner] = -1
+    channel = np.arange(shape[inner]).reshape(form)
+    data = DataSide(1 - index, -1 if index == 1 else -2, channel, shape[inner], sees_all=len(shape) == 2)
+    cell = np.arange(product(grid)).reshape(grid)
+    return LinearMap((1,) * (rank - len(grid)) + grid, cell, index, data=data)
 
 
 def einsum(constants: Constants, node: Node, rank: int | None) -> LinearMap:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnfold.equality.claim import DeviationError, Link, UncertainError
+from bnfold.equality.claim import DeviationError, Link, UncertainError, reads_form_alone
 from bnfold.equality.constants import Constants, Float64, float_of, int_of, ints_of
 from bnfold.equality.layout import Carried, dropout, flatten, reshape, same, squeeze, transpose, unsqueeze
 from bnfold.equality.linear import (
@@ -31,7 +31,9 @@ from bnfold.equality.linear import (
 )
 from bnfold.equality.passes import rule_of
 from bnfold.equality.passing import Passing
-from bnfold.nodes import Node, Reader
+from bnfold.nodes import Node
+
+__all__ = ["Affine", "affine_of", "reads_form_alone"]
 
 _HOMES: Mapping[str, Callable[[Constants, Node, int | None], LinearMap]] = {
     "Conv": conv,
@@ -158,18 +160,6 @@ def keeps_rank(node: Node) -> bool:
 def dequantises(node: Node) -> bool:
     """Whether a node makes floats of integers with a scale, which its home may change (quantized.py)."""
     return node.op == "DequantizeLinear"
-
-
-def reads_form_alone(reader: Reader) -> bool:
-    """Whether a node looks only at the shape or the type of what it reads."""
-    return (reader.node.op, reader.index) in {
-        ("Shape", 0),
-        ("Size", 0),
-        ("CastLike", 1),
-        ("EyeLike", 0),
-        ("RandomNormalLike", 0),
-        ("RandomUniformLike", 0),
-    }
 
 
 def linear_map(constants: Constants, node: Node, rank: int | None) -> LinearMap:

@@ -49,9 +49,10 @@ class Step:
     channels: int | None
 
 
-def steps_of(constants: Constants, chains: Sequence[Chain], grids: Mapping[int, Shape]) -> dict[int, list[Step]]:
-    """The steps of each home (by node id), in the order in which the values run through them."""
-    gone = frozenset(chain.site.node.id for chain in chains)
+def steps_of(
+    constants: Constants, chains: Sequence[Chain], grids: Mapping[int, Shape], gone: frozenset[int]
+) -> dict[int, list[Step]]:
+    """The steps of each home (by node id), in the order in which the values run; `gone` are the nodes that go."""
     grown: dict[int, Float64] = {}
     steps: dict[int, list[Step]] = defaultdict(list)
     told: set[tuple[int, int]] = set()

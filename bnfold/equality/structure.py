@@ -9,13 +9,13 @@ a DequantizeLinear with other scales, both read by homes alone, and the Add behi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.message import Message  # type: ignore[import-untyped]  # protobuf ships no types
 from onnx import TensorProto
 
-from bnfold.equality.claim import Chain, Claim, DeviationError, UncertainError
+from bnfold.equality.claim import Claim, DeviationError, Tree, UncertainError, homes_of
 from bnfold.equality.messages import bare, same_message, same_tensor, tensors, without
 from bnfold.equality.reference import dequantises, lacks_bias, reads_form_alone
 from bnfold.graph import Graph
@@ -48,19 +48,24 @@ class Pairing:
     added: dict[int, Node] = field(default_factory=dict)
 
 
-def pair(before: Graph, after: Graph, chains: Sequence[Chain]) -> Pairing:
+def pair(before: Graph, after: Graph, trees: Sequence[Tree]) -> Pairing:
     """Match two models under the claims; raises DeviationError at the first thing that no claim covers."""
-    gone = {chain.site.node.id for chain in chains}
-    homes = {home.id for chain in chains for home, _ in chain.homes}
+    chains = [chain for tree in trees for chain in tree.chains]
+    ahead = [tree.ahead for tree in trees if tree.ahead is not None]
+    gone = {tree.site.id for tree in trees}
+    homes = {home.id for tree in trees for home in homes_of(tree)}
     passed = {link.node.id for chain in chains for link in chain.links[:-1]}
+    passed |= {link.node.id for each in ahead for link in each.passed}
     pairing = Pairing()
     _same_frame(before, after)
     _Pairs(before, after, gone, homes, homes | passed, pairing).find()
     outputs = [home.output(0) for chain in chains for home, _ in chain.homes]
     outputs += [link.target for chain in chains for link in chain.links[:-1]]
+    outputs += [link.target for each in ahead for link in each.passed]
     changed = {value.id for value in outputs if value is not None}
-    _name_values(before, chains, pairing)
-    _check_names(before, gone, changed, pairing)
+    _name_values(before, trees, pairing)
+    aliases = {value.id for each in ahead for value in (each.site.target,) if value is not None}
+    _check_names(before, gone, changed, {id_: name for id_, name in pairing.names.items() if id_ not in aliases})
     for id_, node in pairing.nodes.items():
         _same_reading(before.nodes[id_], node, pairing, is_home=id_ in homes)
         _same_attached(before, after, before.nodes[id_], node)
@@ -224,7 +229,7 @@ def _signature(node: Node, *, named: bool) -> list[bytes]:
     ] + [bare(without(node.proto, {"input", "output", "attribute"}))]
 
 
-def _name_values(before: Graph, chains: Sequence[Chain], pairing: Pairing) -> None:
+def _name_values(before: Graph, trees: Sequence[Tree], pairing: Pairing) -> None:
     """The name of every value in the rewritten model; what a claimed node put out is what it was fed."""
     for id_, node in pairing.nodes.items():
         for value, name in zip(before.nodes[id_].outputs, node.proto.output, strict=True):
@@ -234,18 +239,18 @@ def _name_values(before: Graph, chains: Sequence[Chain], pairing: Pairing) -> No
         value = before.nodes[id_].output(0)
         if value is not None:
             pairing.names[value.id] = node.proto.output[0]
-    for chain in chains:
-        target = chain.site.node.output(0)
-        if target is None or chain.site.source.id not in pairing.names:
-            raise DeviationError(f"the input of {chain.claim.site} is no node's output")
-        pairing.names[target.id] = pairing.names[chain.site.source.id]
+    for tree in trees:
+        target, source = tree.link.node.output(0), tree.link.source
+        if target is None or (tree.ahead is None and source.id not in pairing.names):
+            raise DeviationError(f"the input of {tree.claim.site} is no node's output")
+        pairing.names[target.id] = pairing.names.get(source.id, source.name)
 
 
-def _check_names(before: Graph, gone: set[int], changed: set[int], pairing: Pairing) -> None:
-    """A name in both files means the same value in both."""
+def _check_names(before: Graph, gone: set[int], changed: set[int], names: Mapping[int, str]) -> None:
+    """A name in both files means the same value in both; what a node put out that went ahead is what it was fed."""
     outputs = [before.nodes[id_].output(0) for id_ in gone]
     inherited = {value.name for value in outputs if value is not None and value.id not in changed}
-    for id_, name in pairing.names.items():
+    for id_, name in names.items():
         value = before.values[id_]
         if id_ not in changed and name != value.name:
             raise DeviationError(f"{value.name!r} is called {name!r}, though its content does not change")

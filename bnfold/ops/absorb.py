@@ -7,13 +7,17 @@ affine (a, s) after  y = W x + b  gives
 
 in float64, rounded once into the weight's own type. It is exact in real arithmetic for any padding, stride and
 dilation, because what is added for padding (zero) stays zero under W. An operator without a bias of its own gets b'
-as an Add behind it.
+as an Add behind it. An affine (c, r) of the data before it gives
+
+    W'[g, o, i, t] = W[g, o, i, t] * c[g, i]               b' = b + sum over i, t of W[g, o, i, t] * r[g, i]
+
+where a shift r is exact only if every output sees every tap: what is added for padding is not shifted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -25,7 +29,7 @@ from bnfold.nodes import Node
 from bnfold.ops.facts import Array, Constant
 from bnfold.ops.home import Furnishing, NewConstant, NewNode
 from bnfold.ops.quantized import Dequantized
-from bnfold.ops.reasons import AXIS, NOT_FINITE, OVERFLOW, PRECISION, QUANTIZED, Obstacle
+from bnfold.ops.reasons import AXIS, BLOCKED, NOT_FINITE, OVERFLOW, PRECISION, QUANTIZED, Obstacle
 from bnfold.ops.rounding import HALF_UNITS, rounded
 
 BLOCK = 1 << 18
@@ -35,6 +39,21 @@ MOST_ROUNDING = 4.0
 """Units of rounding, as a root mean square over a channel, beyond which a narrow type has lost the weight."""
 
 View = Callable[[Array], Array]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fed:
+    """Where the data of a linear operator come in: which input, on which axis of it the channels lie, and in the view.
+
+    `sees_all`: whether every output sees every tap of the weight, so that a shift of the data is one of the output.
+    `factor`: what the product of weight and data is multiplied by (Gemm's alpha).
+    """
+
+    data_input: int
+    axis: int
+    view_axis: int
+    sees_all: bool = True
+    factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +81,9 @@ class Linear:
     bias_is_vector: bool = True
     dropped: frozenset[str] = frozenset()
     least_rank: int = 1
+    fed: Fed | None = None
+    before: Affine | None = None
+    """What acts on the data first, as one of the data."""
     channels: int = field(init=False)
     groups: int = field(init=False)
 
@@ -75,13 +97,50 @@ class Linear:
         """The axis of the outputs in an output of that rank."""
         return self.axis if self.axis >= 0 else self.axis + rank
 
+    def fed_by(self, before: Affine, index: int) -> Linear | Obstacle:
+        """The same operator where an affine acts on its data first; or what keeps it from taking that over."""
+        fed = self.fed
+        if fed is None or fed.data_input != index or isinstance(self.weight, Dequantized):
+            return Obstacle(BLOCKED, f"{self.node.op} takes over no affine of its input {index}", self.node)
+        axis = fed.axis if fed.axis >= 0 else fed.axis + before.rank
+        wrong_rank = self.rank is not None and before.rank != self.rank
+        if wrong_rank or not 0 <= axis < before.rank or not before.varies_only_along(axis):
+            return Obstacle(
+                AXIS, f"the affine has the shape {before.shape}, the channels lie on axis {axis}", self.node
+            )
+        if max(before.shape) not in {1, self.inputs}:
+            detail = f"{max(before.shape)} channels are to settle in {self.inputs} inputs"
+            return Obstacle(AXIS, detail, self.node)
+        if before.has_shift and not fed.sees_all:
+            return Obstacle(BLOCKED, f"{self.node.op} pads with zeros, which a shift before it would change", self.node)
+        if before.has_shift and isinstance(self.bias, Dequantized):
+            return Obstacle(QUANTIZED, "the bias is stored as integers, which take no shift", self.node)
+        return replace(self, before=before)
+
+    @property
+    def inputs(self) -> int:
+        """How many channels the data have."""
+        if self.fed is None:
+            return 0
+        shape = self.view(np.broadcast_to(np.zeros((), np.float32), self.weight.dims)).shape
+        return int(shape[0] * shape[self.fed.view_axis])
+
+    def output_rank(self, before: Affine) -> int:
+        """The rank of the output, given an affine of the data."""
+        return self.rank or max(before.rank, len(self.weight.dims))
+
+    @property
+    def has_shift_before(self) -> bool:
+        """Whether a shift of the data becomes one of the output."""
+        return self.before is not None and self.before.has_shift
+
     def obstacle_to(self, after: Affine) -> Obstacle | None:
         """The axes, then the numbers."""
         return _axis_obstacle(self, after) or _weight_obstacle(self, after) or _bias_obstacle(self, after)
 
     def needs_add(self, after: Affine) -> bool:
         """A shift, and no place for it."""
-        return self.bias_input is None and after.has_shift
+        return self.bias_input is None and (after.has_shift or self.has_shift_before)
 
     def is_idle(self, after: Affine) -> bool:
         """Never: it does more than scale and shift, or is planned itself."""
@@ -167,13 +226,43 @@ def _products(linear: Linear, weight: Constant, after: Affine) -> Iterator[tuple
     groups, outputs, *rest = source.shape
     scale, _ = after.along(linear.axis_at(after.rank), groups * outputs)
     factors = scale.reshape(groups, outputs, *[1] * len(rest))
+    of_inputs = _of_inputs(linear, source.ndim)
     step = max(1, BLOCK // max(1, int(np.prod(rest, dtype=np.int64))))
     for group in range(groups):
         for first in range(0, outputs, step):
             piece = slice(first, first + step)
             with np.errstate(over="ignore", invalid="ignore"):
                 exact = np.multiply(source[group, piece], factors[group, piece], dtype=np.float64)
+                if of_inputs is not None:
+                    exact *= of_inputs[0][group]
             yield group, piece, exact
+
+
+def _of_inputs(linear: Linear, rank: int) -> tuple[Float64, Float64] | None:
+    """The scale and shift of the data, by group, as they multiply the weight's view without its first axis."""
+    if linear.before is None or linear.fed is None:
+        return None
+    axis = linear.fed.axis if linear.fed.axis >= 0 else linear.fed.axis + linear.before.rank
+    shape = [1] * rank
+    shape[0], shape[linear.fed.view_axis] = linear.groups, linear.inputs // linear.groups
+    scale, shift = linear.before.along(axis, linear.inputs)
+    return np.asarray(scale.reshape(shape)), np.asarray(shift.reshape(shape))
+
+
+def _of_shift(linear: Linear) -> Float64 | None:
+    """What a shift of the data adds to each output: the sum of its weights times the shift."""
+    weight = linear.weight
+    if not linear.has_shift_before or isinstance(weight, Dequantized):
+        return None
+    source = linear.view(weight.array())
+    parts = _of_inputs(linear, source.ndim)
+    if parts is None:
+        return None
+    added = np.empty((linear.groups, linear.channels // linear.groups))
+    for group in range(linear.groups):
+        for output in range(added.shape[1]):
+            added[group, output] = np.sum(source[group, output].astype(np.float64) * parts[1][group][0])
+    return added.reshape(-1) * (1.0 if linear.fed is None else linear.fed.factor)
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -183,14 +272,19 @@ def _exact_bias(linear: Linear, after: Affine) -> Float64 | None:
     scale, shift = after.along(axis, linear.channels)
     if isinstance(linear.bias, Dequantized):
         return None
+    added = _of_shift(linear)
+    if added is not None:
+        shift = scale * added + shift
     if linear.bias is None:
-        if not after.has_shift:
+        if not after.has_shift and added is None:
             return None
         return shift if linear.bias_is_vector or axis == after.rank - 1 else shift[:, np.newaxis]
     original = linear.bias.array().astype(np.float64) * linear.bias_factor
     if linear.bias_is_vector:
         return np.asarray(original * scale + shift)
-    exact = np.asarray(original * after.scale + after.shift)
+    shape = [1] * after.rank
+    shape[axis] = linear.channels
+    exact = np.asarray(original * after.scale + (after.shift if added is None else shift.reshape(shape)))
     return exact[0] if original.ndim < exact.ndim and exact.shape[0] == 1 else exact
 
 

@@ -8,13 +8,13 @@ the output, there are several ways.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.nodes import Node
-from bnfold.ops.absorb import Linear, View
+from bnfold.ops.absorb import Fed, Linear, View
 from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Array, Constant, Facts
 from bnfold.ops.home import Home
@@ -30,6 +30,51 @@ LINEAR: dict[str, Callable[[Facts, Node], Ways]] = {}
 def ways_of(facts: Facts, node: Node) -> Ways | None:
     """How a node absorbs an affine, or what keeps it from doing so; None for an operator that never does."""
     return facts.once(node, LINEAR[node.op]) if node.op in LINEAR else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """All that a node takes over: an affine of its output, and one of its data, at the input `data_input`."""
+
+    after: Affine | None = None
+    before: Affine | None = None
+    data_input: int = 0
+
+    def and_then(self, affine: Affine, data_input: int | None) -> Taken:
+        """What it is with one more: of the output, which acts after those before, or of the data, which acts first."""
+        if data_input is None:
+            same_rank = self.after is not None and self.after.rank == affine.rank
+            return replace(self, after=affine @ self.after if same_rank and self.after is not None else affine)
+        earlier = self.before
+        whole = affine if earlier is None or earlier.rank != affine.rank else earlier @ affine
+        return replace(self, before=whole, data_input=data_input)
+
+
+def home_with(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | Obstacle | None:
+    """The way in which a node takes over affines on both sides, with the one behind it; or what keeps it from that."""
+    if taken.before is None:
+        if taken.after is None:
+            raise ValueError(f"{node.site} takes over nothing")
+        home = home_for(facts, node, taken.after)
+        return home if home is None or isinstance(home, Obstacle) else (home, taken.after)
+    ways = ways_of(facts, node)
+    if ways is None or isinstance(ways, Obstacle):
+        return ways
+    obstacles: list[Obstacle] = []
+    for way in ways:
+        if not isinstance(way, Linear):
+            obstacles.append(Obstacle(BLOCKED, f"{node.op} takes over no affine of its data", node))
+            continue
+        fed = way.fed_by(taken.before, taken.data_input)
+        if isinstance(fed, Obstacle):
+            obstacles.append(fed)
+            continue
+        after = taken.after or Affine.identity(way.output_rank(taken.before))
+        obstacle = fed.obstacle_to(after)
+        if obstacle is None:
+            return fed, after
+        obstacles.append(obstacle)
+    return obstacles[0]
 
 
 def home_for(facts: Facts, node: Node, after: Affine) -> Home | Obstacle | None:
@@ -64,7 +109,7 @@ def conv(facts: Facts, node: Node) -> Ways:
         outputs, inputs, *kernel = weight.shape
         return weight.reshape(group, outputs // group, inputs, _product(kernel))
 
-    return _convolution(facts, node, view, out_axis=0, weight_axis=0)
+    return _convolution(facts, node, view, weight_axis=0, sees_all=not _pads(node))
 
 
 @register("linear", LINEAR, "ConvTranspose")
@@ -80,7 +125,8 @@ def conv_transpose(facts: Facts, node: Node) -> Ways:
         inputs, outputs, *kernel = weight.shape
         return weight.reshape(group, inputs // group, outputs, _product(kernel)).swapaxes(1, 2)
 
-    return _convolution(facts, node, view, out_axis=0, weight_axis=1 if group == 1 else None)
+    weight_axis = 1 if group == 1 else None
+    return _convolution(facts, node, view, weight_axis=weight_axis, sees_all=_covers(node))
 
 
 @register("linear", LINEAR, "Gemm")
@@ -119,10 +165,18 @@ def gemm(facts: Facts, node: Node) -> Ways:
         bias_factor=factors[1],
         bias_is_vector=False,
         dropped=frozenset({"beta"}),
+        fed=_fed_gemm(node, right=right, alpha=factors[0]),
     )
     if isinstance(bias, Dequantized) and (bias.dims != (linear.channels,) or not right or factors[1] != 1.0):
         return Obstacle(BIAS, "a bias of integers that is not one per output, or is multiplied by beta", node)
     return _with_fitting_bias(linear)
+
+
+def _fed_gemm(node: Node, *, right: bool, alpha: float) -> Fed:
+    """The data of a Gemm."""
+    if right:
+        return Fed(0, axis=0 if node.int_attribute("transA", 0) else 1, view_axis=2, factor=alpha)
+    return Fed(1, axis=1 if node.int_attribute("transB", 0) else 0, view_axis=2, factor=alpha)
 
 
 @register("linear", LINEAR, "MatMul")
@@ -140,7 +194,10 @@ def matmul(facts: Facts, node: Node) -> Ways:
             obstacles.append(weight)
         elif len(weight.dims) >= 2:
             rank = len(weight.dims)
-            ways.append(Linear(node, weight, index, _last_axes_view(axis), None, axis, rank + axis, least_rank=rank))
+            fed = Fed(1 - index, axis=-1 if index == 1 else -2, view_axis=rank + 1, sees_all=rank == 2)
+            ways.append(
+                Linear(node, weight, index, _last_axes_view(axis), None, axis, rank + axis, least_rank=rank, fed=fed)
+            )
         else:
             obstacles.append(Obstacle(BLOCKED, "a weight of one dimension has no output channels", node))
     return tuple(ways) or obstacles[0]
@@ -228,20 +285,51 @@ def _last_axes_view(axis: int) -> View:
     return view
 
 
-def _convolution(facts: Facts, node: Node, view: View, *, out_axis: int, weight_axis: int | None) -> Ways:
+def _pads(node: Node) -> bool:
+    """Whether zeros of a padding may be read."""
+    automatic = node.string_attribute("auto_pad", "NOTSET")
+    return automatic not in {"NOTSET", "VALID"} or any(node.ints_attribute("pads") or ())
+
+
+def _covers(node: Node) -> bool:
+    """Whether every output of a ConvTranspose sees every tap: stride 1, and all that hangs over is cut off."""
+    kernel, pads = node.ints_attribute("kernel_shape"), node.ints_attribute("pads")
+    dilations, strides = node.ints_attribute("dilations"), node.ints_attribute("strides")
+    if kernel is None or any(stride != 1 for stride in strides or ()):
+        return False
+    if node.string_attribute("auto_pad", "NOTSET") != "NOTSET" or node.ints_attribute("output_shape") is not None:
+        return False
+    if any(node.ints_attribute("output_padding") or ()):
+        return False
+    reach = [(size - 1) * step for size, step in zip(kernel, dilations or [1] * len(kernel), strict=True)]
+    return all(pad >= needed for pad, needed in zip(pads or [0] * 2 * len(kernel), [*reach, *reach], strict=True))
+
+
+def _convolution(facts: Facts, node: Node, view: View, *, weight_axis: int | None, sees_all: bool) -> Ways:
     group = node.int_attribute("group", 1)
     weight = _weight(facts, node, 1, rank=None)
     if isinstance(weight, Obstacle):
         return weight
     if len(weight.dims) < 3:
         return Obstacle(BLOCKED, f"the weight has {len(weight.dims)} dimensions", node)
-    if group < 1 or weight.dims[out_axis] % group:
+    if group < 1 or weight.dims[0] % group:
         return Obstacle(BLOCKED, f"group {group} does not divide the weight's {weight.dims}", node)
     bias = _bias(facts, node)
     if isinstance(bias, Obstacle):
         return bias
     return _with_fitting_bias(
-        Linear(node, weight, 1, view, len(weight.dims), axis=1, weight_axis=weight_axis, bias=bias, bias_input=2)
+        Linear(
+            node,
+            weight,
+            1,
+            view,
+            len(weight.dims),
+            axis=1,
+            weight_axis=weight_axis,
+            bias=bias,
+            bias_input=2,
+            fed=Fed(0, axis=1, view_axis=2, sees_all=sees_all),
+        )
     )
 
 

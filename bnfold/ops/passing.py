@@ -133,7 +133,7 @@ def reshape(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     if source is None:
         return Obstacle(LAYOUT, f"the shape before {node.op} is not known", node)
     source = tuple(f"dimension {i}" if d is None else d for i, d in enumerate(source))
-    target = _target(facts, node, source)
+    target = target_shape(facts, node, source)
     if target is None or len(target) != affine.rank:
         return Obstacle(LAYOUT, f"the shape after {node.op} is not known", node)
     before = affine.reshaped(target, source)
@@ -240,7 +240,7 @@ def input_shape(facts: Facts, node: Node) -> tuple[Dim, ...] | None:
     return None if value is None else facts.shape(value)
 
 
-def _target(facts: Facts, node: Node, source: tuple[Dim, ...]) -> tuple[Dim, ...] | None:
+def target_shape(facts: Facts, node: Node, source: tuple[Dim, ...]) -> tuple[Dim, ...] | None:
     """The shape after a reshape: what inference knows, completed by what the shape operand copies and states."""
     output = node.output(0)
     inferred = None if output is None else facts.shape(output)

@@ -61,7 +61,7 @@ def mean_pool(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """
     del facts
     counted = node.op == "AveragePool" and node.int_attribute("count_include_pad", 0)
-    if counted and (_may_pad(node) or node.int_attribute("ceil_mode", 0)) and affine.has_shift:
+    if counted and (may_pad(node) or node.int_attribute("ceil_mode", 0)) and affine.has_shift:
         return Obstacle(BLOCKED, "AveragePool counts the zeros of its padding, which a shift would change", node)
     return _over(node, affine, range(2, affine.rank)) or alone(Passage(0, affine))
 
@@ -102,7 +102,7 @@ def reduction(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     if node.op not in {"ReduceMean", "ReduceSum"} and np.any(affine.scale < 0):
         return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node)
     shape = input_shape(facts, node)
-    axes = _reduced(facts, node, shape)
+    axes = reduced_axes(facts, node, shape)
     if shape is None or axes is None:
         return Obstacle(LAYOUT, f"it is not known over which axes {node.op} goes", node)
     kept = bool(node.int_attribute("keepdims", 1))
@@ -173,7 +173,8 @@ def _scales(facts: Facts, node: Node) -> tuple[float, ...] | None:
     return None
 
 
-def _may_pad(node: Node) -> bool:
+def may_pad(node: Node) -> bool:
+    """Whether a window may lie over a padding."""
     automatic = node.string_attribute("auto_pad", "NOTSET")
     return automatic not in {"NOTSET", "VALID"} or any(node.ints_attribute("pads") or ())
 
@@ -195,7 +196,8 @@ def _pad_value(facts: Facts, node: Node) -> float | None:
     return float(found.array().astype(np.float64).reshape(-1)[0]) if isinstance(found, Constant) else None
 
 
-def _reduced(facts: Facts, node: Node, shape: tuple[object, ...] | None) -> tuple[int, ...] | None:
+def reduced_axes(facts: Facts, node: Node, shape: tuple[object, ...] | None) -> tuple[int, ...] | None:
+    """The axes over which a reduction goes; None where they are not known."""
     summing = node.op == "ReduceSum"
     since = FIRST_OPSET_WITH_SUMMED_AXES_AS_INPUT if summing else FIRST_OPSET_WITH_REDUCED_AXES_AS_INPUT
     axes = node.ints_attribute("axes")

@@ -1,0 +1,213 @@
+"""What arrives at the data of each home of a claim that leads forward, as one scale and one shift for each channel.
+
+The affine is carried along with the values, from the node that went: y = a*x + s at its output becomes, behind
+
+    a layout operator        the same, moved as the values are (what comes in beside it has scale 1 and shift 0)
+    another affine (b, t)    (a, b*s + (1 - a)*t), for b*(a*x + s) + t = a*(b*x + t) + that
+    a product with a value   (a, 0), if there is no shift
+
+and at a home it has to differ along the channels of the data alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnfold.equality.claim import DeviationError, Link, Tree, UncertainError
+from bnfold.equality.constants import Constants, Float64, product
+from bnfold.equality.linear import DataSide
+from bnfold.equality.reference import (
+    affine_of,
+    follow,
+    is_factor,
+    is_normalization,
+    is_term,
+    linear_map,
+    passing_of,
+)
+from bnfold.equality.steps import UNKNOWN_SIZES
+from bnfold.nodes import Node, Value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DataStep:
+    """One affine as the data of a home bear it: for each channel scale, shift and the sizes of the shift's terms."""
+
+    scale: Float64
+    shift: Float64
+    magnitude: Float64
+    terms: int
+
+    def equals(self, other: DataStep) -> bool:
+        """Whether both say the same of every channel."""
+        return np.array_equal(self.scale, other.scale) and np.array_equal(self.shift, other.shift)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Borne:
+    """What a value bears, as arrays that broadcast against it, and how many operations made the shift."""
+
+    scale: Float64
+    shift: Float64
+    magnitude: Float64
+    terms: int
+
+    def moved(self, labels: np.ndarray) -> _Borne:
+        """The same where each element came from a place of this (-1: from none)."""
+        whole = np.broadcast_shapes(self.scale.shape, self.shift.shape)
+        scale, shift, size = (
+            np.broadcast_to(part, whole).reshape(-1) for part in (self.scale, self.shift, self.magnitude)
+        )
+        labels = _compressed(labels)
+        none = labels < 0
+        return _Borne(
+            np.where(none, 1.0, scale[labels]),
+            np.where(none, 0.0, shift[labels]),
+            np.where(none, 0.0, size[labels]),
+            self.terms,
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return np.broadcast_shapes(self.scale.shape, self.shift.shape)
+
+
+def data_steps_of(constants: Constants, trees: Sequence[Tree]) -> dict[int, list[DataStep]]:
+    """The steps on the data of each home (by node id), in the order of the claims: each acts before those so far."""
+    steps: dict[int, list[DataStep]] = defaultdict(list)
+    for tree in trees:
+        found = [_Carry(constants, tree, unknown).arriving() for unknown in UNKNOWN_SIZES]
+        for id_, step in found[0].items():
+            others = [each[id_] for each in found[1:]]
+            if any(
+                not np.array_equal(step.scale, one.scale) or not np.array_equal(step.shift, one.shift) for one in others
+            ):
+                raise UncertainError("which channel goes where depends on a size that is not known")
+            steps[id_].append(step)
+    return steps
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Carry:
+    """One claim's affine on its way."""
+
+    constants: Constants
+    tree: Tree
+    unknown: int
+
+    def arriving(self) -> dict[int, DataStep]:
+        """What arrives at each home."""
+        ahead = self.tree.ahead
+        if ahead is None:
+            return {}
+        borne = {self.output(ahead.site).id: self.begun(ahead.site)}
+        for link in ahead.passed:
+            borne[self.output(link).id] = self.behind(link, borne[link.source.id])
+        return {link.node.id: self.at_home(link, borne[link.source.id]) for link in ahead.homes}
+
+    def output(self, link: Link) -> Value:
+        value = link.node.output(0)
+        if value is None:
+            raise DeviationError(f"the output of {link.node.site} is missing")
+        return value
+
+    def begun(self, site: Link) -> _Borne:
+        """The affine of the node that went, which has to fit its data."""
+        sizes = self.constants.sizes(site.source)
+        if sizes is None:
+            raise UncertainError(f"the rank before {site.node.site} is not known")
+        affine = affine_of(self.constants, site, len(sizes))
+        shape = np.broadcast_shapes(affine.scale.shape, affine.shift.shape)
+        for axis, (size, parameters) in enumerate(zip(sizes, shape, strict=True)):
+            if parameters not in {1, size} and (size is not None or not is_normalization(site.node)):
+                raise DeviationError(f"{parameters} numbers of {site.node.site} do not fit axis {axis} of its data")
+        if is_normalization(site.node) and shape[1] == 1 and sizes[1] != 1:
+            raise DeviationError(f"the parameters of {site.node.site} do not fit its data")
+        return _Borne(affine.scale, affine.shift, affine.magnitude, 2)
+
+    def behind(self, link: Link, borne: _Borne) -> _Borne:
+        """What the output of a node of the way bears."""
+        if is_normalization(link.node) or ((is_term(link.node) or is_factor(link.node)) and self.alone(link)):
+            return self.past_affine(link, borne)
+        passing = passing_of(self.constants, link.node)
+        if np.any(borne.shift) and not passing.shift:
+            raise DeviationError(f"{link.node.site} lets no shift pass")
+        if np.any(borne.scale < 0) and not passing.negative:
+            raise DeviationError(f"a negative scale passes {link.node.site}")
+        if passing.joins == "sum" or (passing.joins == "all" and link.node.op != "Concat"):
+            raise DeviationError(f"{link.node.site} joins what it reads, and a claim passes one of it")
+        shape = borne.shape
+        labels = np.arange(product(shape)).reshape(shape)
+        moved = np.asarray(follow(self.constants, link, labels, self.unknown), np.int64)
+        if link.node.op in {"ReduceSum"} and np.any(borne.shift):
+            raise UncertainError(f"{link.node.site} multiplies a shift")
+        return borne.moved(moved)
+
+    def alone(self, link: Link) -> bool:
+        """Whether all that stands beside the data is constant."""
+        others = [value for i, value in enumerate(link.node.inputs) if value is not None and i != link.data]
+        return all(self.constants.shape(value) is not None for value in others)
+
+    def past_affine(self, link: Link, borne: _Borne) -> _Borne:
+        rank = len(borne.shape)
+        other = affine_of(self.constants, link, rank)
+        sizes = self.constants.sizes(link.source) or (None,) * rank
+        shape = np.broadcast_shapes(other.scale.shape, other.shift.shape)
+        for known, theirs in zip(sizes, shape, strict=True):
+            if theirs not in {1, known} and not is_normalization(link.node):
+                raise UncertainError(f"whether {link.node.site} enlarges its value is not known")
+        shift = other.scale * borne.shift + (1 - borne.scale) * other.shift
+        magnitude = np.abs(other.scale) * borne.magnitude + (1 + np.abs(borne.scale)) * other.magnitude
+        return _Borne(borne.scale, shift, magnitude, borne.terms + 3)
+
+    def at_home(self, link: Link, borne: _Borne) -> DataStep:
+        """What the channels of a home's data bear."""
+        output, rank = link.node.output(0), len(borne.shape)
+        sizes = None if output is None else self.constants.sizes(output)
+        data = linear_map(self.constants, link.node, rank if sizes is None else len(sizes)).data
+        if data is None or data.index != link.data:
+            raise UncertainError(f"{link.node.site} is no home for its input {link.data} that the certificate knows")
+        axis = _axis(data, rank, link.node)
+        if any(size != 1 for place, size in enumerate(borne.shape) if place != axis):
+            raise DeviationError(f"what arrives at {link.node.site} differs along others than its channels")
+        if borne.shape[axis] not in {1, data.channels}:
+            raise DeviationError(f"{borne.shape[axis]} channels arrive at {link.node.site}, which has {data.channels}")
+        if np.any(borne.shift) and not data.sees_all:
+            raise DeviationError(f"a shift arrives at {link.node.site}, of which not every output sees every tap")
+        parts = (borne.scale, borne.shift, borne.magnitude)
+        scale, shift, size = (np.broadcast_to(part.reshape(-1), (data.channels,)) for part in parts)
+        return DataStep(scale, shift, size, borne.terms)
+
+
+def _compressed(labels: np.ndarray) -> np.ndarray:
+    """The same with every axis cut to 1 along which all is alike."""
+    for axis, size in enumerate(labels.shape):
+        if size > 1 and np.array_equal(np.broadcast_to(labels.take([0], axis), labels.shape), labels):
+            labels = labels.take([0], axis)
+    return labels
+
+
+def _axis(data: DataSide, rank: int, node: Node) -> int:
+    axis = data.axis + rank if data.axis < 0 else data.axis
+    if not 0 <= axis < rank:
+        raise DeviationError(f"the data of {node.site} have {rank} dimension(s)")
+    return axis
+
+
+def composed(steps: Sequence[DataStep]) -> DataStep | None:
+    """All steps on the data of a home together: the last one acts first."""
+    if not steps:
+        return None
+    whole = steps[0]
+    for step in steps[1:]:
+        whole = DataStep(
+            whole.scale * step.scale,
+            whole.scale * step.shift + whole.shift,
+            np.abs(whole.scale) * step.magnitude + whole.magnitude,
+            whole.terms + step.terms,
+        )
+    return whole

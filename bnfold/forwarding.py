@@ -1,0 +1,131 @@
+"""One search forward: from an affine's output to all that read it, each of which has to take it over or let it pass.
+
+What reads the affine's output reads its input instead, once it is gone; so every reader has to bear the affine itself:
+a layer on its data (ops/linear.py), or an operator that lets it pass (ops/forward.py), and then its readers in turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bnfold.affine import Affine
+from bnfold.nodes import Node, Reader, Value
+from bnfold.ops.affine import AffineOp, affine_of
+from bnfold.ops.facts import Facts, reads_metadata_alone
+from bnfold.ops.forward import forward
+from bnfold.ops.linear import Taken, home_with
+from bnfold.ops.reasons import BLOCKED, GRAPH_OUTPUT, NO_GAIN, NO_HOME, OUTER_SCOPE, Obstacle
+from bnfold.searching import Ahead, Arrived, Decided, has_add, is_shift_alone
+
+MOST_READERS = 64
+"""How many values a search looks at: one that many layers read is no parameter of theirs."""
+
+
+@dataclass(slots=True)
+class Forward:
+    """One search from an affine's output towards its readers."""
+
+    facts: Facts
+    decided: Decided
+    affine: AffineOp
+    arrivals: list[Arrived] = field(default_factory=list)
+    totals: dict[int, tuple[Node, Taken]] = field(default_factory=dict)
+    path: list[Node] = field(default_factory=list)
+
+    def search(self, affine: Affine) -> Ahead | Obstacle:
+        """The homes that were found for it, or what stands in the way."""
+        start = self.affine.node.output(0)
+        if start is None:
+            return Obstacle(NO_HOME, "its output is missing", self.affine.node)
+        pending: list[tuple[Value, Affine]] = [(start, affine)]
+        looked = 0
+        while pending:
+            value, arriving = pending.pop()
+            looked += 1
+            if looked > MOST_READERS:
+                return Obstacle(BLOCKED, f"more than {MOST_READERS} values read it in turn", self.affine.node)
+            found = self.beyond(value, arriving)
+            if isinstance(found, Obstacle):
+                return found
+            pending.extend(found)
+        adding = [each.node for each in self.arrivals if each.adds]
+        if len(adding) > 1:
+            return Obstacle(NO_GAIN, f"{len(adding)} layers without a bias would each get an Add", adding[0])
+        return Ahead(tuple(self.arrivals), tuple(self.totals.values()), tuple(self.path))
+
+    def beyond(self, value: Value, affine: Affine) -> list[tuple[Value, Affine]] | Obstacle:
+        """What an affine of a value becomes behind each of its readers; those that take it over are noted."""
+        if self.facts.graph.is_graph_output(value):
+            return Obstacle(GRAPH_OUTPUT, f"{value.name!r} is an output of the graph")
+        readers = [reader for reader in self.facts.graph.readers(value) if not reads_metadata_alone(reader)]
+        if not readers:
+            return Obstacle(NO_HOME, f"nothing reads {value.name!r}")
+        onward: list[tuple[Value, Affine]] = []
+        for reader in readers:
+            found = self.reader(value, reader, affine)
+            if isinstance(found, Obstacle):
+                return found
+            onward.extend(found)
+        return onward
+
+    def reader(self, value: Value, reader: Reader, affine: Affine) -> list[tuple[Value, Affine]] | Obstacle:
+        """What one reader does with an affine of what it reads."""
+        node, output = reader.node, reader.node.output(0)
+        if node.scope is not value.scope:
+            return Obstacle(OUTER_SCOPE, f"{value.name!r} is read in a nested graph", node)
+        if sum(operand is value for operand in node.inputs) > 1:
+            return Obstacle(BLOCKED, f"{node.op} reads {value.name!r} twice", node)
+        if node.id in self.decided.kept:
+            return Obstacle(BLOCKED, f"the {node.op} behind it was asked to stay as it is", node)
+        settled = self.settle(node, reader.index, affine)
+        if settled is None:
+            return []
+        passed = self.past_affine(node, reader.index, affine) or forward(self.facts, node, reader.index, affine)
+        if passed is None or output is None:
+            return settled
+        if isinstance(passed, Obstacle):
+            return passed
+        if node in self.path:
+            return Obstacle(BLOCKED, f"{node.op} is come to by two ways", node)
+        self.path.append(node)
+        return [(output, passed)]
+
+    def past_affine(self, node: Node, index: int, affine: Affine) -> Affine | None:
+        """Behind another affine (b, t) of what it reads, (a, s) is (a, b*s + (1 - a)*t)."""
+        found = affine_of(self.facts, node)
+        if not isinstance(found, AffineOp) or found.data != index or node.id in self.decided.homes:
+            return None
+        other = found.at_rank(affine.rank)
+        if other is None or (found.axis is None and not self.keeps_size(node, index, found)):
+            return None
+        return Affine(affine.scale, other.scale * affine.shift + (1 - affine.scale) * other.shift)
+
+    def keeps_size(self, node: Node, index: int, other: AffineOp) -> bool:
+        """Whether a constant surely enlarges nothing."""
+        value = node.inputs[index]
+        shape = None if value is None else self.facts.shape(value)
+        if shape is None or len(other.written) > len(shape):
+            return False
+        pairs = zip(reversed(other.written), reversed(shape), strict=False)
+        return all(size in {1, known} for size, known in pairs)
+
+    def settle(self, node: Node, index: int, affine: Affine) -> Obstacle | None:
+        """Let a layer take over an affine of its data, if its operator and its numbers allow that."""
+        earlier = self.totals[node.id][1] if node.id in self.totals else self.decided.taken(node)
+        if earlier.before is not None and earlier.data_input != index:
+            return Obstacle(BLOCKED, f"{node.op} has taken over an affine of another input", node)
+        # It acts before all that the layer has taken over of its data until now.
+        before = affine if earlier.before is None else earlier.before @ affine
+        total = Taken(earlier.after, before, index)
+        found = home_with(self.facts, node, total)
+        if found is None:
+            return Obstacle(BLOCKED, f"{node.op} lets no per-channel affine pass", node)
+        if isinstance(found, Obstacle):
+            return found
+        home, after = found
+        adds = home.needs_add(after) and not has_add(self.facts, node, earlier)
+        if adds and is_shift_alone(self.affine):
+            return Obstacle(NO_GAIN, f"{node.op} has no bias, so that its shift would become another Add", node)
+        self.arrivals.append(Arrived(node, affine, takes_shift=True, adds=adds, data_input=index))
+        self.totals[node.id] = node, total
+        return None

@@ -1,0 +1,166 @@
+"""Operators that let an affine PASS forward: the affine of an input -> those of the outputs, in place of it.
+
+    f(a*x + s) = a'*f(x) + s'
+
+What is read besides is left as it is; where several values are joined, the others bear (1, 0), which Concat allows, and
+sums do not. The rules are those of the way back, the other way round: layout is the same numpy call on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.nodes import Node
+from bnfold.ops.facts import Facts
+from bnfold.ops.joining import aligned
+from bnfold.ops.passing import axes_of, input_shape, known_rank, known_size, normalised, target_shape
+from bnfold.ops.positions import may_pad, reduced_axes
+from bnfold.ops.reasons import BLOCKED, LAYOUT, Obstacle
+
+Ahead = Callable[[Facts, Node, int, Affine], Affine | Obstacle]
+AHEAD: dict[str, Ahead] = {}
+
+
+def forward(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle | None:
+    """The affine of output 0 that an affine of input `index` becomes; None for an operator that lets none pass."""
+    function = AHEAD.get(node.op)
+    if function is None or node.refers_to_attributes:
+        return None
+    if any(value is not None for value in node.outputs[1:]):
+        return Obstacle(BLOCKED, f"{node.op} has several outputs", node)
+    return function(facts, node, index, affine)
+
+
+def _ahead(*ops: str) -> Callable[[Ahead], Ahead]:
+    def decorate(function: Ahead) -> Ahead:
+        AHEAD.update(dict.fromkeys(ops, function))
+        return function
+
+    return decorate
+
+
+@_ahead("Identity", "Dropout")
+def _same(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """Everything; a Dropout at inference, as on the way back."""
+    from bnfold.ops.passing import backward  # noqa: PLC0415  # what it says of its mode holds both ways
+
+    back = backward(facts, node, affine)
+    if index or isinstance(back, Obstacle) or back is None:
+        return back if isinstance(back, Obstacle) else Obstacle(BLOCKED, f"input {index} of {node.op}", node)
+    return affine
+
+
+@_ahead("Transpose")
+def _transposed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    del facts, index
+    perm = node.ints_attribute("perm") or tuple(reversed(range(affine.rank)))
+    if sorted(perm) != list(range(affine.rank)):
+        return Obstacle(LAYOUT, f"a permutation {list(perm)} of a value with {affine.rank} dimensions", node)
+    return affine.transposed(perm)
+
+
+@_ahead("Squeeze")
+def _squeezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    axes = axes_of(facts, node)
+    normal = None if axes is None else normalised(axes, affine.rank)
+    if index or normal is None or any(affine.shape[axis] != 1 for axis in normal):
+        return Obstacle(LAYOUT, "it is not known which axes are squeezed", node)
+    return affine.squeezed(normal)
+
+
+@_ahead("Unsqueeze")
+def _unsqueezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    axes = axes_of(facts, node)
+    normal = None if axes is None else normalised(axes, affine.rank + len(axes))
+    if index or normal is None:
+        return Obstacle(LAYOUT, "it is not known which axes are new", node)
+    return affine.unsqueezed(normal)
+
+
+@_ahead("Reshape", "Flatten")
+def _reshaped(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    source = input_shape(facts, node)
+    if index or source is None or len(source) != affine.rank:
+        return Obstacle(LAYOUT, f"the shape before {node.op} is not known", node)
+    source = tuple(f"dimension {i}" if d is None else d for i, d in enumerate(source))
+    target = target_shape(facts, node, source)
+    after = None if target is None else affine.reshaped(source, target)
+    return after or Obstacle(LAYOUT, f"the shape after {node.op} is not known, or mixes the channels", node)
+
+
+@_ahead("Relu", "LeakyRelu", "PRelu", "Abs")
+def _rectified(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    del facts
+    if index or affine.has_shift or np.any(affine.scale < 0):
+        return Obstacle(BLOCKED, f"{node.op} lets a scale pass that is nowhere negative, and no shift", node)
+    return affine
+
+
+@_ahead("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool")
+def _pooled(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    del facts
+    if index or any(size != 1 for size in affine.shape[2:]):
+        return Obstacle(LAYOUT, f"{node.op} acts along an axis where it differs", node)
+    counted = node.op == "AveragePool" and node.int_attribute("count_include_pad", 0)
+    if counted and (may_pad(node) or node.int_attribute("ceil_mode", 0)) and affine.has_shift:
+        return Obstacle(BLOCKED, "AveragePool counts the zeros of its padding, which a shift would change", node)
+    if "Max" in node.op and np.any(affine.scale < 0):
+        return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node)
+    return affine
+
+
+@_ahead("ReduceMean", "ReduceMax", "ReduceMin")
+def _reduced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    shape = input_shape(facts, node)
+    axes = reduced_axes(facts, node, shape)
+    if index or shape is None or axes is None or len(shape) != affine.rank:
+        return Obstacle(LAYOUT, f"it is not known over which axes {node.op} goes", node)
+    if any(affine.shape[axis] != 1 for axis in axes):
+        return Obstacle(LAYOUT, f"{node.op} acts along an axis where it differs", node)
+    if node.op != "ReduceMean" and np.any(affine.scale < 0):
+        return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node)
+    return affine if node.int_attribute("keepdims", 1) else affine.squeezed(axes)
+
+
+@_ahead("Concat")
+def _beside(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """The others bear (1, 0)."""
+    axis = node.int_attribute("axis", 1) % affine.rank
+    sizes = [None if value is None else known_size(facts, value, axis) for value in node.inputs]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes) or affine.shape[axis] not in {1, known[index]}:
+        return Obstacle(LAYOUT, f"the sizes of what {node.op} joins are not known", node)
+    first = sum(known[:index])
+    parts = []
+    for array, rest in ((affine.scale, 1.0), (affine.shift, 0.0)):
+        shape = list(array.shape)
+        shape[axis] = sum(known)
+        whole = np.full(shape, rest)
+        place = [slice(None)] * affine.rank
+        place[axis] = slice(first, first + known[index])
+        whole[tuple(place)] = array
+        parts.append(whole)
+    return Affine(*parts)
+
+
+@_ahead("Mul", "Div")
+def _multiplied(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """A scale, whatever it is multiplied by; of a Div, that of the dividend."""
+    value, rank = node.inputs[index], None
+    if affine.has_shift or (node.op == "Div" and index):
+        return Obstacle(BLOCKED, f"{node.op} lets no shift pass", node)
+    for operand in (operand for operand in node.inputs if operand is not None):
+        found = known_rank(facts, operand)
+        if found is None:
+            return Obstacle(LAYOUT, f"the ranks before {node.op} are not known", node)
+        rank = found if rank is None else max(rank, found)
+    if value is None or rank is None:
+        return Obstacle(LAYOUT, f"an input of {node.op} is missing", node)
+    missing = rank - affine.rank
+    after = affine.unsqueezed(range(missing)) if missing else affine
+    if aligned(facts, value, after) is None:
+        return Obstacle(LAYOUT, f"the value before {node.op} may be enlarged where it differs", node)
+    return after
