@@ -17,6 +17,7 @@ from bnfold.nodes import Node, Site
 from bnfold.ops.affine import AffineOp, affine_nodes, affine_of, is_batch_norm
 from bnfold.ops.facts import Facts
 from bnfold.ops.reasons import (
+    GRAPH_OUTPUT,
     MISMATCH,
     NO_HOME,
     SKIPPED,
@@ -90,7 +91,7 @@ def _decided(facts: Facts, decided: Decided, affine: AffineOp) -> dict[int, Move
     if not isinstance(ahead, Obstacle):
         return {affine.node.id: decided.settle_ahead(facts.graph, affine, ahead)}
     # Where nothing stands before it, what stands behind it says more.
-    told = ahead if route.reason is NO_HOME and ahead.reason is not NO_HOME else route
+    told = ahead if route.reason is NO_HOME and ahead.reason not in {NO_HOME, GRAPH_OUTPUT} else route
     return {affine.node.id: _refusal(affine.node, told)}
 
 

@@ -148,7 +148,8 @@ def claims(decided: Plan) -> tuple[Claim, ...]:
             move.path,
             tuple(arrival.home for arrival in move.arrivals),
             tuple(arrival.home for arrival in move.arrivals if not arrival.takes_shift),
-            move.data if move.is_forward else None,
+            move.is_forward,
+            move.data,
         )
         for move in decided.moves
     )

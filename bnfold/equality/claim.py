@@ -8,7 +8,7 @@ at exactly one input, its data input; what stands at the others is constant, or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bnfold.graph import Graph
@@ -39,15 +39,16 @@ class Claim:
     The affine is a BatchNormalization or an elementwise operator with one constant. `path` and `homes` have the nearest
     node first. A home on the path takes the whole shift there, and leaves the scale to those farther on; `unshifted`
     are the homes that take the scale alone, because a shift was left on the way, or went to another branch. With
-    `ahead` the affine went to all that read it, and the homes take it over on their data; it says which input of the
-    node that went has its own data. All sites are of the original model.
+    `ahead` the affine went to all that read it, and the homes take it over on their data. `data` is the input of the
+    node that went which has its own. All sites are of the original model.
     """
 
     site: Site
     path: tuple[Site, ...]
     homes: tuple[Site, ...]
     unshifted: tuple[Site, ...] = ()
-    ahead: int | None = None
+    ahead: bool = False
+    data: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,7 +154,7 @@ def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
     for claim in sorted(claims, key=lambda claim: order[sites[claim].id]):
         if sites[claim].id in gone:
             raise DeviationError(f"{claim.site} is claimed twice")
-        trees.append(_Way.of(graph, claim, gone).tree() if claim.ahead is None else _ahead(graph, claim))
+        trees.append(_Way.of(graph, claim, gone).tree() if not claim.ahead else _ahead(graph, claim))
         link = trees[-1].link
         before = _gone_before(graph, link.source, gone)
         gone[sites[claim].id] = _Gone(link, link.source if before is None else before.root)
@@ -260,34 +261,38 @@ class _Way:
 
 def _ahead(graph: Graph, claim: Claim) -> Tree:
     """Every way from the node that went to its readers; all of them have to be on the way, or homes."""
+    site = _found(graph, claim.site)
     if not claim.homes:
         raise UncertainError(f"{claim.site} has 0 homes, which the certificate cannot follow")
-    site = _found(graph, claim.site)
     named = [claim.site, *claim.path, *claim.homes]
-    if len(set(named)) < len(named):
-        raise DeviationError(f"the claim of {claim.site} names a node twice")
+    if len(set(named)) < len(named) or claim.data >= len(site.inputs):
+        raise DeviationError(f"the claim of {claim.site} names a node twice, or an input that there is not")
     passed, homes = ({_found(graph, each).id for each in sites} for sites in (claim.path, claim.homes))
-    pending, ways, ends = [site], list[Link](), list[Link]()
+    pending, found = [site], dict[int, Link]()
     while pending:
-        node = pending.pop()
-        value = node.output(0)
-        if value is None or graph.is_graph_output(value) or len([v for v in node.outputs if v is not None]) > 1:
-            raise DeviationError(f"what {node.site} puts out changes, and is promised to somebody, or not all there is")
-        for reader in (r for r in graph.readers(value) if not reads_form_alone(r)):
-            link = Link(reader.node, reader.index)
-            if reader.node.scope is not value.scope or reader.node.id not in passed | homes:
-                raise DeviationError(f"{value.name!r} changes, and {reader.node.site} reads it")
-            if any(known.node is reader.node for known in (*ways, *ends)):
-                raise DeviationError(f"{reader.node.site} is come to by two ways in the claim of {claim.site}")
-            (ways if reader.node.id in passed else ends).append(link)
-            if reader.node.id in passed:
-                pending.append(reader.node)
-    if len(ways) < len(passed) or len(ends) < len(homes):
+        for link in _reading(graph, pending.pop()):
+            if link.node.id not in passed | homes:
+                raise DeviationError(f"{link.source.name!r} changes, and {link.node.site} reads it")
+            if link.node.id in found:
+                raise DeviationError(f"{link.node.site} is come to by two ways in the claim of {claim.site}")
+            found[link.node.id] = link
+            pending += [link.node] if link.node.id in passed else []
+    if found.keys() != passed | homes:
         raise DeviationError(f"a node of the claim of {claim.site} does not stand behind it")
     order = {node.id: place for place, node in enumerate(graph.producers_first())}
-    ways.sort(key=lambda link: order[link.node.id])
-    ahead = Ahead(Link(site, claim.ahead or 0), tuple(ways), tuple(ends))
-    return Tree(claim, site, (), (), {}, ahead)
+    ways = sorted((found[id_] for id_ in passed), key=lambda link: order[link.node.id])
+    return Tree(claim, site, (), (), {}, Ahead(Link(site, claim.data), tuple(ways), tuple(found[id_] for id_ in homes)))
+
+
+def _reading(graph: Graph, node: Node) -> Iterator[Link]:
+    """Everything that reads what a node puts out, which must be one value that is promised to nobody."""
+    value = node.output(0)
+    if value is None or graph.is_graph_output(value) or any(further is not None for further in node.outputs[1:]):
+        raise DeviationError(f"what {node.site} puts out changes, and is promised to somebody, or not all there is")
+    for reader in (reader for reader in graph.readers(value) if not reads_form_alone(reader)):
+        if reader.node.scope is not value.scope:
+            raise DeviationError(f"{value.name!r} changes, and a nested graph reads it")
+        yield Link(reader.node, reader.index)
 
 
 def _found(graph: Graph, site: Site) -> Node:

@@ -173,10 +173,10 @@ def _data(value: object, where: str) -> DataPin:
 
 
 def _claim(value: object, where: str) -> Claim:
-    found = fields(value, where, "site", "path", "homes", "unshifted", "ahead")
-    ahead = None if found["ahead"] is None else count(found["ahead"], f"{where}.ahead")
+    found = fields(value, where, "site", "path", "homes", "unshifted", "ahead", "data")
+    ahead, data = flag(found["ahead"], f"{where}.ahead"), count(found["data"], f"{where}.data")
     path, homes, rest = (each(found[name], f"{where}.{name}", _site) for name in ("path", "homes", "unshifted"))
-    return Claim(_site(found["site"], f"{where}.site"), path, homes, rest, ahead)
+    return Claim(_site(found["site"], f"{where}.site"), path, homes, rest, ahead, data)
 
 
 def _site(value: object, where: str) -> Site:
