@@ -156,6 +156,8 @@ def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
             raise DeviationError(f"{claim.site} is claimed twice")
         trees.append(_Way.of(graph, claim, gone).tree() if not claim.ahead else _ahead(graph, claim))
         link = trees[-1].link
+        if claim.data != link.data:
+            raise DeviationError(f"the data of {claim.site} are its input {link.data}, not {claim.data}")
         before = _gone_before(graph, link.source, gone)
         gone[sites[claim].id] = _Gone(link, link.source if before is None else before.root)
     return tuple(trees)

@@ -143,4 +143,7 @@ def claimed(model: onnx.ModelProto, line: str) -> Claim:
     way, _, homes = line.partition("->")
     site, _, path = way.partition(":")
     passed, settled = (tuple(nodes[name] for name in names.split()) for names in (path, homes))
-    return Claim(nodes[site.strip()], passed, settled, settled[1:])
+    gone = next(node for node in model.graph.node if node.output[0] == site.strip())
+    constants = {tensor.name for tensor in model.graph.initializer}
+    data = next((i for i, name in enumerate(gone.input) if name not in constants), 0)
+    return Claim(nodes[site.strip()], passed, settled, settled[1:], data=data)
