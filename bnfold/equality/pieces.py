@@ -79,6 +79,17 @@ class Piece:
         self.nodes.append(node)
         return output
 
+    def prune(self) -> None:
+        """Leave out what no output needs; for nodes without bodies."""
+        wanted, kept = set(self.outputs), []
+        for node in reversed(self.nodes):
+            if not wanted.isdisjoint(node.output):
+                kept.append(node)
+                wanted.update(node.input)
+        self.nodes = kept[::-1]
+        self.bounds = {name: kind for name, kind in self.bounds.items() if name in wanted}
+        self.initializers = {name: held for name, held in self.initializers.items() if name in wanted}
+
     def to_bytes(self) -> bytes:
         """The model; its external data are to be looked for in the folder of the source's file."""
         proto = self.source.file.proto

@@ -70,12 +70,30 @@ class _Sums:
     ss: Float64 = field(default_factory=lambda: np.zeros(1))
 
     def add(self, y: Float64, d: Float64, s: Float64) -> None:
-        """Arrays of (channels, elements)."""
+        """Arrays of (places before the channels, channels, places behind them)."""
         y = y - self.origin[:, None]
-        self.count += y.shape[1]
-        self.y, self.d, self.s = self.y + y.sum(1), self.d + d.sum(1), self.s + s.sum(1)
-        self.yy, self.dd = self.yy + np.einsum("ce,ce->c", y, y), self.dd + np.einsum("ce,ce->c", d, d)
-        self.yd, self.ss = self.yd + np.einsum("ce,ce->c", y, d), self.ss + np.einsum("ce,ce->c", s, s)
+        self.count += y.shape[0] * y.shape[2]
+        self.y, self.d, self.s = self.y + _sum(y), self.d + _sum(d), self.s + _sum(s)
+        self.yy, self.dd = self.yy + _sum_of_products(y, y), self.dd + _sum_of_products(d, d)
+        self.yd, self.ss = self.yd + _sum_of_products(y, d), self.ss + _sum_of_products(s, s)
+
+
+# Whichever side of the channels is longer is summed first: numpy is slow where its innermost loop is short.
+
+
+def _sum(values: Float64) -> Float64:
+    before, channels, behind = values.shape
+    if behind < before:
+        return np.asarray(values.reshape(before, -1).sum(0).reshape(channels, behind).sum(1))
+    return np.asarray(values.sum(2).sum(0))
+
+
+def _sum_of_products(one: Float64, two: Float64) -> Float64:
+    before, channels, behind = one.shape
+    if behind < before:
+        one, two = one.reshape(before, -1), two.reshape(before, -1)
+        return np.asarray(np.einsum("pk,pk->k", one, two).reshape(channels, behind).sum(1))
+    return np.asarray(np.einsum("pcq,pcq->pc", one, two).sum(0))
 
 
 @dataclass(slots=True, eq=False)
@@ -91,22 +109,24 @@ class Figures:
     def add(self, before: Array, after: Array, magnitude: Array) -> None:
         """One more batch; all three have one shape."""
         y, z, s = (np.asarray(array, np.float64) for array in (before, after, magnitude))
-        special = specially_different(y, z)
-        if special is not None:
-            self._note(special)
-            return
-        usual = np.isfinite(y) & np.isfinite(s)
-        with np.errstate(invalid="ignore"):
-            d = np.where(usual, z - y, 0.0)
-        y, s = np.where(usual, y, 0.0), np.where(usual, s, 0.0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            are_finite = all(math.isfinite(array.sum()) for array in (y, z, s))
+        if not are_finite:
+            special = specially_different(y, z)
+            if special is not None:
+                self._note(special)
+                return
+            usual = np.isfinite(y) & np.isfinite(s)
+            y, z, s = (np.where(usual, array, 0.0) for array in (y, z, s))
+        d = z - y
         self.elements += y.size
         self._element(y, z, d, s, before.dtype)
         for axis in {1, y.ndim - 1} if y.ndim > 1 else set():
-            channels = y.shape[axis]
-            yc, dc, sc = (np.moveaxis(a, axis, 0).reshape(channels, -1) for a in (y, d, s))
+            form = math.prod(y.shape[:axis]), y.shape[axis], math.prod(y.shape[axis + 1 :])
+            yc, dc, sc = (a.reshape(form) for a in (y, d, s))
             if axis not in self.sums:
-                self.sums[axis] = _Sums(yc.mean(1) if yc.size else np.zeros(channels))
-            if self.sums[axis].origin.shape == (channels,):
+                self.sums[axis] = _Sums(_sum(yc) / (form[0] * form[2]) if yc.size else np.zeros(form[1]))
+            if self.sums[axis].origin.shape == form[1:2]:
                 self.sums[axis].add(yc, dc, sc)
                 self._channels(axis, y, z)
 

@@ -17,14 +17,11 @@ import numpy as np
 
 from bnfold.equality.counterparts import Site
 from bnfold.equality.discrete import coarsest_half_unit, is_discrete
-from bnfold.equality.measure import DRAWS, ROUNDING_FLOOR, UNITS, distance, is_float
+from bnfold.equality.measure import DRAWS, ROUNDING_FLOOR, UNITS, is_float, relative, same_bits
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.equality.site_figures import NOTHING, Excess, Figures, specially_different
 from bnfold.equality.site_runs import Array, Region, Side, SiteRuns, Sized, Values
 from bnfold.nodes import Value
-
-DEEPEST = 3
-"""Sums behind each other up to which S bounds what rounding does; beyond, it would allow anything."""
 
 _ENOUGH = 256
 _MOST_COPIES = 256
@@ -222,7 +219,7 @@ class SiteJudge:
         bounds = {v.id for site in sites for v in site.feeds} | {v.id for region in regions for v in region.bounds}
         noisy: Values = {id_: _with_noise(values[id_], self._random, copies) for id_ in bounds}
         try:
-            after, sized = self._runs.rewritten(sites, noisy), self._runs.sized(regions, noisy)
+            after, sized = self._runs.rewritten(sites, noisy), self._runs.sized(regions, noisy, with_targets=True)
         except CannotRun as error:
             if error.kind != "refused":
                 raise
@@ -260,26 +257,25 @@ class SiteJudge:
 
 
 def _is_bounded(one: Sized) -> bool:
-    return one.magnitude is not None and one.size.depth <= DEEPEST
+    return one.magnitude is not None
 
 
 def _nearest(site: Site, after: Array, values: Values) -> Judged:
     """The candidate that a value is nearest to: passed where the bits are the same, failed until more is known."""
-    best = Judged(site, None, math.inf, replace(NOTHING, share=math.inf), after=after)
+    best: tuple[float, Value] | None = None
     for candidate in site.candidates:
         before = values.get(candidate.id)
         if before is None or (before.shape, before.dtype) != (after.shape, after.dtype):
             continue
-        if before.tobytes() == after.tobytes():
+        if same_bits(before, after):
             return Judged(site, candidate, 0.0, NOTHING)
-        distance = _relative(before, after)
-        if distance < best.distance or best.candidate is None:
-            best = Judged(site, candidate, distance, _unequal(before, after), after=after)
-    return best
-
-
-def _relative(before: Array, after: Array) -> float:
-    return distance(before, after).relative() if is_float(before) else math.inf
+        distance = relative(before, after) if is_float(before) else math.inf
+        if best is None or distance < best[0]:
+            best = distance, candidate
+    if best is None:
+        return Judged(site, None, math.inf, replace(NOTHING, share=math.inf), after=after)
+    distance, candidate = best
+    return Judged(site, candidate, distance, _unequal(values[candidate.id], after), after=after)
 
 
 def _unequal(before: Array, after: Array) -> Excess:
@@ -305,8 +301,9 @@ def _with_noise(value: Array, random: np.random.Generator, copies: int) -> Array
     usual = wide[np.isfinite(wide)]
     spread = float(usual.std()) if usual.size else 0.0
     scale = spread or float(np.abs(usual).max(initial=0.0)) or 1.0
-    stacked = np.concatenate([wide] * copies) if wide.ndim else wide
-    return np.asarray((stacked + scale * random.standard_normal(stacked.shape)).astype(value.dtype))
+    noise = random.standard_normal((copies, *value.shape) if value.ndim else (), dtype=np.float32)
+    noisy = (wide + scale * noise).astype(value.dtype)
+    return noisy.reshape(-1, *value.shape[1:]) if value.ndim else np.asarray(noisy)
 
 
 def _rounded_otherwise(value: Array, unit: float, random: np.random.Generator) -> Array:
