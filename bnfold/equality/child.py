@@ -83,13 +83,15 @@ class Sessions:
             optimise=optimise,
         )
 
-    def session_of_piece(self, model: bytes, folder: Path, *, perturb: int | None) -> onnxruntime.InferenceSession:
+    def session_of_piece(
+        self, model: bytes, folder: Path, *, perturb: int | None, optimise: bool
+    ) -> onnxruntime.InferenceSession:
         """The session of a serialised model whose external data lie in `folder`."""
         return self._kept(
-            (hashlib.sha256(model).digest(), folder, perturb),
+            (hashlib.sha256(model).digest(), folder, perturb, optimise),
             lambda: prepared_piece(model, folder, perturb=perturb, scratch=self._scratch),
             is_perturbed=perturb is not None,
-            optimise=False,
+            optimise=optimise,
         )
 
     def _kept(
@@ -237,10 +239,11 @@ def _asked(
 ) -> onnxruntime.InferenceSession:
     """The session that a request is about: of a file, or of a model that came with it."""
     perturb = request["perturb"] if isinstance(request["perturb"], int) else None
+    optimise = bool(request["optimise"])
     if PIECE in feeds:
-        return sessions.session_of_piece(feeds[PIECE].tobytes(), path, perturb=perturb)
+        return sessions.session_of_piece(feeds[PIECE].tobytes(), path, perturb=perturb, optimise=optimise)
     upgrade = upgrade_called(request["upgrade"])
-    return sessions.session(path, perturb=perturb, upgrade=upgrade, optimise=bool(request["optimise"]))
+    return sessions.session(path, perturb=perturb, upgrade=upgrade, optimise=optimise)
 
 
 def _run_foreign(

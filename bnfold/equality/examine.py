@@ -20,8 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnfold.equality.data import Data
-from bnfold.equality.end_to_end import Outcome, compare, upgrade_of
-from bnfold.equality.pieces import Source
+from bnfold.equality.end_to_end import compare
+from bnfold.equality.inputs import Batch
+from bnfold.equality.pair import Outcome, upgrade_of
+from bnfold.equality.pieces import Source, light
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.equality.site_runs import Side
 from bnfold.equality.sites import Divergence, SiteOutcome, compare_sites
@@ -74,27 +76,45 @@ def examine(  # noqa: PLR0913  # two models, how to run them, and each of the us
     assume_inference: bool = False,
 ) -> Examination:
     """Run both models end to end, and compare them site by site. Raises `UsageError` as `compare` does."""
-    proto = before.file.proto
+    sites = _Sites(before, after, runner, seed, assume_inference)
     outcome = compare(
         before.path,
         after.path,
         runner=runner,
-        proto=proto,
+        proto=before.file.proto,
         seed=seed,
         dims=dims,
         data=data,
         assume_inference=assume_inference,
+        light=light(Source(Graph.of(before.file), before.path)),
+        agree=sites.agree,
     )
-    if not outcome.batches:
-        return Examination(outcome, None)
-    if upgrade_of(proto, assume_inference=assume_inference) != "none":
-        return Examination(outcome, None, _CONVERTED)
-    try:
-        ours, theirs = (Side.of(Source(Graph.of(one.file), one.path)) for one in (before, after))
-        sites = compare_sites(ours, theirs, outcome.batches, runner, seed=seed)
-    except CannotRun as error:
-        return Examination(outcome, None, f"the sites could not be compared: {error.sentence}")
-    return Examination(outcome, sites)
+    return Examination(outcome, sites.outcome, sites.why_not) if outcome.batches else Examination(outcome, None)
+
+
+@dataclass(slots=True, eq=False)
+class _Sites:
+    """The comparison site by site, which is made in the middle of the one end to end: what it showed, or why not."""
+
+    before: Subject
+    after: Subject
+    runner: Runner
+    seed: int
+    assume_inference: bool
+    outcome: SiteOutcome | None = None
+    why_not: str = ""
+
+    def agree(self, batches: tuple[Batch, ...]) -> bool:
+        """Whether every site was compared on these batches, and agrees."""
+        if upgrade_of(self.before.file.proto, assume_inference=self.assume_inference) != "none":
+            self.why_not = _CONVERTED
+            return False
+        try:
+            ours, theirs = (Side.of(Source(Graph.of(one.file), one.path)) for one in (self.before, self.after))
+            self.outcome = compare_sites(ours, theirs, batches, self.runner, seed=self.seed)
+        except CannotRun as error:
+            self.why_not = f"the sites could not be compared: {error.sentence}"
+        return self.outcome is not None and self.outcome.is_same
 
 
 def judged(found: Examination, *, is_certified: bool = False, offer: str = "") -> Verdict:

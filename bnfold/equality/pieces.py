@@ -16,7 +16,7 @@ import onnx
 from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from bnfold.equality.messages import tensors
-from bnfold.equality.prepare import name_optional_outputs
+from bnfold.equality.prepare import Copy, name_optional_outputs
 from bnfold.graph import Graph
 from bnfold.model import ModelFile
 from bnfold.model.tensors import external_entries
@@ -24,6 +24,9 @@ from bnfold.nodes import Node, Value, nested_graphs
 
 _FIRST_IR = 4
 """From here on an initializer need not be an input."""
+
+_MOST_HELD = 1 << 24
+"""Bytes of a model, without its initializers, that are worth to be sent with each request."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +51,37 @@ class Source:
 def holds_graphs(nodes: Iterable[Node]) -> bool:
     """Whether any of these nodes has a body."""
     return any(any(True for _ in nested_graphs(node.proto)) for node in nodes)
+
+
+def light(source: Source) -> Copy | None:
+    """The whole model, its initializers left where they lie: onnxruntime maps those, where it would read a file twice.
+
+    None where that is not so simple: initializers of nested graphs, sparse ones, or much data in attributes.
+    """
+    proto = source.file.proto
+    if proto.graph.sparse_initializer or holds_graphs(source.graph.nodes_of(source.graph.scopes[0])):
+        return None
+    spans = (source.file.span(tensor) for one in (*proto.graph.node, *proto.functions) for tensor in tensors(one))
+    if proto.ByteSize() + sum(span.length for span in spans if span is not None) > _MOST_HELD:
+        return None
+    model = onnx.ModelProto()
+    model.CopyFrom(proto)
+    model.ClearField("training_info")
+    for tensor in model.graph.initializer:
+        _locate(tensor, source)
+    piece = Piece(source)
+    for message in (*model.graph.node, *model.functions):
+        piece.fill(message)
+    name_optional_outputs(model)
+    return Copy(bytes(model.SerializeToString()), source.held_at.parent)
+
+
+def _locate(tensor: TensorProto, source: Source) -> None:
+    """Let a tensor whose data lie in the model's own file say so."""
+    if tensor.data_location == TensorProto.EXTERNAL and not external_entries(tensor).get("location"):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = source.held_at.name
 
 
 @dataclass(slots=True, eq=False)
@@ -128,10 +162,7 @@ class Piece:
         tensor = TensorProto()
         tensor.CopyFrom(found.tensor)
         tensor.name = value.name
-        if tensor.data_location == TensorProto.EXTERNAL and not external_entries(tensor).get("location"):
-            for entry in tensor.external_data:
-                if entry.key == "location":
-                    entry.value = self.source.held_at.name
+        _locate(tensor, self.source)
         self.initializers[value.name] = tensor
 
 

@@ -20,6 +20,7 @@ from bnfold.equality.discrete import coarsest_half_unit, is_discrete
 from bnfold.equality.measure import DRAWS, ROUNDING_FLOOR, UNITS, is_float, relative, same_bits
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.equality.site_figures import NOTHING, Excess, Figures, specially_different
+from bnfold.equality.site_noise import Layout, stride_of_maps, with_noise
 from bnfold.equality.site_runs import Array, Region, Side, SiteRuns, Sized, Values
 from bnfold.nodes import Value
 
@@ -66,6 +67,7 @@ class SiteJudge:
         self._runs = SiteRuns(before, after, runner)
         self._after = after.source
         self._before = before
+        self._theirs = after
         self._seed = seed
         self._is_half = coarsest_half_unit(before.source.file.proto) > UNITS["float32"]
         self._feeds: Mapping[str, Array] = {}
@@ -199,25 +201,37 @@ class SiteJudge:
     def _repeat(self, asked: Sequence[tuple[Judged, Region]], figures: Sequence[Figures], values: Values) -> None:
         """Both sides on the bounds with noise, until each channel has enough elements to be judged as a whole.
 
-        As many copies as that takes lie behind each other along the first axis, which most regions take for a batch.
-        What does not is run again and again.
+        What does not take as many copies at once as that needs is run again and again.
         """
-        by_copies: dict[int, list[int]] = defaultdict(list)
-        for place, figure in enumerate(figures):
-            by_copies[1 << (-(-_ENOUGH // max(1, figure.fewest)) - 1).bit_length()].append(place)
-        for copies, places in by_copies.items():
+        by_layout: dict[Layout, list[int]] = defaultdict(list)
+        for place, ((judged, region), figure) in enumerate(zip(asked, figures, strict=True)):
+            copies = 1 << (-(-_ENOUGH // max(1, figure.fewest)) - 1).bit_length()
+            by_layout[Layout(copies, self._stride(judged.site, region, values))].append(place)
+        for layout, places in by_layout.items():
             pairs, ours = [asked[i] for i in places], [figures[i] for i in places]
-            left = self._add_noisy(pairs, ours, values, min(copies, _MOST_COPIES))
-            for _ in range(min(copies, _MOST_RUNS) if left else 0):
-                self._add_noisy([pairs[i] for i in left], [ours[i] for i in left], values, 1)
+            copies = min(layout.copies, _MOST_COPIES)
+            left = list(range(len(places)))
+            for attempt in [layout] * layout.is_map + [Layout(copies)] + [Layout(1)] * min(copies, _MOST_RUNS):
+                if not left:
+                    break
+                refused = self._add_noisy([pairs[i] for i in left], [ours[i] for i in left], values, attempt)
+                left = [left[i] for i in refused] if attempt.copies > 1 else left
+
+    def _stride(self, site: Site, region: Region, values: Values) -> int:
+        """How noise may lie in maps for both sides of a site (see `stride_of_maps`), which must be of one size."""
+        if len({values[v.id].shape[2:] for v in (*site.feeds, *region.bounds)} | {()}) != 2:
+            return 0
+        sides = (site.nodes, site.bounds, self._theirs), (region.nodes, region.bounds, self._before)
+        strides = [stride_of_maps(nodes, [(side.shapes, v) for v in bounds]) for nodes, bounds, side in sides]
+        return max(strides) if all(strides) else 0
 
     def _add_noisy(
-        self, asked: Sequence[tuple[Judged, Region]], figures: Sequence[Figures], values: Values, copies: int
+        self, asked: Sequence[tuple[Judged, Region]], figures: Sequence[Figures], values: Values, layout: Layout
     ) -> list[int]:
-        """Add what both sides make of so many noisy copies; the places of those that did not take them all at once."""
+        """Add what both sides make of noisy copies; the places of those that did not take them, or need more."""
         sites, regions = [judged.site for judged, _ in asked], [region for _, region in asked]
         bounds = {v.id for site in sites for v in site.feeds} | {v.id for region in regions for v in region.bounds}
-        noisy: Values = {id_: _with_noise(values[id_], self._random, copies) for id_ in bounds}
+        noisy: Values = {id_: with_noise(values[id_], self._random, layout) for id_ in bounds}
         try:
             after, sized = self._runs.rewritten(sites, noisy), self._runs.sized(regions, noisy, with_targets=True)
         except CannotRun as error:
@@ -227,11 +241,17 @@ class SiteJudge:
         left = []
         for place, ((judged, region), one) in enumerate(zip(asked, sized, strict=True)):
             ours, theirs = one.value, after.get(judged.site.value.id)
-            size = values[region.target.id].size * copies
-            if ours is None or theirs is None or one.magnitude is None or not ours.size == theirs.size == size:
+            if ours is None or theirs is None or one.magnitude is None:
                 left.append(place)
-            elif ours.shape == theirs.shape:
+                continue
+            size = ours.size if layout.is_map else values[region.target.id].size * layout.copies
+            if not ours.size == theirs.size == size:
+                left.append(place)
+                continue
+            if ours.shape == theirs.shape:
                 figures[place].add(ours, theirs, one.magnitude)
+            if layout.is_map and figures[place].fewest < _ENOUGH:
+                left.append(place)
         return left
 
     def _drawn(self, judged: Judged, region: Region, unit: float, values: Values, after: Array) -> Judged:
@@ -291,19 +311,6 @@ def _unequal(before: Array, after: Array) -> Excess:
 
 def _may_round(judged: Judged, values: Values) -> bool:
     return judged.candidate is not None and is_float(values[judged.candidate.id])
-
-
-def _with_noise(value: Array, random: np.random.Generator, copies: int) -> Array:
-    """Floats with noise as large as they vary, so many of them behind each other; everything else as it is."""
-    if not is_float(value) or value.dtype.kind == "c":
-        return value
-    wide = value.astype(np.float64)
-    usual = wide[np.isfinite(wide)]
-    spread = float(usual.std()) if usual.size else 0.0
-    scale = spread or float(np.abs(usual).max(initial=0.0)) or 1.0
-    noise = random.standard_normal((copies, *value.shape) if value.ndim else (), dtype=np.float32)
-    noisy = (wide + scale * noise).astype(value.dtype)
-    return noisy.reshape(-1, *value.shape[1:]) if value.ndim else np.asarray(noisy)
 
 
 def _rounded_otherwise(value: Array, unit: float, random: np.random.Generator) -> Array:

@@ -18,6 +18,7 @@ from bnfold.equality.counterparts import Site
 from bnfold.equality.magnitudes import Magnitudes, NoMagnitude, Size
 from bnfold.equality.outline import Outline
 from bnfold.equality.pieces import Part, Piece, Source, holds_graphs
+from bnfold.equality.prepare import Copy
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.nodes import Node, Value
 from bnfold.shapes import Shapes
@@ -212,8 +213,8 @@ class SiteRuns:
     def _run(
         self, side: Side, piece: Piece, feeds: Mapping[str, Array], perturb: int | None = None
     ) -> dict[str, Array]:
-        folder = side.source.held_at.parent
-        return dict(self._runner.run_piece(piece.to_bytes(), folder, feeds, perturb=perturb))
+        copy = Copy(piece.to_bytes(), side.source.held_at.parent)
+        return dict(self._runner.run_piece(copy, feeds, perturb=perturb))
 
     def _is_input(self, value: Value) -> bool:
         return self._before.source.graph.producer(value) is None

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import parser
 
-from bnfold.equality import end_to_end
-from bnfold.equality.end_to_end import Outcome, compare
+from bnfold.equality import end_to_end, pair
+from bnfold.equality.end_to_end import compare
+from bnfold.equality.pair import Outcome
 from bnfold.equality.runner import CannotRun, Limits, Runner
 from bnfold.errors import UsageError
 
@@ -463,7 +464,7 @@ def test_what_is_too_much_to_keep_is_run_again_with_the_same_outcome(
     with Counting() as runner:
         kept = outcome_of(before, after, runner)
         few = runner.runs.total()
-        monkeypatch.setattr(end_to_end, "_MOST_KEPT", 0)
+        monkeypatch.setattr(pair, "_MOST_KEPT", 0)
         assert outcome_of(before, after, runner) == kept
     assert runner.runs.total() > 2 * few
 
