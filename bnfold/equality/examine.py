@@ -17,7 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from bnfold.equality.data import Data
 from bnfold.equality.end_to_end import compare
@@ -26,7 +29,7 @@ from bnfold.equality.pair import Outcome, upgrade_of
 from bnfold.equality.pieces import Source, light
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.equality.site_runs import Side
-from bnfold.equality.sites import Divergence, SiteOutcome, compare_sites
+from bnfold.equality.sites import Comparison, Divergence, SiteOutcome
 from bnfold.equality.tally import DIFFERS
 from bnfold.equality.verdict import Counterexample, Differs, EndToEnd, Same, SiteBySite, Unknown, Verdict
 from bnfold.graph import Graph
@@ -87,12 +90,12 @@ def examine(  # noqa: PLR0913  # two models, how to run them, and each of the us
         data=data,
         assume_inference=assume_inference,
         light=light(Source(Graph.of(before.file), before.path)),
-        agree=sites.agree,
+        sites=sites,
     )
     return Examination(outcome, sites.outcome, sites.why_not) if outcome.batches else Examination(outcome, None)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class _Sites:
     """The comparison site by site, which is made in the middle of the one end to end: what it showed, or why not."""
 
@@ -104,17 +107,34 @@ class _Sites:
     outcome: SiteOutcome | None = None
     why_not: str = ""
 
+    def again(self, batch: Batch) -> Mapping[str, np.ndarray]:
+        """The original's outputs, run once more with all that its sites will need; none where that is not possible."""
+        if self._are_converted:
+            return {}
+        try:
+            return self._comparison.again(batch)
+        except CannotRun:
+            return {}
+
     def agree(self, batches: tuple[Batch, ...]) -> bool:
         """Whether every site was compared on these batches, and agrees."""
-        if upgrade_of(self.before.file.proto, assume_inference=self.assume_inference) != "none":
+        if self._are_converted:
             self.why_not = _CONVERTED
             return False
         try:
-            ours, theirs = (Side.of(Source(Graph.of(one.file), one.path)) for one in (self.before, self.after))
-            self.outcome = compare_sites(ours, theirs, batches, self.runner, seed=self.seed)
+            self.outcome = self._comparison.over(batches)
         except CannotRun as error:
             self.why_not = f"the sites could not be compared: {error.sentence}"
         return self.outcome is not None and self.outcome.is_same
+
+    @cached_property
+    def _comparison(self) -> Comparison:
+        ours, theirs = (Side.of(Source(Graph.of(one.file), one.path)) for one in (self.before, self.after))
+        return Comparison(ours, theirs, self.runner, self.seed)
+
+    @property
+    def _are_converted(self) -> bool:
+        return upgrade_of(self.before.file.proto, assume_inference=self.assume_inference) != "none"
 
 
 def judged(found: Examination, *, is_certified: bool = False, offer: str = "") -> Verdict:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
 
 from bnfold.equality.inputs import Batch
 from bnfold.equality.runner import CannotRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    import numpy as np
     import onnx
 
     from bnfold.equality.prepare import Copy, Upgrade
@@ -53,6 +54,16 @@ class Stop(Exception):
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.sentence)
         self.outcome = outcome
+
+
+class Sites(Protocol):
+    """The comparison site by site, as far as the one end to end has a use for it."""
+
+    def again(self, batch: Batch) -> Mapping[str, np.ndarray]:
+        """The original's outputs, run once more with all that its sites will need; none where that is not possible."""
+
+    def agree(self, batches: tuple[Batch, ...]) -> bool:
+        """Whether every site was compared on these batches, and agrees."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,9 @@ def light(source: Source) -> Copy | None:
     model = onnx.ModelProto()
     model.CopyFrom(proto)
     model.ClearField("training_info")
+    name = source.held_at.name
     for tensor in model.graph.initializer:
-        _locate(tensor, source)
+        _locate(tensor, name)
     piece = Piece(source)
     for message in (*model.graph.node, *model.functions):
         piece.fill(message)
@@ -76,12 +77,12 @@ def light(source: Source) -> Copy | None:
     return Copy(bytes(model.SerializeToString()), source.held_at.parent)
 
 
-def _locate(tensor: TensorProto, source: Source) -> None:
-    """Let a tensor whose data lie in the model's own file say so."""
+def _locate(tensor: TensorProto, name: str) -> None:
+    """Let a tensor whose data lie in the model's own file, of that name, say so."""
     if tensor.data_location == TensorProto.EXTERNAL and not external_entries(tensor).get("location"):
         for entry in tensor.external_data:
             if entry.key == "location":
-                entry.value = source.held_at.name
+                entry.value = name
 
 
 @dataclass(slots=True, eq=False)
@@ -94,6 +95,10 @@ class Piece:
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     sparse: dict[str, SparseTensorProto] = field(default_factory=dict)
+    held_in: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.held_in = self.source.held_at.name
 
     def part(self, nodes: Iterable[Node], fed: Mapping[int, str], prefix: str) -> Part:
         """Add nodes, fed at the values `fed` (by id: the name of the piece's input); names of theirs get the prefix."""
@@ -162,7 +167,7 @@ class Piece:
         tensor = TensorProto()
         tensor.CopyFrom(found.tensor)
         tensor.name = value.name
-        _locate(tensor, self.source)
+        _locate(tensor, self.held_in)
         self.initializers[value.name] = tensor
 
 

@@ -29,6 +29,7 @@ Float64 = NDArray[np.float64]
 ENOUGH = 64
 """Elements of a channel from which on it is judged as a whole."""
 
+_LONG = 1024
 _STANDARD_ERRORS = 6.0
 _SYSTEMATIC = 4.0
 _OF_SIZES = 5 / 3
@@ -78,22 +79,29 @@ class _Sums:
         self.yd, self.ss = self.yd + _sum_of_products(y, d), self.ss + _sum_of_products(s, s)
 
 
-# Whichever side of the channels is longer is summed first: numpy is slow where its innermost loop is short.
-
-
 def _sum(values: Float64) -> Float64:
-    before, channels, behind = values.shape
-    if behind < before:
-        return np.asarray(values.reshape(before, -1).sum(0).reshape(channels, behind).sum(1))
-    return np.asarray(values.sum(2).sum(0))
+    """Over all but the channels."""
+    form = values.shape
+    return _over_blocks(values.reshape(_rows(form)).sum(0), form)
 
 
 def _sum_of_products(one: Float64, two: Float64) -> Float64:
-    before, channels, behind = one.shape
-    if behind < before:
-        one, two = one.reshape(before, -1), two.reshape(before, -1)
-        return np.asarray(np.einsum("pk,pk->k", one, two).reshape(channels, behind).sum(1))
-    return np.asarray(np.einsum("pcq,pcq->pc", one, two).sum(0))
+    form = one.shape
+    return _over_blocks(np.einsum("pk,pk->k", one.reshape(_rows(form)), two.reshape(_rows(form))), form)
+
+
+def _rows(form: tuple[int, ...]) -> tuple[int, int]:
+    """As how many rows of which length to sum first: numpy is slow on short ones, so several make a longer one."""
+    before, width = form[0], form[1] * form[2]
+    blocks = 1
+    while before and width * blocks < _LONG and before % (2 * blocks) == 0:
+        blocks *= 2
+    return before // blocks, width * blocks
+
+
+def _over_blocks(sums: Float64, form: tuple[int, ...]) -> Float64:
+    blocks = sums.size // max(1, form[1] * form[2])
+    return np.asarray(sums.reshape(blocks, *form[1:]).sum(2).sum(0))
 
 
 @dataclass(slots=True, eq=False)

@@ -32,6 +32,7 @@ _UNKNOWN_BYTES = 1 << 22
 _KEPT_BYTES = 1 << 29
 _HOPELESS = 0.5
 _PASSES, _DIFFERS = 4.0, 10.0
+_UNEXPLAINED = replace(NOTHING, share=math.inf)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,16 +78,25 @@ class SiteJudge:
 
     def on(self, feeds: Mapping[str, Array]) -> None:
         """From now on, compare on these inputs."""
-        self._feeds, self._kept = feeds, {}
+        if feeds is not self._feeds:
+            self._feeds, self._kept = feeds, {}
         self._random = np.random.default_rng(self._seed)
 
     def judged(self, sites: Sequence[Site]) -> list[Judged]:
         """One verdict per site, in order."""
-        self._regions = {(s.value.id, c.id): self._runs.region(s, c) for s in sites for c in s.candidates}
-        wanted = {value.id: value for site in sites for value in self._compared_with(site)}
-        if sum(map(self._bytes, wanted.values())) <= _KEPT_BYTES:  # one run for all groups
-            self._values(tuple(wanted.values()))
+        self.originals(sites)
         return [verdict for group in self._groups(sites) for verdict in self._group(group)]
+
+    def originals(self, sites: Sequence[Site], others: Sequence[Value] = ()) -> Values:
+        """What the original has at some sites, for all groups of them at once, and other values of its own.
+
+        Nothing where that is too much to keep, or where what else is asked for would change what is computed.
+        """
+        self._regions = {(s.value.id, c.id): self._runs.region(s, c) for s in sites for c in s.candidates}
+        wanted = {v.id: v for v in (*others, *(v for site in sites for v in self._compared_with(site)))}
+        if (others and self._is_half) or sum(map(self._bytes, wanted.values())) > _KEPT_BYTES:
+            return {}
+        return self._values(tuple(wanted.values()))
 
     def deviation(self, failed: Judged, site: Site, cause: Value, target: Value) -> tuple[Array, Array] | None:
         """What a faulty value would do at a later site if nothing undid it, and what is found there.
@@ -170,7 +180,7 @@ class SiteJudge:
         ]
         for (judged, _), verdict in zip(asked, self._bounded(asked, values, found), strict=True):
             nearest[judged.site.value.id] = verdict
-        nothing = {s.value.id: Judged(s, None, math.inf, replace(NOTHING, share=math.inf)) for s in sites}
+        nothing = {s.value.id: Judged(s, None, math.inf, _UNEXPLAINED) for s in sites}
         return [(nothing | nearest)[site.value.id] for site in sites]
 
     def _bounded(
@@ -293,9 +303,10 @@ def _nearest(site: Site, after: Array, values: Values) -> Judged:
         if best is None or distance < best[0]:
             best = distance, candidate
     if best is None:
-        return Judged(site, None, math.inf, replace(NOTHING, share=math.inf), after=after)
+        return Judged(site, None, math.inf, _UNEXPLAINED, after=after)
     distance, candidate = best
-    return Judged(site, candidate, distance, _unequal(values[candidate.id], after), after=after)
+    excess = _UNEXPLAINED if distance <= _HOPELESS else _unequal(values[candidate.id], after)
+    return Judged(site, candidate, distance, excess, after=after)
 
 
 def _unequal(before: Array, after: Array) -> Excess:

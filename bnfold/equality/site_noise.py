@@ -77,9 +77,13 @@ def with_noise(value: Array, random: np.random.Generator, layout: Layout) -> Arr
     """Floats with noise as large as they vary, laid out so; everything else as it is."""
     if not is_float(value) or value.dtype.kind == "c":
         return value
-    wide = value.astype(np.float64)
-    usual = wide[np.isfinite(wide)]
+    usual = value[np.isfinite(value)].astype(np.float64)
     spread = float(usual.std()) if usual.size else 0.0
     scale = spread or float(np.abs(usual).max(initial=0.0)) or 1.0
-    stacked = np.tile(wide, layout.times(wide.ndim)) if wide.ndim else wide
-    return np.asarray((stacked + scale * random.standard_normal(stacked.shape, dtype=np.float32)).astype(value.dtype))
+    stacked = np.tile(value, layout.times(value.ndim)) if value.ndim else value
+    noise = np.asarray(random.standard_normal(stacked.shape, dtype=np.float32))
+    with np.errstate(over="ignore", invalid="ignore"):
+        if value.dtype != np.float32:
+            return np.asarray((stacked.astype(np.float64) + scale * noise).astype(value.dtype))
+        noise *= np.float32(scale)
+        return np.add(noise, stacked, out=noise)
