@@ -162,6 +162,8 @@ def main(settings: str) -> int:
     requests, replies = _take_pipes()
     given = json.loads(settings)
     _limit_memory(given["memory"])
+    with contextlib.suppress(Exception):  # the first request will say so
+        import onnxruntime  # noqa: F401, PLC0415  # before there is a request, while the parent has other things to do
     sessions = Sessions(given["provider"], tuple(given["custom_ops"]), given["threads"], Path(given["scratch"]))
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:

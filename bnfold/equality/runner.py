@@ -120,6 +120,11 @@ class Runner:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Start the child ahead of the first request, so that it loads onnxruntime meanwhile."""
+        with contextlib.suppress(CannotRun):  # the first request will say so
+            self._running()
+
     def run(
         self,
         model: Path,

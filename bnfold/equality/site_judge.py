@@ -231,9 +231,9 @@ class SiteJudge:
         """How noise may lie in maps for both sides of a site (see `stride_of_maps`), which must be of one size."""
         if len({values[v.id].shape[2:] for v in (*site.feeds, *region.bounds)} | {()}) != 2:
             return 0
-        sides = (site.nodes, site.bounds, self._theirs), (region.nodes, region.bounds, self._before)
-        strides = [stride_of_maps(nodes, [(side.shapes, v) for v in bounds]) for nodes, bounds, side in sides]
-        return max(strides) if all(strides) else 0
+        ours = stride_of_maps(region.nodes, [(self._before.shapes, v) for v in region.bounds])
+        theirs = ours and stride_of_maps(site.nodes, [(self._theirs.shapes, v) for v in site.bounds])
+        return max(ours, theirs) if theirs else 0
 
     def _add_noisy(
         self, asked: Sequence[tuple[Judged, Region]], figures: Sequence[Figures], values: Values, layout: Layout
