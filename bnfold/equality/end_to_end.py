@@ -4,9 +4,9 @@
 
 y is the original's output, u half a unit of the coarsest float type that it is computed in. A draw multiplies every
 float constant of the original by 1 + xi*2u*U[0,1], and is made only where ||after - before|| > 8u*||y||; those that
-could not change the verdict are left out (draws.py). A ratio up to 4 passes, from 4 to 10 it is undecided, above 10 the
-models differ. An output behind a discrete operator is reported and never shows a difference, for there a correct fold
-may move a whole step.
+could not change the verdict are left out (draws.py), and all up to a ratio of 10 where every site agrees. A ratio up to
+4 passes, from 4 to 10 it is undecided, above 10 the models differ. An output behind a discrete operator is reported and
+never shows a difference, for there a correct fold may move a whole step.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@
     floor, discrete same            Same
     floor, discrete any other       Unknown
 
+Where every site agrees, a ratio up to 10 counts as within, and nothing is drawn for it.
+
 A certificate decides instead of an Unknown of the last row, and where no output is a number: it has recomputed every
 number.
 """
