@@ -18,6 +18,7 @@ from onnx import NodeProto, TensorProto
 from bnfold.equality.inputs import Batch
 from bnfold.equality.outline import Outline
 from bnfold.equality.pieces import Piece, Source
+from bnfold.equality.prepare import Copy
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.graph import Graph
 from bnfold.model import ModelFile, candidate, edited, read, without_functions
@@ -73,13 +74,12 @@ class Observer:
         """
         wanted = frozenset(keys)
         piece, reductions = self._piece(wanted, constants or {})
-        content = piece.to_bytes()
-        folder = self.source.held_at.parent
+        copy = Copy(piece.to_bytes(), self.source.held_at.parent)
         seen = {key: Observed.none(self.shapes[key].channels) for key in wanted}
         for batch in batches:
             feeds = {name: batch.feeds[name] for name in piece.bounds}
             try:
-                outputs = self.runner.run_piece(content, folder, feeds)
+                outputs = self.runner.run_piece(copy, feeds)
             except CannotRun as error:
                 sentence = f"onnxruntime cannot run the model on {batch.label!r}: {error.sentence}"
                 raise CannotObserve(sentence, error.kind) from error
