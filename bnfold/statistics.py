@@ -112,7 +112,8 @@ class Observed:
     @classmethod
     def none(cls, channels: int, centre: np.ndarray | None = None) -> Self:
         """Nothing seen so far; `centre` is one number per channel, or 0."""
-        return cls(*(Moments.none(channels) for _ in range(4)), _centre(centre, channels))
+        nothing = Moments.none(channels)
+        return cls(nothing, nothing, nothing, nothing, _centre(centre, channels))
 
     @classmethod
     def of_samples(cls, size: int, means: np.ndarray, variances: np.ndarray, centre: np.ndarray | None = None) -> Self:

@@ -30,8 +30,8 @@ ORDER = (
 NOT_FOR_EQUALITY = {"ops", "moves", "planning", "assembly", "apply"}
 """What folds may not be asked whether it folded rightly."""
 
-FOR_TYPES_ALONE = {("errors", "equality"), ("errors", "result")}
-"""Looks upward, under TYPE_CHECKING: an error holds a verdict or a result, and imports neither."""
+FOR_TYPES_ALONE = {("errors", "equality"), ("errors", "result"), ("errors", "rules")}
+"""Looks upward, under TYPE_CHECKING: an error holds a verdict, a result or findings, and imports none of them."""
 
 
 def place(path: Path) -> str:
