@@ -25,10 +25,12 @@ from bnfold.options import (
     Data,
     Dim,
     DropMismatched,
+    ExitZero,
     Format,
     FormatOption,
     FreezeInputs,
     GivenCertificate,
+    Ignore,
     Inline,
     MaxBytes,
     Model,
@@ -38,6 +40,7 @@ from bnfold.options import (
     Report,
     SaveCounterexample,
     Seed,
+    Select,
     Skip,
     Timeout,
     Verbose,
@@ -228,6 +231,53 @@ def verify(  # noqa: PLR0913  # one parameter per option
     raise typer.Exit({"same": 0, "differs": 1, "unknown": 6}[verdict.word])
 
 
+@app.command(epilog="Example: bnfold validate model.onnx --data test.npz")
+def validate(  # noqa: PLR0913  # one parameter per option
+    model: Model,
+    *,
+    select: Select = None,
+    ignore: Ignore = None,
+    exit_zero: ExitZero = False,
+    assume_inference: AssumeInference = False,
+    data: Data = None,
+    seed: Seed = 0,
+    dim: Dim = None,
+    provider: Provider = "CPUExecutionProvider",
+    custom_ops: CustomOps = None,
+    timeout: Timeout = 600.0,
+    max_bytes: MaxBytes = None,
+    format_: FormatOption = Format.TEXT,
+    report: Report = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """What may be wrong with the BatchNormalizations of a model, alone and over data.
+
+    Exit 0 clean, 1 findings: errors, warnings, and notes that --select names. `bnfold explain BN005` has a rule's page;
+    [tool.bnfold] in pyproject.toml has select, ignore and per-site-ignores.
+    """
+    prepare(report, verbose=verbose)
+    from bnfold import api, config  # noqa: PLC0415  # heavy: only once the options are known to be sound
+    from bnfold.report.findings_json import findings_json  # noqa: PLC0415  # likewise
+    from bnfold.report.findings_text import findings_text  # noqa: PLC0415  # likewise
+    from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
+
+    settings = config.settings()
+    with progress(model) as tell, stdout_kept():
+        found = api.validate(
+            model, select=select or settings.select, ignore=ignore or settings.ignore,
+            per_site_ignores=settings.per_site_ignores, assume_inference=assume_inference, data=data, seed=seed,
+            dims=dims_of(dim), provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes,
+            progress=tell,
+        )  # fmt: skip
+    writers = {
+        "json": lambda: findings_json(model, found),
+        "txt": lambda: findings_text(model, found, verbose=verbose),
+    }
+    answer(writers, format_, report, quiet=quiet)
+    raise typer.Exit(1 if found.fails and not exit_zero else 0)
+
+
 @app.command()
 def ops(*, format_: FormatOption = Format.TEXT) -> None:
     """What may move where: the support matrix, from the op table."""
@@ -240,20 +290,18 @@ def ops(*, format_: FormatOption = Format.TEXT) -> None:
 
 @app.command(epilog="Example: bnfold explain other-readers")
 def explain(
-    code: Annotated[str | None, typer.Argument(metavar="CODE", help="A reason's code; none lists them.")] = None,
+    code: Annotated[
+        str | None, typer.Argument(metavar="CODE", help="A reason's or rule's code; none lists them.")
+    ] = None,
     *,
     format_: FormatOption = Format.TEXT,
 ) -> None:
-    """The page of a reason: what it means, why it must be so, and what to do about it."""
+    """The page of a reason or of a rule (BN005): what it means, why, and what to do about it."""
     from bnfold import api  # noqa: PLC0415  # heavy: not needed for --help
-    from bnfold.ops.reasons import REASONS  # noqa: PLC0415  # likewise
-    from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
+    from bnfold.report import pages  # noqa: PLC0415  # likewise
 
-    reasons = tuple(REASONS.values()) if code is None else (api.explain(code),)
-    if format_ is Format.JSON:
-        say(as_json.reasons_json(reasons))
-    else:
-        say(text.reasons_text(reasons) if code is None else text.reason_text(reasons[0]))
+    page = None if code is None else api.explain(code)
+    say(pages.pages_json(page) if format_ is Format.JSON else pages.pages_text(page))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1,8 +1,8 @@
 """Where onnxruntime's own optimiser is known to go wrong around a BatchNormalization: only which places to look at.
 
-Two patterns, both seen in onnxruntime 1.31: a MatMul and a BatchNormalization are fused through a Transpose or Reshape
+Two patterns, both seen in onnxruntime 1.31 (1.32 has the first repaired): a MatMul and a BatchNormalization are fused through a Transpose or Reshape
 between them whenever the sizes happen to agree, whichever axis the channels are on; and in training mode, with further
-outputs that nobody reads, another Y is computed. Most places that look so are computed rightly: run them to know.
+outputs that nobody reads, another Y was seen. Most places that look so are computed rightly: run them to know.
 """
 
 from __future__ import annotations
@@ -46,5 +46,4 @@ def trains_with_unread_outputs(graph: Graph, norm: Node) -> bool:
     """Whether a BatchNormalization is in training mode, of opset 14 or later, with an output that nobody reads."""
     if norm.scope.opset < FIRST_OPSET_WITH_TRAINING_MODE or not norm.int_attribute("training_mode", 0):
         return False
-    further = norm.outputs[1:]
-    return not further or any(v is None or not (graph.readers(v) or graph.is_graph_output(v)) for v in further)
+    return any(v is None or not (graph.readers(v) or graph.is_graph_output(v)) for v in norm.outputs[1:])

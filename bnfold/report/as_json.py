@@ -2,60 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from bnfold import __version__
 from bnfold.equality.verdict import Differs, EndToEnd, Recheck, Same, Unknown, Verdict
 from bnfold.moves import Json, Move, Plan
-from bnfold.ops.reasons import Reason
 from bnfold.ops.table import Row
+from bnfold.report.envelope import written
 from bnfold.result import Done, FoldResult, exit_code
-
-SCHEMA = 1
 
 
 def fold_json(done: Sequence[Done]) -> str:
     """The answer of `bnfold fold`."""
-    return _written("fold", models=[_done(one) for one in done], exit_code=exit_code(done))
+    return written("fold", models=[_done(one) for one in done], exit_code=exit_code(done))
 
 
 def plan_json(name: str, plan: Plan) -> str:
     """The answer of `bnfold plan`: the plan as `Plan.from_json` reads it, and its counts."""
-    return _written("plan", model=name, counts=_counts(plan), plan=plan.to_json())
+    return written("plan", model=name, counts=_counts(plan), plan=plan.to_json())
 
 
 def verdict_json(before: str, after: str, verdict: Verdict) -> str:
     """The answer of `bnfold verify`."""
-    return _written("verify", before=before, after=after, **_verdict(verdict), recheck=_recheck(verdict.recheck))
+    return written("verify", before=before, after=after, **_verdict(verdict), recheck=_recheck(verdict.recheck))
 
 
 def ops_json(rows: Iterable[Row]) -> str:
     """The answer of `bnfold ops`."""
-    return _written("ops", rows=[asdict(row) for row in rows])
-
-
-def reasons_json(reasons: Iterable[Reason]) -> str:
-    """The answer of `bnfold explain`."""
-    return _written("explain", reasons=[asdict(reason) for reason in reasons])
-
-
-def _written(command: str, **fields: Json) -> str:
-    head: dict[str, Json] = {"schema": SCHEMA, "bnfold": __version__, "command": command}
-    return json.dumps(_finite({**head, **fields}), indent=2, ensure_ascii=True, allow_nan=False)
-
-
-def _finite(value: Json) -> Json:
-    """JSON has no infinity and no NaN: they are written as words."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+    return written("ops", rows=[asdict(row) for row in rows])
 
 
 def _done(done: Done) -> Json:

@@ -7,6 +7,18 @@ is its page: what it says and why it matters, and a last paragraph that begins w
 from __future__ import annotations
 
 from bnfold.rules import drift, folding, parameters, running, structure
-from bnfold.rules.rule import RULES, Finding, Findings, Rule, Severity
+from bnfold.rules.rule import RULES, Finding, Findings, Rule, Severity, every_rule
 
-__all__ = ["RULES", "Finding", "Findings", "Rule", "Severity", "drift", "folding", "parameters", "running", "structure"]
+__all__ = [
+    "RULES",
+    "Finding",
+    "Findings",
+    "Rule",
+    "Severity",
+    "drift",
+    "every_rule",
+    "folding",
+    "parameters",
+    "running",
+    "structure",
+]

@@ -35,8 +35,8 @@ class Choice:
     ) -> Choice:
         """What words from a user choose; no `select` means all. Raises UsageError for a word that is no code."""
         wanted, unwanted = words(select), words(ignore)
-        selected = codes_of("select", wanted) if wanted else frozenset(RULES)
-        codes = selected - codes_of("ignore", unwanted)
+        selected = codes_of("--select", wanted) if wanted else frozenset(RULES)
+        codes = selected - codes_of("--ignore", unwanted)
         per_site = tuple(
             (glob, codes_of("per_site_ignores", words(those))) for glob, those in (per_site_ignores or {}).items()
         )

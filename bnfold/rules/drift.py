@@ -37,6 +37,8 @@ EFFECT = 0.1
 """What matters, in standard deviations."""
 FEWEST_FOR_MEANS = 32
 FEWEST_FOR_VARIANCES = 128
+FEWEST = {"BN101": FEWEST_FOR_MEANS, "BN102": FEWEST_FOR_VARIANCES}
+"""By the code of the rule that says so."""
 LEAST_SHARE = 0.5
 """Of the running variance, what a sample's mean is taken to vary by at least."""
 GROSS = 0.5

@@ -116,6 +116,11 @@ class Findings:
 RULES: dict[str, Rule] = {}
 
 
+def every_rule() -> tuple[Rule, ...]:
+    """All rules, by code."""
+    return tuple(RULES[code] for code in sorted(RULES))
+
+
 def rule(code: str, severity: Severity, title: str) -> Callable[[Check], Check]:
     """A decorator that puts a check into the table, its docstring as its page."""
 

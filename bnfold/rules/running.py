@@ -27,6 +27,7 @@ from bnfold.ops.optimiser import product_before, trains_with_unread_outputs
 from bnfold.rules.rule import rule
 from bnfold.rules.subject import FLOATS, SINGLE_HALF_UNIT, Norm
 
+CODE = "BN017"
 FREE = 2
 """The size of a dimension that is free."""
 LARGEST_PIECE = 1 << 30
@@ -34,11 +35,11 @@ FIRST_IR = 4
 """From here on an initializer need not be an input."""
 
 
-@rule("BN017", "error", "onnxruntime's optimiser computes something else here")
+@rule(CODE, "error", "onnxruntime's optimiser computes something else here")
 def miscomputed(norm: Norm) -> str | None:
     """onnxruntime 1.31 fuses a MatMul and a BatchNormalization through a Transpose or Reshape on the wrong axis where
-    the sizes happen to agree, and computes a wrong output in training mode where further outputs are not read. Nothing
-    is reported: the session simply gives other numbers, by half their size. A place that looks so was run here, with
+    the sizes happen to agree, and a training mode whose further outputs are not read is suspect as well. Nothing is
+    reported: the session simply gives other numbers, by half their size. A place that looks so was run here, with
     the optimiser and without, by the onnxruntime that is installed; a version that is right there gives no finding.
 
     Remedy: fold the layer (bnfold fold MODEL -o OUT: nothing is left to be fused wrongly), export for inference, or run
