@@ -1,8 +1,9 @@
 """Where onnxruntime's own optimiser is known to go wrong around a BatchNormalization: only which places to look at.
 
-Two patterns, both seen in onnxruntime 1.31 (1.32 has the first repaired): a MatMul and a BatchNormalization are fused through a Transpose or Reshape
-between them whenever the sizes happen to agree, whichever axis the channels are on; and in training mode, with further
-outputs that nobody reads, another Y was seen. Most places that look so are computed rightly: run them to know.
+Two patterns. onnxruntime 1.31 fuses a MatMul and a BatchNormalization through a Transpose or Reshape between them
+whenever the sizes happen to agree, whichever axis the channels are on. And 1.31 and 1.32, in training mode with outputs
+that nobody reads, make one tensor of parameters that are equal (gamma and variance, beta and mean of a new layer) and
+then write the new statistics into it. Most places that look so are computed rightly: run them to know.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def odd_epsilon(norm: Norm) -> str | None:
 
 def _dead(norm: Norm) -> NDArray[np.bool_] | None:
     """Per channel, whether nothing of the input is left beside beta in the type of the output."""
-    if norm.values is None or norm.mode == "training":
+    if norm.values is None or norm.folding is None or norm.mode == "training":
         return None
     return np.abs(norm.values.gamma) <= norm.half_unit * np.abs(norm.values.beta)
 

@@ -37,10 +37,13 @@ FIRST_IR = 4
 
 @rule(CODE, "error", "onnxruntime's optimiser computes something else here")
 def miscomputed(norm: Norm) -> str | None:
-    """onnxruntime 1.31 fuses a MatMul and a BatchNormalization through a Transpose or Reshape on the wrong axis where
-    the sizes happen to agree, and a training mode whose further outputs are not read is suspect as well. Nothing is
-    reported: the session simply gives other numbers, by half their size. A place that looks so was run here, with
-    the optimiser and without, by the onnxruntime that is installed; a version that is right there gives no finding.
+    """Two mistakes are known. onnxruntime 1.31 fuses a MatMul and a BatchNormalization through a Transpose or Reshape,
+    on the wrong axis, where the sizes happen to agree. Up to 1.32 at least, in training mode with outputs that nobody
+    reads, it makes one tensor of parameters that are equal (gamma and variance of a new layer), and writes the new
+    statistics into it. Nothing is reported: the session simply gives other numbers.
+
+    A place that looks so was run here, with the optimiser and without, by the onnxruntime that is installed; a version
+    that is right there gives no finding.
 
     Remedy: fold the layer (bnfold fold MODEL -o OUT: nothing is left to be fused wrongly), export for inference, or run
     with graph_optimization_level=ORT_DISABLE_ALL.

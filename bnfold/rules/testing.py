@@ -26,7 +26,7 @@ def upper_tail(t: Float64, freedom: float) -> Float64:
     0 for +infinity, 1 for -infinity, NaN for NaN.
     """
     size = np.abs(np.asarray(t, dtype=np.float64))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         square = np.square(size)
         x = freedom / (freedom + square)
         rest = np.where(np.isinf(square), 1.0, square / (freedom + square))
