@@ -9,7 +9,6 @@ import pytest
 
 from bnfold.rules.testing import holm, regularised_beta, upper_tail
 
-
 POINTS, WEIGHTS = np.polynomial.legendre.leggauss(400)
 
 
