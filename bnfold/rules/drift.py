@@ -14,8 +14,8 @@ both tests of all layers as one family by Holm: the chance of any false alarm in
 Where Student's t would err, on rare events (a channel that few images excite, and that no image of the data did): a
 sample's mean varies by no less than half of s^2 is taken for granted; for a variance that came out small, the relative
 error is what is believed, so that few events never show a decrease. The second standard error takes the covariance of
-q_i and m_i at its worst: where a mean is far off, its variance is seldom found to be off as well. At least 32 samples are wanted for means and 128
-for variances.
+q_i and m_i at its worst: where a mean is far off, its variance is seldom found to be off as well. At least 32 samples
+are wanted for means and 128 for variances.
 """
 
 from __future__ import annotations

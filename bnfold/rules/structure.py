@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bnfold.ops.affine import FIRST_OPSET_WITH_TRAINING_MODE, is_batch_norm
+from bnfold.ops.affine import FIRST_OPSET_WITH_TRAINING_MODE, FIRST_OPSET_WITHOUT_TEST_FLAG, is_batch_norm
 from bnfold.rules.rule import rule
 from bnfold.rules.subject import Norm
 
@@ -19,6 +19,8 @@ def training_signal(norm: Norm) -> str | None:
     """
     if norm.mode != "training":
         return None
+    if norm.opset < FIRST_OPSET_WITHOUT_TEST_FLAG and norm.node.int_attribute("is_test", 0):
+        return f"is_test is 1, but it has {1 + norm.further_outputs} outputs, as only training has"
     if norm.opset < FIRST_OPSET_WITH_TRAINING_MODE:
         return f"it has {1 + norm.further_outputs} outputs, which in opset {norm.opset} means training"
     if not norm.node.int_attribute("training_mode", 0):

@@ -61,7 +61,9 @@ def test_before_opset_7_is_test_0_with_one_output_is_only_perhaps_training(opset
 
 
 def test_before_opset_7_five_outputs_are_training_for_certain() -> None:
-    only(model(outputs(OLD % 0, "r", "s", "t", "u"), opset=6, **sound()), "BN001", "5 outputs")
+    only(model(outputs(OLD % 0, "r", "s", "t", "u"), opset=6, **sound()), "BN001", "5 outputs", "means training")
+    contradiction = model(outputs(OLD % 1, "r", "s", "t", "u"), opset=6, **sound())
+    only(contradiction, "BN001", "is_test is 1", "5 outputs")
 
 
 def test_is_test_means_nothing_from_opset_7_on() -> None:
