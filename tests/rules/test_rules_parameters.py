@@ -10,6 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from rule_models import ALONE, CONV, W, codes, model, only, sound
 
+import bnfold
+
 
 def with_epsilon(epsilon: float, text: str = ALONE) -> str:
     return text.replace("Normalization (", f"Normalization <epsilon = {epsilon!r}> (")
@@ -95,6 +97,50 @@ def broken(change: str) -> onnx.ModelProto:
 )
 def test_parameters_of_the_wrong_length_type_or_rank_are_an_error(change: str, words: list[str]) -> None:
     assert only(broken(change), "BN007", *words).severity == "error"
+
+
+@pytest.mark.parametrize("change", BREAKS)
+def test_they_are_told_though_a_plan_stops_at_another_obstacle(change: str) -> None:
+    """A plan refuses a layer in training before it looks at parameters."""
+    proto = broken(change)
+    assert [refusal.reason.code for refusal in bnfold.plan(proto).refusals] == [
+        "broken-parameters"
+    ] or change == "double"
+    said = only(proto, "BN007").sentence
+    proto.graph.node[0].attribute.append(helper.make_attribute("training_mode", 1))
+    proto.graph.node[0].output.extend(["r", "s"])
+    assert only(proto, "BN007", others=["BN001", "BN017"]).sentence == said
+
+
+def test_a_layer_without_input_or_output_is_broken() -> None:
+    text = "(float[N,4] x) => (float[N,4] y) { z = BatchNormalization (x, g, b, m, v)  y = Relu (x) }"
+    for field in ("input", "output"):
+        proto = model(text, **sound())
+        getattr(proto.graph.node[0], field)[0] = ""
+        only(proto, "BN007", "its input or output is missing")
+
+
+def test_channels_that_only_the_weight_tells_are_held_against_the_parameters() -> None:
+    text = "(float[] x) => (float[] y) { c = Conv (x, W)  y = BatchNormalization (c, g, b, m, v) }"
+    proto = model(text, W=W, **sound(3))
+    for port in (*proto.graph.input, *proto.graph.output):
+        port.type.tensor_type.ClearField("shape")
+    only(proto, "BN007", "for 3 channel(s), the input has 4")
+
+
+def test_an_input_of_one_dimension_in_training_has_no_channels_either() -> None:
+    text = "(float[4] x) => (float[4] y) { y, r, s = BatchNormalization <training_mode = 1> (x, g, b, m, v) }"
+    only(model(text, **sound()), "BN007", "1 dimension(s), and so no channels", others=["BN001", "BN017"])
+
+
+@pytest.mark.parametrize(
+    ("opset", "role", "others"),
+    [(14, "b", "scale float, B double"), (15, "b", "scale float, B double"), (15, "v", "mean float, var double")],
+)
+def test_scale_and_bias_are_of_one_type_and_mean_and_variance_are(opset: int, role: str, others: str) -> None:
+    arrays = sound()
+    arrays[role] = arrays[role].astype(np.float64)
+    only(model(ALONE, opset=opset, **arrays), "BN007", "types differ", others)
 
 
 def test_other_rules_are_silent_about_parameters_that_cannot_be_read() -> None:
@@ -183,6 +229,12 @@ def test_statistics_as_they_are_initialised_are_a_warning() -> None:
 def test_in_training_mode_initial_statistics_are_not_used_and_no_finding() -> None:
     text = "(float[N,4] x) => (float[N,4] y) { y, r, s = BatchNormalization <training_mode = 1> (x, g, b, m, v) }"
     assert codes(model(text, **sound(m=0, v=1, g=0)), ignore=["BN016", "BN017"]) == ["BN001"]
+
+
+def test_in_training_mode_neither_gain_nor_mean_are_used() -> None:
+    text = "(float[N,4] x) => (float[N,4] y) { y, r, s = BatchNormalization <training_mode = 1> (x, g, b, m, v) }"
+    assert codes(model(text, **sound(v=(0, 0), g=(0, 40), m=(1, 5000)))) == ["BN001"]
+    assert codes(model(ALONE, **sound(v=(0, 0), g=(0, 40), m=(1, 5000)))) == ["BN012", "BN014"]
 
 
 @pytest.mark.parametrize(
