@@ -246,3 +246,39 @@ def test_data_of_another_number_of_channels_are_not_compared() -> None:
         norm.observed = Observed.of(np.random.default_rng(13).standard_normal((200, 3)))
     assert hold_against_data(norms, 200) == ()
     assert all(norm.drift is None for norm in norms)
+
+
+def rare(active: int, count: int, share: float) -> Norm:
+    """A layer of which each channel is 1 in `active` of `count` samples, and 0 else; `share` of all are expected so."""
+    norm = layers(mean=share, variance=share * (1 - share))[0]
+    array = np.zeros((count, CHANNELS))
+    array[:active] = 1.0
+    assert norm.values is not None
+    norm.observed = Observed.of(array, centre=norm.values.mean)
+    hold_against_data([norm], count)
+    return norm
+
+
+def test_rare_events_that_stay_away_are_no_drift() -> None:
+    """One sample in 20: of 40 none has it with a probability of 13 %, and then nothing seems to vary at all."""
+    norm = rare(0, 40, 0.05)
+    assert drift.mean_drift(norm) is drift.variance_drift(norm) is None
+
+
+def test_few_of_the_expected_events_are_no_smaller_variance() -> None:
+    """One or two of seven (1 % and 2 %, in each channel); of 200 expected, 60 are another thing."""
+    for active in (1, 2):
+        assert drift.variance_drift(rare(active, 140, 0.05)) is None
+    assert drift.variance_drift(rare(60, 4000, 0.05)) is not None
+
+
+def test_each_layer_is_told_its_own_drift() -> None:
+    norms = layers()
+    show(norms, np.random.default_rng(14), 200)
+    last = norms[-1]
+    assert last.values is not None
+    field = 2.0 * images(np.random.default_rng(15), (200, CHANNELS, 6, 6)) + 1.0
+    last.observed = Observed.of(MEAN + DEVIATION * field, centre=last.values.mean)
+    hold_against_data(norms, 200)
+    assert [bool(drift.mean_drift(norm)) for norm in norms] == [False, False, True]
+    assert drift.variance_drift(norms[0]) is drift.variance_drift(norms[1]) is None
