@@ -179,7 +179,8 @@ def mean_drift(norm: Norm) -> str | None:
 @rule("BN102", "warning", "the running variance does not hold for these data")
 def variance_drift(norm: Norm) -> str | None:
     """The standard deviation of the layer's input over the data is less than 0.9 or more than 1.1 times the running
-    one, beyond chance (1 % for any false alarm in the whole run). It takes at least 128 images to say so.
+    one, beyond chance (1 % for any false alarm in the whole run). It takes at least 128 images to say so. Where a
+    channel's variance hangs on a few extreme images (a log-normal of sigma 1), false alarms are more frequent.
 
     Remedy: check first that the data are prepared as in training. If they are right, estimate the statistics again over
     data.
