@@ -97,48 +97,64 @@ class Moments:
 class Observed:
     """What was seen of one value over data, per channel; its first axis counts samples (images, say).
 
-    `elements`: moments of all elements. `sample_means`: moments of each sample's own mean over its positions, and
-    `sample_variances`: of each sample's own population variance. The latter two have one entry per sample, and samples
-    are independent where pixels of one image are not: they are what tests are made of.
+    `elements`: moments of all elements. `sample_means`: moments of each sample's own mean over its positions,
+    `sample_variances`: of each sample's own population variance, and `sample_squares`: of the mean over its positions
+    of (x - centre)^2, where `centre` is fixed beforehand (a running mean, say). The latter three have one entry per
+    sample, and samples are independent where pixels of one image are not: they are what tests are made of.
     """
 
     elements: Moments
     sample_means: Moments
     sample_variances: Moments
+    sample_squares: Moments
+    centre: Float64
 
     @classmethod
-    def none(cls, channels: int) -> Self:
-        """Nothing seen so far."""
-        return cls(*(Moments.none(channels) for _ in range(3)))
+    def none(cls, channels: int, centre: np.ndarray | None = None) -> Self:
+        """Nothing seen so far; `centre` is one number per channel, or 0."""
+        nothing = Moments.none(channels)
+        return cls(nothing, nothing, nothing, nothing, _centre(centre, channels))
 
     @classmethod
-    def of_samples(cls, size: int, means: np.ndarray, variances: np.ndarray) -> Self:
+    def of_samples(cls, size: int, means: np.ndarray, variances: np.ndarray, centre: np.ndarray | None = None) -> Self:
         """Of n samples of `size` positions: `means` and `variances` over the positions, of shape (n, channels)."""
+        spread = np.asarray(variances, dtype=np.float64)
+        fixed = _centre(centre, spread.shape[1])
         return cls(
-            Moments.pooled(size, means, np.asarray(variances, dtype=np.float64) * size),
+            Moments.pooled(size, means, spread * size),
             Moments.of(means),
-            Moments.of(variances),
+            Moments.of(spread),
+            Moments.of(spread + np.square(means - fixed)),
+            fixed,
         )
 
     @classmethod
-    def of(cls, array: np.ndarray, axis: int = 1) -> Self:
+    def of(cls, array: np.ndarray, axis: int = 1, centre: np.ndarray | None = None) -> Self:
         """Of an array whose axis 0 counts samples and whose axis `axis` counts channels."""
         moved = np.moveaxis(np.asarray(array, dtype=np.float64), axis, 1)
         flat = moved.reshape(*moved.shape[:2], -1)
-        return cls.of_samples(flat.shape[2], flat.mean(axis=2), flat.var(axis=2))
+        return cls.of_samples(flat.shape[2], flat.mean(axis=2), flat.var(axis=2), centre)
 
     def merged(self, other: Observed) -> Observed:
-        """What was seen in both."""
+        """What was seen in both; raises ValueError where they are of other channels, or about another centre."""
+        if not np.array_equal(self.centre, other.centre):
+            raise ValueError("what was seen about two centres cannot be merged")
         return Observed(
             self.elements.merged(other.elements),
             self.sample_means.merged(other.sample_means),
             self.sample_variances.merged(other.sample_variances),
+            self.sample_squares.merged(other.sample_squares),
+            self.centre,
         )
 
 
-def all_merged(parts: Iterable[Observed], channels: int) -> Observed:
-    """What was seen in all parts together."""
-    seen = Observed.none(channels)
+def _centre(centre: np.ndarray | None, channels: int) -> Float64:
+    return np.zeros(channels) if centre is None else np.array(centre, dtype=np.float64)
+
+
+def all_merged(parts: Iterable[Observed], channels: int, centre: np.ndarray | None = None) -> Observed:
+    """What was seen in all parts together; `centre` is theirs."""
+    seen = Observed.none(channels, centre)
     for part in parts:
         seen = seen.merged(part)
     return seen

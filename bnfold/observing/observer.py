@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from bnfold.affine import Float64
 from bnfold.equality.inputs import Batch
 from bnfold.equality.outline import Outline
 from bnfold.equality.pieces import Piece, Source
@@ -39,10 +40,15 @@ class CannotObserve(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What has to be known of a marked value before anything runs: its channels, and their axis (1 or -1)."""
+    """What has to be known of a marked value before anything runs: its channels, their axis (1 or -1), a centre."""
 
     channels: int
     axis: int = 1
+    centre: Float64 | None = None
+
+    def of_nothing(self) -> Observed:
+        """Nothing seen of such a value."""
+        return Observed.none(self.channels, self.centre)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +81,7 @@ class Observer:
         wanted = frozenset(keys)
         piece, reductions = self._piece(wanted, constants or {})
         copy = Copy(piece.to_bytes(), self.source.held_at.parent)
-        seen = {key: Observed.none(self.shapes[key].channels) for key in wanted}
+        seen = {key: self.shapes[key].of_nothing() for key in wanted}
         for batch in batches:
             feeds = {name: batch.feeds[name] for name in piece.bounds}
             try:
@@ -84,7 +90,7 @@ class Observer:
                 sentence = f"onnxruntime cannot run the model on {batch.label!r}: {error.sentence}"
                 raise CannotObserve(sentence, error.kind) from error
             for key, found in reductions:
-                seen[key] = seen[key].merged(_observed(found, outputs))
+                seen[key] = seen[key].merged(_observed(found, self.shapes[key], outputs))
         return seen
 
     def _piece(
@@ -145,19 +151,19 @@ def observe(
 ) -> dict[int, Observed]:
     """What values of a model are over data, by the keys of their watches. Raises `CannotObserve`, `UsageError`."""
     with_marks = edited(model, marked(Graph.of(model), watches))
-    shapes = {watch.key: Shape(watch.channels, watch.axis) for watch in watches}
+    shapes = {watch.key: Shape(watch.channels, watch.axis, watch.centre) for watch in watches}
     with Observer.of(with_marks, shapes, runner) as observer:
         return observer.observe(shapes, batches)
 
 
-def _observed(found: Reduction, outputs: Mapping[str, np.ndarray]) -> Observed:
+def _observed(found: Reduction, shape: Shape, outputs: Mapping[str, np.ndarray]) -> Observed:
     """One batch's statistics, as they came out of the piece."""
     means, variances = (outputs[name].reshape(-1, found.channels) for name in (found.means, found.variances))
     forms = outputs[found.shape].reshape(-1, 3)
     size = int(forms[0][2 if found.axis == 1 else 1]) if len(forms) else 0
     if not size or not len(means):
-        return Observed.none(found.channels)
-    return Observed.of_samples(size, means, variances)
+        return shape.of_nothing()
+    return Observed.of_samples(size, means, variances, shape.centre)
 
 
 def _put(node: NodeProto, constants: Mapping[str, TensorProto]) -> None:
