@@ -26,6 +26,8 @@ Init = Literal["identity", "preserve", "normalize"]
 TEXTBOOK_EPSILON = 1e-5
 MOST_EPSILON_SHARE = 1e-4
 """How much of a channel's variance epsilon may be, so that the output's variance is 1 up to that."""
+MOST_LOST = 0.01
+"""How far off a variance may be written: much less than any sample's own error, and more than float16's rounding."""
 
 FIRST_OPSET_WITH_FREE_SCALE = 15
 _STEPS = (0, 1, -1, 2, -2, 3, -3, 4, -4)
@@ -111,6 +113,14 @@ def normalizing(seen: Moments, element_type: int, opset: int, *, training: bool 
         float(np.float32(epsilon)),
         _still(seen),
     )
+
+
+def unfit(seen: Moments, element_type: int, opset: int) -> tuple[np.dtype[np.generic], float | None]:
+    """The type that variances are written in, and one that it does not hold to a hundredth, if there is one."""
+    dtype = types(element_type, opset)[1]
+    off = np.abs(_rounded(seen.variance, dtype).astype(np.float64) - seen.variance) > MOST_LOST * seen.variance
+    lost = seen.variance[off & ~_still(seen)]
+    return dtype, float(lost[0]) if lost.size else None
 
 
 def factor(scale: np.ndarray, variance: np.ndarray, epsilon: float) -> np.ndarray:
