@@ -221,7 +221,9 @@ class _Job:
         verdict = judged(found)
         if self.init != "identity" or not isinstance(verdict, Same) or verdict.end_to_end is None:
             return verdict
-        moved = next((one for one in verdict.end_to_end.comparisons if not one.equal), None)
+        # A negative zero becomes a positive one, which is the same number.
+        comparisons = verdict.end_to_end.comparisons
+        moved = next((one for one in comparisons if not one.equal and one.max_difference), None)
         if moved is None:
             return verdict
         return Differs(

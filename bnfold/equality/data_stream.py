@@ -93,7 +93,7 @@ class Stream:
 
 def first_batches(stream: Iterable[Batch], count: int) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
     """The first batches, with their labels, as data that `verify` takes."""
-    kept = [_with_labels(batch) for batch, _ in zip(stream, range(count), strict=False)]
+    kept = [_with_labels(batch) for _, batch in zip(range(count), stream, strict=False)]
     return lambda: iter(kept)
 
 
