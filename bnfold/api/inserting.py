@@ -91,7 +91,7 @@ def insert(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     original = read(model, max_bytes=max_bytes)
     target = target_of(original, output, in_place=in_place)
     facts = Facts(Graph.of(original))
-    where = Where(tuple(after), tuple(at), tuple(skip), choose, axis, past_activation, training)
+    where = Where(_names(after), _names(at), _names(skip), choose, axis, past_activation, training)
     places, skipped = chosen(facts, where)
     with ExitStack() as stack:
         runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
@@ -134,6 +134,11 @@ def _check_wishes(init: str, verify: str, axis: int | None) -> None:
             raise UsageError(f"{name} is {given!r}, and must be one of {', '.join(known)}")
     if axis == 0:
         raise UsageError("axis 0 counts samples, and cannot be that of the channels")
+
+
+def _names(given: Sequence[str]) -> tuple[str, ...]:
+    """A single name is one, and no sequence of letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _target(target: Path | None, stack: ExitStack) -> Path:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from onnx import TensorProto
 
 from bnfold.affine import Dim
@@ -134,9 +135,9 @@ def chosen(facts: Facts, where: Where) -> tuple[tuple[Place, ...], tuple[Skipped
 
 def _says_yes(choose: Callable[[Place], bool], place: Place) -> bool:
     answer = choose(place)
-    if not isinstance(answer, bool):
+    if not isinstance(answer, bool | np.bool_):
         raise UsageError(f"choose gives something of the type {type(answer).__name__}, and must say True or False")
-    return answer
+    return bool(answer)
 
 
 def _check_legal(illegal: Sequence[tuple[_Named, Skipped]], *, nothing_else: bool) -> None:
