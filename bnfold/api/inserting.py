@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -238,7 +238,7 @@ class _Job:
 
     def _some_data(self) -> Data | None:
         """A few batches; an iterator that has been gone through has none left."""
-        if self.stream is None or isinstance(self.stream.data, Iterator):
+        if self.stream is None or self.stream.is_spent:
             return None
         return first_batches(self.stream, SHOWN_ON)
 

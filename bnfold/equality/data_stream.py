@@ -42,8 +42,13 @@ class Stream:
     def __post_init__(self) -> None:
         check_data(self.data)
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether there is no further pass."""
+        return self._passes > 0 and isinstance(self.data, Iterator)
+
     def __iter__(self) -> Iterator[Batch]:
-        if self._passes and isinstance(self.data, Iterator):
+        if self.is_spent:
             raise UsageError(
                 "the data are an iterator, which ends after one pass, and several are needed: give a function that "
                 "makes it, or a list"

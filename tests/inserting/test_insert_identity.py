@@ -120,6 +120,14 @@ def test_an_input_and_an_output() -> None:
     assert_nothing_else_changed(after, before)
 
 
+def test_it_is_shown_on_the_data_too_also_those_of_an_iterator() -> None:
+    for data in (noise(5, 4), iter([noise(5, 4)])):
+        result, _ = inserted(mlp(), after=["Gemm"], data=data)
+        assert result.verdict is not None
+        assert result.verdict.end_to_end is not None
+        assert "data[0] 0..4" in {one.batch for one in result.verdict.end_to_end.comparisons}
+
+
 # Files.
 
 
@@ -163,7 +171,7 @@ HOSTILE = [
     {"c": "a b/c:0", "x": "in put", "y": "out\tput"},
     {"c": "c_bn", "r": "c_bn_bn", "y": "c_bn_bn.weight"},
     {"c": "x_normalized", "w": "x_bn.running_mean", "b": "x_bn_1", "v": "x_bn_1.weight"},
-    {"c": "é", "y": "" + "y" * 300},
+    {"c": "é", "y": "y" * 300, "x": "x[0]*?"},
 ]
 
 

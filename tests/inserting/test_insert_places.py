@@ -256,7 +256,7 @@ def test_where_everything_has_one_nothing_changes() -> None:
     assert result.to_bytes() == before.SerializeToString()
 
 
-@pytest.mark.parametrize("wishes", [{"after": ["MatMul"]}, {"at": ["y"]}, {"at": ["m*", "y*"]}])
+@pytest.mark.parametrize("wishes", [{"after": ["MatMul"]}, {"at": ["y"]}, {"at": ["m*", "y*"]}, {"at": ["x*"]}])
 def test_inserting_twice_is_inserting_once(wishes: dict[str, object]) -> None:
     """Also where it stands between two Transposes, and where the value is now what one of those puts out."""
     before = model("(float[N,6,8] x) => (float[N,6,5] y) { m = MatMul(x, w) y = Relu(m) }", w=noise(8, 5))
