@@ -103,9 +103,7 @@ def _order(observer: Observer, places: Sequence[Place]) -> tuple[tuple[int, ...]
 def _in_force(key: int, parameters: Parameters) -> Mapping[str, TensorProto]:
     """The constants of a marked copy that make a BatchNormalization act."""
     whole = parameters.variance.astype(np.float64) + parameters.epsilon
-    dtype = parameters.variance.dtype
-    least = np.finfo(dtype).smallest_subnormal  # epsilon alone may be less than that
-    acting = replace(parameters, variance=np.asarray(np.maximum(whole.astype(dtype), least)))
+    acting = replace(parameters, variance=np.asarray(whole.astype(parameters.variance.dtype)))
     return {constant_mark(key, role): numpy_helper.from_array(array) for role, array in acting.named}
 
 

@@ -100,17 +100,22 @@ def preserving(seen: Moments, element_type: int, opset: int) -> Parameters:
 
 
 def normalizing(seen: Moments, element_type: int, opset: int, *, training: bool = False) -> Parameters:
-    """The data's statistics, applied as the textbook says; in training epsilon is always 1e-5."""
+    """The data's statistics, applied as the textbook says; in training epsilon is always 1e-5.
+
+    Where epsilon is less than that, what rounding makes of a constant channel would be magnified by it: such a channel
+    is divided by as much as with 1e-5.
+    """
     ours, statistics = types(element_type, opset)
-    variance = _rounded(seen.variance, statistics)
     epsilon = TEXTBOOK_EPSILON if training else _small_enough(seen, element_type)
+    still = _still(seen, element_type)
+    variance = np.where(still, np.maximum(seen.variance, TEXTBOOK_EPSILON - epsilon), seen.variance)
     return Parameters(
         np.ones(seen.channels, ours),
         np.zeros(seen.channels, ours),
         _rounded(seen.mean, statistics),
-        variance,
+        _rounded(variance, statistics),
         float(np.float32(epsilon)),
-        _still(seen, element_type),
+        still,
     )
 
 

@@ -297,7 +297,7 @@ class _Judge:
         if value.id not in self.depending:
             if self.facts.is_constant(value):
                 return "constant", "it is a constant, a weight and no activation"
-            return "shape", "it is computed from shapes alone, and holds no activation"
+            return "shape", "it depends on nothing that an input holds: a weight, or computed from shapes alone"
         if node is None and graph.is_graph_output(value):
             return "output", "an input that is an output at once cannot be given another value"
         if not graph.readers(value) and not graph.is_graph_output(value):

@@ -180,6 +180,16 @@ def test_epsilon_is_small_beside_the_smallest_variance(size: float) -> None:
     assert_normal(after, {"x": x})
 
 
+def test_the_noise_of_a_constant_channel_is_not_magnified_by_a_small_epsilon() -> None:
+    before = model("(float[N,2] x) => (float[N,2] y) { y = Identity(x) }")
+    x = noise(500, 2) * np.array([1e-6, 0], np.float32)
+    x[:, 1] = np.where(np.arange(500) % 2, np.float32(5), np.nextafter(np.float32(5), np.float32(6)))
+    result, after = inserted(before, at=["y"], init="normalize", data=x)
+    assert result.inserted[0].constant == 1
+    assert np.abs(run(after, {"x": x})["y"][:, 1]).max() < 1e-3
+    np.testing.assert_allclose(run(after, {"x": x})["y"][:, 0].astype(np.float64).var(), 1, atol=UNIT)
+
+
 def test_where_variances_are_usual_epsilon_is_the_usual_one() -> None:
     before = model("(float[N,3] x) => (float[N,3] y) { y = Identity(x) }")
     _, after = inserted(before, at=["y"], init="normalize", data=noise(500, 3))

@@ -53,7 +53,7 @@ def test_from_opset_14_on_an_attribute_does(opset: int) -> None:
 
 
 @pytest.mark.parametrize("optimised", [False, True])
-@pytest.mark.parametrize("opset", [9, 13, 14, 15, 17, 21])
+@pytest.mark.parametrize("opset", [7, 9, 13, 14, 15, 17, 21])
 def test_onnxruntime_normalises_by_the_batch_and_updates_the_running_statistics(opset: int, optimised: bool) -> None:
     before, x = conv(opset=opset), 3 * noise(20, 3, 8, seed=4) + 1
     _, after = inserted(before, after=["Conv"], training=True)
@@ -67,6 +67,28 @@ def test_onnxruntime_normalises_by_the_batch_and_updates_the_running_statistics(
     np.testing.assert_allclose(variance, MOMENTUM * 1 + (1 - MOMENTUM) * batch_variance, rtol=1e-5)
     normal = (values - batch_mean[:, np.newaxis]) / np.sqrt(batch_variance + EPSILON)[:, np.newaxis]
     np.testing.assert_allclose(y, np.maximum(normal, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [7, 13, 14, 17])
+def test_float16_too(opset: int) -> None:
+    before = model(CONV.replace("float[", "float16["), opset=opset, w=noise(4, 3, 3, dtype=np.float16))
+    x = (3 * noise(20, 3, 8, seed=4) + 1).astype(np.float16)
+    _, after = inserted(before, after=["Conv"], training=True)
+    y, mean, variance = run(after, {"x": x}).values()
+    values, batch_mean, batch_variance = batch_of(before, x, "c")
+    assert mean.dtype == variance.dtype == (np.float16 if opset < 14 else np.float32)
+    unit = 2.0**-10
+    np.testing.assert_allclose(mean, (1 - MOMENTUM) * batch_mean, atol=unit)
+    np.testing.assert_allclose(variance, MOMENTUM + (1 - MOMENTUM) * batch_variance, rtol=unit)
+    normal = (values - batch_mean[:, np.newaxis]) / np.sqrt(batch_variance + EPSILON)[:, np.newaxis]
+    np.testing.assert_allclose(y, np.maximum(normal, 0), atol=4 * unit)
+
+
+def test_in_an_old_file_too() -> None:
+    before = conv(opset=9, ir=3)
+    _, after = inserted(before, after=["Conv"], training=True)
+    assert {tensor.name for tensor in after.graph.initializer} <= {value.name for value in after.graph.input}
+    assert len(run(after, {"x": noise(9, 3, 8)})) == 3
 
 
 def test_what_it_begins_with_may_be_the_data_s_statistics() -> None:
