@@ -101,6 +101,14 @@ def test_a_negative_zero_becomes_a_positive_one_and_that_is_equal() -> None:
     assert_same_numbers(before, after, feeds)
 
 
+def test_nor_is_that_a_false_alarm_where_two_values_are_computed_alike() -> None:
+    text = "(float[N,2] x) => (float[N,2] y) { a = Relu(x) b = Neg(a) c = Relu(x) d = Neg(c) y = Add(b, d) }"
+    before = model(text)
+    result, after = inserted(before, choose=lambda _: True)
+    assert len(result.inserted) == 5
+    assert_same_numbers(before, after, {"x": noise(5, 2)})
+
+
 @pytest.mark.parametrize("axis", [1, -1])
 @pytest.mark.parametrize("shape", ["N,6,8", "N,2,6,8", "2,6,8"])
 def test_matmul_of_any_rank(shape: str, axis: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from inserting_support import attribute, inserted, model, noise, norms, paramete
 
 import bnfold
 from bnfold.equality.data_stream import Stream
-from bnfold.inserting.parameters import preserving
+from bnfold.inserting.parameters import Parameters, preserving
 from bnfold.statistics import Moments
 
 CONV = "(float[N,4,8] x) => (float[N,3,6] y) { c = Conv(x, w, b) y = Relu(c) }"
@@ -214,6 +215,18 @@ def test_the_function_stays_on_the_data_and_off_them(far: float) -> None:
         ours, theirs = (run(proto, {"x": x})["y"] for proto in (before, after))
         unit = 2.0**-23 * max(1.0, far)
         np.testing.assert_allclose(theirs, ours, atol=16 * unit + 2.0**-20 * np.abs(x).max())
+
+
+@pytest.mark.parametrize("role", ["scale", "bias", "mean", "variance"])
+@pytest.mark.parametrize("off", [2.0**-10, -(2.0**-14)])
+def test_parameters_that_do_not_preserve_are_found(monkeypatch: pytest.MonkeyPatch, role: str, off: float) -> None:
+    def wrong(*arguments: object) -> Parameters:
+        made = preserving(*arguments)  # type: ignore[arg-type]
+        return replace(made, **{role: getattr(made, role) * np.float32(1 + off)})
+
+    monkeypatch.setattr("bnfold.api.inserting.preserving", wrong)
+    with pytest.raises(bnfold.NotVerified):
+        bnfold.insert(conv(b=noise(3, seed=1) + 4), after=["Conv"], init="preserve", data=noise(2, 4, 8))
 
 
 def test_a_channel_that_is_constant_has_no_variance_and_stays() -> None:
