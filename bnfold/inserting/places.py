@@ -294,7 +294,8 @@ class _Judge:
         graph = self.facts.graph
         if graph.is_overridable(value):
             return "constant", "it is an initializer, a weight and no activation"
-        if value.id not in self.depending:
+        form = self.in_functions.get(value.id)
+        if value.id not in self.depending or (isinstance(form, Form) and not form.depends):
             if self.facts.is_constant(value):
                 return "constant", "it is a constant, a weight and no activation"
             return "shape", "it depends on nothing that an input holds: a weight, or computed from shapes alone"

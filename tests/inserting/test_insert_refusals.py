@@ -171,6 +171,15 @@ def test_functions_that_are_called_nowhere_or_with_several_types_are_refused() -
     assert "its function is called nowhere" in refusal(unused, after=["Tanh"])
 
 
+def test_weights_that_a_function_is_given_are_no_activations() -> None:
+    function = '<domain: "mine", opset_import: ["" : 17]> layer (a, k) => (z) { n = Neg(k) z = Conv(a, n) }'
+    text = "(float[N,4,8] x) => (float[N,4,6] y) { y = mine.layer(x, w) }"
+    proto = model(text, imports=', "mine" : 1', functions=function, w=noise(4, 4, 3))
+    assert "('n'): it depends on nothing that an input holds: a weight" in refusal(proto, after=["Neg"])
+    result = bnfold.insert(proto, choose=lambda _: True, verify="off")
+    assert [one.tensor for one in result.inserted] == ["y", "z"]
+
+
 # Data.
 
 
