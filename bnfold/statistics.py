@@ -19,6 +19,9 @@ import numpy as np
 
 from bnfold.affine import Float64
 
+infinities = np.errstate(invalid="ignore", over="ignore")
+"""What is infinite has no moments: they are NaN, and whoever asks for them says so. numpy need not."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
@@ -38,6 +41,7 @@ class Moments:
         return cls(0, np.zeros(channels), np.zeros(channels))
 
     @classmethod
+    @infinities
     def of(cls, rows: np.ndarray) -> Self:
         """The moments of an array of shape (n, channels), over its n rows."""
         values = np.asarray(rows, dtype=np.float64)
@@ -50,6 +54,7 @@ class Moments:
         return cls(len(values), mean + rest, np.square(centred).sum(axis=0) - len(values) * np.square(rest))
 
     @classmethod
+    @infinities
     def pooled(cls, size: int, means: np.ndarray, deviations: np.ndarray) -> Self:
         """The moments of n groups of `size` elements each, of which means and deviations have the shape (n, channels).
 
@@ -58,6 +63,7 @@ class Moments:
         groups = cls.of(means)
         return cls(groups.count * size, groups.mean, groups.deviations * size + deviations.sum(axis=0))
 
+    @infinities
     def merged(self, other: Moments) -> Moments:
         """The moments of both together; raises ValueError where they are of different channels."""
         if self.mean.shape != other.mean.shape:

@@ -193,8 +193,9 @@ class SiteJudge:
             if _is_bounded(one) and one.magnitude is not None:
                 figure.add(values[region.target.id], found[judged.site.value.id], one.magnitude)
         few = [
-            i for i, (one, figure) in enumerate(zip(sized, figures, strict=True))
+            i for i, ((judged, region), one, figure) in enumerate(zip(asked, sized, figures, strict=True))
             if _is_bounded(one) and figure.fewest < _ENOUGH and figure.worst.share <= 1
+            and _is_made_of_feeds(judged, region)
         ]  # fmt: skip
         if few:
             self._repeat([asked[i] for i in few], [figures[i] for i in few], values)
@@ -307,6 +308,15 @@ def _nearest(site: Site, after: Array, values: Values) -> Judged:
     distance, candidate = best
     excess = _UNEXPLAINED if distance <= _HOPELESS else _unequal(values[candidate.id], after)
     return Judged(site, candidate, distance, excess, after=after)
+
+
+def _is_made_of_feeds(judged: Judged, region: Region) -> bool:
+    """Whether noise on the feeds reaches both sides: not where a value stands for what it is fed, or for its like.
+
+    An identity that was put behind a value does: the original makes that value of something else.
+    """
+    feeds = {feed.id for feed in judged.site.feeds}
+    return region.target.id not in feeds and feeds.issuperset(bound.id for bound in region.bounds)
 
 
 def _unequal(before: Array, after: Array) -> Excess:

@@ -130,7 +130,7 @@ class Observer:
             holder = copies[self._in_main_graph(mark).id]
             body_at(holder, steps).node.extend(nodes)
             try:
-                found = lifted(holder, steps, found, prefix)
+                found = lifted(piece.nodes, holder, steps, found, prefix)
             except CannotLift as error:
                 raise CannotObserve(f"{mark.proto.input[0]!r}: {error}") from error
         piece.outputs.extend(found.names)
@@ -157,13 +157,16 @@ def observe(
 
 
 def _observed(found: Reduction, shape: Shape, outputs: Mapping[str, np.ndarray]) -> Observed:
-    """One batch's statistics, as they came out of the piece."""
+    """One batch's statistics, as they came out of the piece: of a loop's body, one form for each iteration."""
     means, variances = (outputs[name].reshape(-1, found.channels) for name in (found.means, found.variances))
-    forms = outputs[found.shape].reshape(-1, 3)
-    size = int(forms[0][2 if found.axis == 1 else 1]) if len(forms) else 0
-    if not size or not len(means):
-        return shape.of_nothing()
-    return Observed.of_samples(size, means, variances, shape.centre)
+    seen, start = shape.of_nothing(), 0
+    for form in outputs[found.shape].reshape(-1, 3):
+        samples, size = int(form[0]), int(form[2 if found.axis == 1 else 1])
+        rows = slice(start, start + samples)
+        start += samples
+        if samples and size:
+            seen = seen.merged(Observed.of_samples(size, means[rows], variances[rows], shape.centre))
+    return seen
 
 
 def _put(node: NodeProto, constants: Mapping[str, TensorProto]) -> None:
