@@ -217,6 +217,14 @@ def test_a_constant_with_fewer_dimensions_than_before_is_refused(text: str) -> N
     assert "has fewer dimensions than the old one" in str(pair.certificate().failure)
 
 
+def test_a_weight_with_fewer_dimensions_than_before_is_refused() -> None:
+    pair = KINDS["conv by way of factors that stay"](Draw(1))
+    holds(pair)
+    weight = onnx.numpy_helper.to_array(next(t for t in pair.after.graph.initializer if t.name == "w1"))
+    flat = put(copied(pair.after), w1=weight.reshape(4, -1))
+    assert pair.certificate(flat).failure == "the weight of Conv#0 changed its shape or type"
+
+
 @pytest.mark.parametrize("text", ["Mul(x,c)", "Add(x,c)", "MatMul(x,c)"])
 def test_operands_that_changed_places_are_not_followed(text: str) -> None:
     """Which of them the weight is would be another question in each model."""
