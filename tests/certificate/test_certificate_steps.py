@@ -57,6 +57,44 @@ def test_a_gain_of_any_size_follows_the_layout(channels: int) -> None:
     assert pair.certificate(other).holds is (channels == 1)
 
 
+def test_a_value_without_dimensions_passes_a_factor_that_has_no_constant() -> None:
+    draw = Draw(1)
+    c, k, d = draw.factors(), draw.factors(), draw.terms()
+    pair = pair_of(
+        draw, "(float[1] x) => (float[1] y)", "b = Mul(x,c) t = Add(b,e) i = Neg(t) n = Mul(i,k) o = Add(n,d) y = Relu(o)",
+        "b1 = Mul(x,c1) t1 = Add(b1,e1) o = Neg(t1) y = Relu(o)", ["n: i t -> t b", "o: n i -> t"],
+        old={"c": c, "k": k, "d": d, "e": d}, new={"c1": wide(c) * wide(k), "e1": wide(d) * wide(k) - wide(d)},
+    )  # fmt: skip
+    for model in (pair.before, pair.after):
+        for entry in (*model.graph.input, *model.graph.output):
+            del entry.type.tensor_type.shape.dim[:]
+    holds(pair)
+
+
+def test_a_weight_for_no_channels_is_right() -> None:
+    draw = Draw(1)
+    w, k = draw.weights(3, 0), draw.factors(0)
+    pair = pair_of(
+        draw, "(float[2,3] x) => (float[2,0] y)", "c = MatMul(x,w) n = Mul(c,k) y = Relu(n)",
+        "n = MatMul(x,w1) y = Relu(n)", "n: -> c", old={"w": w, "k": k}, new={"w1": wide(w)},
+    )  # fmt: skip
+    holds(pair)
+
+
+def test_a_factor_that_stays_has_one_constant() -> None:
+    draw = Draw(1)
+    w, k, q = draw.weights(3, 4), draw.factors(4), draw.factors(4)
+    pair = pair_of(
+        draw, "(float[2,3] x) => (float[2,4] y)", "c = MatMul(x,w) t = Mul(c,q) n = Mul(t,k) y = Relu(n)",
+        "c1 = MatMul(x,w1) n = Mul(c1,q) y = Relu(n)", "n: t -> c", shared={"q": q}, old={"w": w, "k": k},
+        new={"w1": wide(w) * wide(k)},
+    )  # fmt: skip
+    holds(pair)
+    for model in (pair.before, pair.after):
+        model.graph.node[1].input.append("")
+    assert pair.certificate().failure == "Mul#1 is no affine"
+
+
 # Sizes that are not known.
 
 
