@@ -252,9 +252,10 @@ class Session:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """In the place of pytest's own loop."""
         self.measure(session.items)
-        self.repeat(session.items)
-        if self.by_itself(ast.unparse(self.tree)) != "survived":
-            raise RuntimeError("the tests fail in a process of their own without any mutant")
+        unchanged = {self.repeat(session.items), self.by_itself(ast.unparse(self.tree))}
+        if unchanged != {"survived"}:
+            sys.__stdout__.write(f"the unchanged code is no measure: {', '.join(sorted(unchanged))}\n")
+            return True
         chosen = mutants(self.tree)
         self.made = len(chosen)
         random.Random(self.options.seed).shuffle(chosen)
@@ -301,7 +302,7 @@ class Session:
             for line in () if self.failed or self.took[i] > self.options.longest else touched:
                 self.reached[line].append(i)
 
-    def repeat(self, items: list[pytest.Item]) -> None:
+    def repeat(self, items: list[pytest.Item]) -> str:
         """Once more in a fork, with the same code put in place anew, in the order in which a mutant meets the tests.
 
         A test that passes only the first time, or only behind another one, would notice every mutant.
@@ -311,22 +312,29 @@ class Session:
         child = os.fork()
         if not child:
             limit_seconds(SLACK + 10 * sum(self.took[i] for i in passing))
-            code = compile(self.tree, self.file, "exec")
-            for function in {mutant.function for mutant in mutants(self.tree)} - {None}:
-                if function is not None and not self.replaced(function, code):
-                    os.write(2, f"{function} cannot be replaced\n".encode())
-            for i, following in zip(passing, [*passing[1:], None], strict=True):
-                self.failed = False
-                self.run(items[i], None if following is None else items[following])
-                os.write(writer, b"-" if self.failed else b"+")
-            os._exit(0)
+            self.in_repeating_child([items[i] for i in passing], writer)
         os.close(writer)
         with os.fdopen(reader, "rb") as stream:
             marks = stream.read()
-        waited(child)
+        outcome = waited(child)
         again = {i for i, mark in zip(passing, marks, strict=False) if mark == ord("+")}
         self.reached = {line: [i for i in found if i in again] for line, found in self.reached.items()}
         self.asked = [items[i] for i in sorted(again)]
+        return outcome
+
+    def in_repeating_child(self, items: list[pytest.Item], writer: int) -> None:
+        try:
+            code = compile(self.tree, self.file, "exec")
+            for function in {mutant.function for mutant in mutants(self.tree)}:
+                if function is not None:
+                    self.replaced(function, code)
+            for i, item in enumerate(items):
+                self.failed = False
+                self.run(item, items[i + 1] if i + 1 < len(items) else None)
+                os.write(writer, b"-" if self.failed else b"+")
+        except BaseException:  # noqa: BLE001  # of this command, and not of the tests
+            os._exit(BROKEN_OFF)
+        os._exit(0)
 
     def run(self, item: pytest.Item, following: pytest.Item | None) -> None:
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
@@ -373,12 +381,14 @@ class Session:
 
     def replaced(self, function: tuple[str, int], code: CodeType) -> bool:
         """Gives a function of the file its code in another code of the file; whether there is such a function."""
-        (new,) = (c for c in codes(code) if (c.co_qualname, c.co_firstlineno) == function)
+        new = next((c for c in codes(code) if (c.co_qualname, c.co_firstlineno) == function), None)
         found = [function for function in gc.get_objects() if isinstance(function, FunctionType)]
         where = (self.file, *function)
         ours = [
             f for f in found if (f.__code__.co_filename, f.__code__.co_qualname, f.__code__.co_firstlineno) == where
         ]
+        if new is None:
+            return False
         for one in ours:
             one.__code__ = new
         return bool(ours)
