@@ -4,12 +4,13 @@
 
 Each mutant changes one thing: a comparison, an operator, a constant, a condition, a call that is dropped. It meets the
 tests that run its lines, the fastest first, until one fails, in a fork of a process in which everything is imported;
-what stands outside functions meets all tests in a process of its own. onnxruntime is not there: a test that needs it
-fails without any mutant, and is not asked. Prints the survivors, and which of them docs/mutation.md explains.
+what stands outside functions, or cannot be put into one, meets all tests in a process of its own. onnxruntime is not
+there: a test that needs it fails without any mutant, and is not asked. Prints the survivors, and which of them
+docs/mutation.md explains.
 
 Killed are those alone at which a test fails that passes without them. Before any mutant, the unchanged code is put in
-place in the very ways of a mutant: what fails then is not asked. A mutant that cannot be put in place, or with which
-the run of the tests itself breaks off, is counted by itself, and so is one with which the module cannot be imported.
+place in the very ways of a mutant: what fails then is not asked. A mutant with which the run of the tests itself breaks
+off is counted by itself, and so is one with which the module cannot be imported.
 """
 
 from __future__ import annotations
@@ -341,7 +342,7 @@ class Session:
 
     def outcome(self, mutant: Mutant, items: list[pytest.Item]) -> str:
         if mutant.function is None:
-            return self.by_itself(with_mutant(mutant, lambda: ast.unparse(self.tree)))
+            return self.apart(mutant)
         tests = {i for line in mutant.lines for i in self.reached.get(line, ())}
         if not tests:
             return "not run"
@@ -358,7 +359,11 @@ class Session:
             place = stream.read()
         if place:
             self.kills[ordered[int(place)]] += 1
-        return outcome
+        return self.apart(mutant) if outcome == "not applied" else outcome
+
+    def apart(self, mutant: Mutant) -> str:
+        """Of a mutant for which a function cannot take other code: it is none, or reads other variables then."""
+        return self.by_itself(with_mutant(mutant, lambda: ast.unparse(self.tree)))
 
     def in_child(self, mutant: Mutant, code: CodeType, items: list[pytest.Item], writer: int) -> None:
         """Runs the tests with the mutant in place; ends with 1 at the first failure, with 0 after the last test."""
