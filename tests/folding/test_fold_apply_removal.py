@@ -84,6 +84,14 @@ LEFT = {
 }  # fmt: skip
 
 
+def test_a_note_keeps_all_that_it_says_but_the_name() -> None:
+    text = "c0 = Conv (x, W)  c = Transpose <perm = [0, 1, 3, 2]> (c0)  y = BatchNormalization (c, g, be, m, v)"
+    before = model(f"{HEAD} {{ {text}  z = Relu (x) }}", W=W, **norm(4))
+    before.graph.value_info.append(helper.make_tensor_value_info("c0", TensorProto.FLOAT, [2, 4, 3, 3]))
+    (note,) = folded(before).proto.graph.value_info
+    assert note == helper.make_tensor_value_info("c0_folded", TensorProto.FLOAT, [2, 4, 3, 3])
+
+
 @pytest.mark.parametrize("kind", LEFT)
 def test_what_nobody_reads_any_more_goes_and_nothing_else(kind: str) -> None:
     left = LEFT[kind]
