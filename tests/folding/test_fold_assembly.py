@@ -76,14 +76,18 @@ def test_before_opset_7_an_add_says_along_which_axis_its_constant_lies() -> None
 
 # --- copies of dequantisations --------------------------------------------------------------------------------------
 
-QUANTISED = "(float[2,3,5,5] x) => (float[] y, float[] z) { d = %s  c = Conv (x, d)  y = %s  z = Relu (d) }"
+QUANTISED = (
+    "(float[2,3,5,5] x) => (float[2,4,3,3] y, float[4,3,3,3] z) { d = %s  c = Conv (x, d)  y = %s  z = Relu (d) }"
+)
 
 
 def quantised(text: str, scale: np.ndarray, names: dict[str, str]) -> list[str]:
     integers = np.random.default_rng(0).integers(-7, 8, W.shape).astype(np.int8)
     zero = {"p": np.zeros(scale.shape, np.int8)}
     before = model(QUANTISED % (text, NORM), opset=21, ir=10, q=integers, s=scale, **zero, **norm(4))
-    return lines(folded(named(before, **names)).proto.graph.node)
+    after = folded(named(before, **names)).proto
+    onnx.checker.check_model(after)  # all that is read is there
+    return lines(after.graph.node)
 
 
 ONE, FOUR = np.array(0.25, np.float32), np.float32([0.25, 0.5, 1, 2])
@@ -133,6 +137,15 @@ def test_what_was_a_node_becomes_an_initializer_of_its_reader_s_graph_and_below_
         [["W_folded", "W_bias"], []] if ir == 3 else [[], ["W_folded", "W_bias"]]
     )
     assert [entry.name for entry in main.input][2:] == (["W_folded", "W_bias"] if ir == 3 else [])
+
+
+def test_what_was_a_node_stands_behind_the_initializers_that_stay() -> None:
+    text = f"(float[2,3,5,5] x) => (float[] y, float[] z) {{ c = Conv (x, W)  y = {NORM}  z = Relu (last) }}"
+    before = model(text, **norm(4), last=weights(2))
+    made = helper.make_node("Constant", [], ["W"], value=numpy_helper.from_array(W, "W"))
+    before.graph.node.insert(0, made)
+    after = folded(before).proto
+    assert list(constants(after)) == ["last", "W_folded", "W_bias"]
 
 
 @pytest.mark.parametrize("ir", [3, 8])
