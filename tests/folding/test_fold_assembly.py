@@ -60,6 +60,7 @@ def dense(opset: int = 17) -> onnx.ModelProto:
 def test_an_add_stands_right_behind_its_home_under_a_name_of_its_own(names: dict[str, str], added: str) -> None:
     after = folded(named(dense(), **names))
     said = {output: names.get(output, "") for output in "cry"}
+    assert list(constants(after.proto)) == ["V_folded", "V_bias"]
     assert lines(after.proto.graph.node) == [
         f"{said['c']}: c_folded_1 = MatMul (x, V_folded)",
         f"{added}: c_folded = Add (c_folded_1, V_bias)",
