@@ -142,6 +142,7 @@ def test_an_axis_of_an_einsum_is_a_label_that_no_other_operand_has() -> None:
     assert grid("ij,jx,il->ixl", "x", "w", "x") == (1, 4, 1)
     assert grid("jm,ij,il->iml", "w", "x", "x") == (1, 4, 1)
     assert grid("il,ij,jm->iml", "x", "x", "w") == (1, 4, 1)
+    assert map_of('Einsum<equation="...j,jx">(x,w)', 3, x=(2, 5, 3), w=(3, 4)).grid == (1, 1, 4)
     # These may be scaled as well, and no fold needs them: each also lies along another operand.
     assert grid("ij,jm,ml->iml", "x", "w", "x") == (1, 1, 1)
     assert grid("mj,jm,il->iml", "x", "w", "x") == (1, 1, 1)
