@@ -73,7 +73,7 @@ class Side:
         stored = self.quantized(index)
         if stored is not None:
             return stored.scale.dtype
-        return self.constants.floats(self.constant(0 if index is None else index)).dtype
+        return self.constants.floats(self.constant(index or 0)).dtype
 
     def weight(self, index: int) -> NDArray[np.generic]:
         """The weight; of an elementwise operator with as many dimensions as the output."""
@@ -156,6 +156,8 @@ class Home:
         if self.after.written_rank() < self.before.written_rank():
             raise DeviationError(f"the new constant of {self.site} has fewer dimensions than the old one")
         sizes = self.before.constants.sizes(output) or (None,) * len(self.grid)
+        if len(sizes) != len(self.grid):
+            raise UncertainError(f"the rank of what {self.site} puts out is not what its producers make it")
         for axis, (old, new, size) in enumerate(zip(self.before.linear.grid, self.grid, sizes, strict=True)):
             known = size
             if size is None and axis == 1:
@@ -278,8 +280,7 @@ def _rank(constants: Constants, home: Node, chains: Sequence[Chain]) -> int | No
 
     What a file notes of its shapes may contradict its nodes; a permutation that does not fit lets no model run.
     """
-    output = home.output(0)
-    inferred = [] if output is None else [constants.sizes(output)]
+    inferred = []
     for chain in chains:
         for link in (link for node, links in chain.homes if node is home for link in (*links, chain.site)):
             rank = permuted_rank(link.node)
