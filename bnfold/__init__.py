@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bnfold.affine import Affine
-    from bnfold.api import explain, fold, insert, operators, plan, verify
+    from bnfold.api import explain, fold, insert, operators, plan, validate, verify
     from bnfold.equality.certificate import Certificate
     from bnfold.equality.verdict import Counterexample, Differs, EndToEnd, Recheck, Same, Unknown, Verdict
     from bnfold.errors import (
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         CannotWrite,
         Flagged,
         InputRefused,
+        NotClean,
         NotVerified,
         Undecided,
         UsageError,
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
     from bnfold.nodes import Site
     from bnfold.ops.reasons import Reason
     from bnfold.result import FoldResult, Totals
+    from bnfold.rules.rule import Finding, Findings, Rule
 
 _HOMES = {
     "bnfold.affine": ("Affine",),
-    "bnfold.api": ("explain", "fold", "insert", "operators", "plan", "verify"),
+    "bnfold.api": ("explain", "fold", "insert", "operators", "plan", "validate", "verify"),
     "bnfold.equality.certificate": ("Certificate",),
     "bnfold.equality.verdict": ("Counterexample", "Differs", "EndToEnd", "Recheck", "Same", "Unknown", "Verdict"),
     "bnfold.errors": (
@@ -46,6 +48,7 @@ _HOMES = {
         "CannotWrite",
         "Flagged",
         "InputRefused",
+        "NotClean",
         "NotVerified",
         "Undecided",
         "UsageError",
@@ -57,6 +60,7 @@ _HOMES = {
     "bnfold.ops.reasons": ("Reason",),
     "bnfold.moves": ("Move", "Plan", "Refusal"),
     "bnfold.result": ("FoldResult", "Totals"),
+    "bnfold.rules.rule": ("Finding", "Findings", "Rule"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -84,17 +88,21 @@ __all__ = [
     "Counterexample",
     "Differs",
     "EndToEnd",
+    "Finding",
+    "Findings",
     "Flagged",
     "FoldResult",
     "InputRefused",
     "InsertResult",
     "Move",
+    "NotClean",
     "NotVerified",
     "Place",
     "Plan",
     "Reason",
     "Recheck",
     "Refusal",
+    "Rule",
     "Same",
     "Site",
     "Totals",
@@ -109,5 +117,6 @@ __all__ = [
     "insert",
     "operators",
     "plan",
+    "validate",
     "verify",
 ]

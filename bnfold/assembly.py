@@ -76,12 +76,10 @@ class FurnishedHome:
     rank: int
 
     def all_constants(self) -> Iterator[NamedConstant]:
-        """Those of the home, of the nodes copied for it, and of its Add."""
+        """Those of the home and of the nodes copied for it; that of its Add stands in the place of none."""
         yield from self.constants
         for copied in self.copied:
             yield from copied.constants
-        if self.added is not None:
-            yield self.added
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ BnfoldError
 ├── Flagged             1    the answer is one that the caller asked to be told as a failure
 │   ├── WouldFold            fold(check=True), and something would fold: nothing was written
 │   └── BatchNormsLeft       fold(strict=True) or max_left: more stayed than allowed; the result is there
+├── NotClean            1    validate(...).raise_if_failing(), and there are findings
 ├── UsageError          2    an option or a configuration that cannot be meant
 ├── InputRefused        3    a file that is not a model bnfold reads: missing, not ONNX, truncated, broken
 ├── NotVerified         4    rewritten, and shown to differ from the original: nothing was written
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from bnfold.equality.verdict import Verdict
     from bnfold.result import FoldResult
+    from bnfold.rules.rule import Findings
 
 BUG_EXIT_CODE = 70
 
@@ -50,6 +52,16 @@ class WouldFold(Flagged):
 
 class BatchNormsLeft(Flagged):
     """More BatchNormalizations stay than `strict` or `max_left` allow. The result stands, written if it was to be."""
+
+
+class NotClean(BnfoldError):
+    """Findings of `validate` that the caller asked to be told as a failure; `findings` holds all of them."""
+
+    exit_code = 1
+
+    def __init__(self, sentence: str, findings: Findings) -> None:
+        super().__init__(sentence)
+        self.findings = findings
 
 
 class UsageError(BnfoldError):

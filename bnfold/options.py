@@ -99,6 +99,17 @@ FreezeInputs = Annotated[
     typer.Option("--freeze-inputs", help="Make initializers that are inputs too constants, and drop those inputs."),
 ]
 Inline = Annotated[bool, typer.Option("--inline", help="Inline the model's own functions first.")]
+Select = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--select", metavar="CODES", help="Only these rules: codes or their beginnings (BN005,BN1). Repeatable."
+    ),
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", metavar="CODES", help="Not these rules, even if selected. Repeatable."),
+]
+ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever is found.")]
 AssumeInference = Annotated[
     bool,
     typer.Option("--assume-inference", help="Below opset 7: take nodes with is_test=0 and one output for inference."),

@@ -169,6 +169,8 @@ def _verdict(job: Job, path: Path, runner: Runner) -> tuple[Certificate | None, 
     wishes = job.wishes
     if wishes.level == "off":
         return None, None
+    if wishes.level == "full" and not job.changes_nothing:
+        runner.start()  # it is ready by the time the constants are recomputed
     wishes.tell("recomputing every constant")
     checked = certificate_of(job.subject, job.plan, path, assume_inference=wishes.assume_inference)
     verdict = certified(checked)

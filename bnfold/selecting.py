@@ -27,7 +27,7 @@ class Selection:
 
         Raises UsageError for a glob that names none of `nodes`, with the names that come close.
         """
-        names = {node.id: frozenset(_names(node)) for node in nodes}
+        names = {node.id: frozenset(names_of(node)) for node in nodes}
         everything = sorted({name for those in names.values() for name in those})
         for option, globs in (("only", self.only), ("skip", self.skip)):
             for glob in globs:
@@ -40,10 +40,11 @@ class Selection:
 
     def untouched(self, nodes: Sequence[Node]) -> frozenset[int]:
         """The ids of the nodes that were asked to stay as they are: not even another affine may settle in them."""
-        return frozenset(node.id for node in nodes if matched(self.skip, frozenset(_names(node))))
+        return frozenset(node.id for node in nodes if matched(self.skip, frozenset(names_of(node))))
 
 
-def _names(node: Node) -> Iterable[str]:
+def names_of(node: Node) -> Iterable[str]:
+    """What a glob may name a node by: its own name, the scope that holds it, its site, and the tensors it touches."""
     yield from (node.proto.name, node.scope.path, str(node.site))
     yield from (value.name for value in (*node.inputs, *node.outputs) if value is not None)
 

@@ -19,6 +19,9 @@ import numpy as np
 
 from bnfold.affine import Float64
 
+infinities = np.errstate(invalid="ignore", over="ignore")
+"""What is infinite has no moments: they are NaN, and whoever asks for them says so. numpy need not."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
@@ -38,6 +41,7 @@ class Moments:
         return cls(0, np.zeros(channels), np.zeros(channels))
 
     @classmethod
+    @infinities
     def of(cls, rows: np.ndarray) -> Self:
         """The moments of an array of shape (n, channels), over its n rows."""
         values = np.asarray(rows, dtype=np.float64)
@@ -50,6 +54,7 @@ class Moments:
         return cls(len(values), mean + rest, np.square(centred).sum(axis=0) - len(values) * np.square(rest))
 
     @classmethod
+    @infinities
     def pooled(cls, size: int, means: np.ndarray, deviations: np.ndarray) -> Self:
         """The moments of n groups of `size` elements each, of which means and deviations have the shape (n, channels).
 
@@ -58,6 +63,7 @@ class Moments:
         groups = cls.of(means)
         return cls(groups.count * size, groups.mean, groups.deviations * size + deviations.sum(axis=0))
 
+    @infinities
     def merged(self, other: Moments) -> Moments:
         """The moments of both together; raises ValueError where they are of different channels."""
         if self.mean.shape != other.mean.shape:
@@ -97,48 +103,64 @@ class Moments:
 class Observed:
     """What was seen of one value over data, per channel; its first axis counts samples (images, say).
 
-    `elements`: moments of all elements. `sample_means`: moments of each sample's own mean over its positions, and
-    `sample_variances`: of each sample's own population variance. The latter two have one entry per sample, and samples
-    are independent where pixels of one image are not: they are what tests are made of.
+    `elements`: moments of all elements. `sample_means`: moments of each sample's own mean over its positions,
+    `sample_variances`: of each sample's own population variance, and `sample_squares`: of the mean over its positions
+    of (x - centre)^2, where `centre` is fixed beforehand (a running mean, say). The latter three have one entry per
+    sample, and samples are independent where pixels of one image are not: they are what tests are made of.
     """
 
     elements: Moments
     sample_means: Moments
     sample_variances: Moments
+    sample_squares: Moments
+    centre: Float64
 
     @classmethod
-    def none(cls, channels: int) -> Self:
-        """Nothing seen so far."""
-        return cls(*(Moments.none(channels) for _ in range(3)))
+    def none(cls, channels: int, centre: np.ndarray | None = None) -> Self:
+        """Nothing seen so far; `centre` is one number per channel, or 0."""
+        nothing = Moments.none(channels)
+        return cls(nothing, nothing, nothing, nothing, _centre(centre, channels))
 
     @classmethod
-    def of_samples(cls, size: int, means: np.ndarray, variances: np.ndarray) -> Self:
+    def of_samples(cls, size: int, means: np.ndarray, variances: np.ndarray, centre: np.ndarray | None = None) -> Self:
         """Of n samples of `size` positions: `means` and `variances` over the positions, of shape (n, channels)."""
+        spread = np.asarray(variances, dtype=np.float64)
+        fixed = _centre(centre, spread.shape[1])
         return cls(
-            Moments.pooled(size, means, np.asarray(variances, dtype=np.float64) * size),
+            Moments.pooled(size, means, spread * size),
             Moments.of(means),
-            Moments.of(variances),
+            Moments.of(spread),
+            Moments.of(spread + np.square(means - fixed)),
+            fixed,
         )
 
     @classmethod
-    def of(cls, array: np.ndarray, axis: int = 1) -> Self:
+    def of(cls, array: np.ndarray, axis: int = 1, centre: np.ndarray | None = None) -> Self:
         """Of an array whose axis 0 counts samples and whose axis `axis` counts channels."""
         moved = np.moveaxis(np.asarray(array, dtype=np.float64), axis, 1)
         flat = moved.reshape(*moved.shape[:2], -1)
-        return cls.of_samples(flat.shape[2], flat.mean(axis=2), flat.var(axis=2))
+        return cls.of_samples(flat.shape[2], flat.mean(axis=2), flat.var(axis=2), centre)
 
     def merged(self, other: Observed) -> Observed:
-        """What was seen in both."""
+        """What was seen in both; raises ValueError where they are of other channels, or about another centre."""
+        if not np.array_equal(self.centre, other.centre):
+            raise ValueError("what was seen about two centres cannot be merged")
         return Observed(
             self.elements.merged(other.elements),
             self.sample_means.merged(other.sample_means),
             self.sample_variances.merged(other.sample_variances),
+            self.sample_squares.merged(other.sample_squares),
+            self.centre,
         )
 
 
-def all_merged(parts: Iterable[Observed], channels: int) -> Observed:
-    """What was seen in all parts together."""
-    seen = Observed.none(channels)
+def _centre(centre: np.ndarray | None, channels: int) -> Float64:
+    return np.zeros(channels) if centre is None else np.array(centre, dtype=np.float64)
+
+
+def all_merged(parts: Iterable[Observed], channels: int, centre: np.ndarray | None = None) -> Observed:
+    """What was seen in all parts together; `centre` is theirs."""
+    seen = Observed.none(channels, centre)
     for part in parts:
         seen = seen.merged(part)
     return seen

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from bnfold.ops.reasons import REASONS
+from bnfold.report.findings_text import rule_text, rules_document
+from bnfold.rules.rule import every_rule
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("fold", "plan", "verify", "ops", "explain")
+COMMANDS = ("fold", "plan", "validate", "verify", "ops", "explain")
 
 
 def fenced(kind: str) -> list[str]:
@@ -73,6 +75,14 @@ def test_every_reason_has_a_page(code: str, tmp_path: Path) -> None:
     page = bnfold_command("explain", code, cwd=tmp_path)
     assert page.startswith(f"{code}: ")
     assert "What to do: " in page
+
+
+def test_the_pages_of_the_rules_are_those_that_explain_prints(tmp_path: Path) -> None:
+    """`python tests/commands/rules_document.py` writes them anew."""
+    written = (ROOT / "docs" / "rules.md").read_text()
+    assert written == rules_document(every_rule())
+    assert f"```text\n{bnfold_command('explain', 'BN005', cwd=tmp_path)}```" in written
+    assert all(rule_text(rule) in written for rule in every_rule())
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

@@ -125,3 +125,19 @@ def test_uneven_images_count_by_their_elements() -> None:
     assert seen.elements.count == len(flat) == math.prod((3, 16)) + math.prod((5, 4)) + 81
     np.testing.assert_allclose(seen.elements.mean, flat.mean(axis=0), rtol=1e-13)
     np.testing.assert_allclose(seen.elements.variance, flat.var(axis=0), rtol=1e-12)
+
+
+def test_squares_about_a_centre_are_each_samples_own() -> None:
+    array = np.random.default_rng(6).normal(3.0, 2.0, (9, 2, 4, 5))
+    centre = np.array([2.5, -1.0])
+    seen = all_merged((Observed.of(part, centre=centre) for part in (array[:4], array[4:])), 2, centre)
+    squares = np.square(array - centre[:, np.newaxis, np.newaxis]).mean(axis=(2, 3))
+    np.testing.assert_allclose(seen.sample_squares.mean, squares.mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(seen.sample_squares.variance, squares.var(axis=0), rtol=1e-12)
+    total = seen.sample_squares.mean - np.square(seen.sample_means.mean - centre)
+    np.testing.assert_allclose(total, seen.elements.variance, rtol=1e-12)
+
+
+def test_what_was_seen_about_other_centres_is_not_merged() -> None:
+    with pytest.raises(ValueError, match="two centres"):
+        Observed.none(1).merged(Observed.none(1, np.array([1.0])))

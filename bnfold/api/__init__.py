@@ -2,10 +2,11 @@
 
     fold       read, plan, rewrite, prove, and only then write
     plan       what fold would do with each BatchNormalization, and why not
+    validate   what may be wrong with its BatchNormalizations, alone and over data
     verify     whether two models are the same function
     insert     BatchNormalizations behind named layers, that change nothing or normalise
     operators  what may move where, from the op table (the command is `ops`)
-    explain    the page of one reason
+    explain    the page of one reason or rule
 
 A function that changes a model returns a new one. Whatever a caller could overlook raises.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 from bnfold.api.folding import fold, plan
 from bnfold.api.inserting import insert
 from bnfold.api.pages import explain, operators
+from bnfold.api.validating import validate
 from bnfold.api.verifying import verify
 
-__all__ = ["explain", "fold", "insert", "operators", "plan", "verify"]
+__all__ = ["explain", "fold", "insert", "operators", "plan", "validate", "verify"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,7 +91,7 @@ def insert(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     original = read(model, max_bytes=max_bytes)
     target = target_of(original, output, in_place=in_place)
     facts = Facts(Graph.of(original))
-    where = Where(tuple(after), tuple(at), tuple(skip), choose, axis, past_activation, training)
+    where = Where(_names(after), _names(at), _names(skip), choose, axis, past_activation, training)
     places, skipped = chosen(facts, where)
     with ExitStack() as stack:
         runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
@@ -134,6 +134,11 @@ def _check_wishes(init: str, verify: str, axis: int | None) -> None:
             raise UsageError(f"{name} is {given!r}, and must be one of {', '.join(known)}")
     if axis == 0:
         raise UsageError("axis 0 counts samples, and cannot be that of the channels")
+
+
+def _names(given: Sequence[str]) -> tuple[str, ...]:
+    """A single name is one, and no sequence of letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _target(target: Path | None, stack: ExitStack) -> Path:
@@ -221,7 +226,9 @@ class _Job:
         verdict = judged(found)
         if self.init != "identity" or not isinstance(verdict, Same) or verdict.end_to_end is None:
             return verdict
-        moved = next((one for one in verdict.end_to_end.comparisons if not one.equal), None)
+        # A negative zero becomes a positive one, which is the same number.
+        comparisons = verdict.end_to_end.comparisons
+        moved = next((one for one in comparisons if not one.equal and one.max_difference), None)
         if moved is None:
             return verdict
         return Differs(
@@ -231,7 +238,7 @@ class _Job:
 
     def _some_data(self) -> Data | None:
         """A few batches; an iterator that has been gone through has none left."""
-        if self.stream is None or isinstance(self.stream.data, Iterator):
+        if self.stream is None or self.stream.is_spent:
             return None
         return first_batches(self.stream, SHOWN_ON)
 

@@ -6,6 +6,7 @@ from bnfold.errors import UsageError
 from bnfold.ops import TABLE
 from bnfold.ops.reasons import REASONS, Reason
 from bnfold.ops.table import Row
+from bnfold.rules import RULES, Rule
 
 
 def operators() -> tuple[Row, ...]:
@@ -13,8 +14,10 @@ def operators() -> tuple[Row, ...]:
     return tuple(TABLE)
 
 
-def explain(code: str) -> Reason:
-    """The page of a reason that a refusal bears; raises UsageError for a code that there is none of."""
-    if code not in REASONS:
-        raise UsageError(f"there is no reason {code!r}; there are: {', '.join(sorted(REASONS))}")
-    return REASONS[code]
+def explain(code: str) -> Reason | Rule:
+    """The page of a reason that a refusal bears, or of a rule that a finding bears; raises UsageError for no code."""
+    page = REASONS.get(code) or RULES.get(code)
+    if page is None:
+        known = f"{', '.join(sorted(REASONS))}, and the rules {min(RULES)} to {max(RULES)}"
+        raise UsageError(f"there is no reason or rule {code!r}; there are: {known}")
+    return page

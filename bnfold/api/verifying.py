@@ -55,21 +55,22 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     _check_alone(certificate_alone, certificate, data, save_counterexample)
     evidence = None if certificate is None else evidence_at(Path(certificate))
     tell = progress or silent
-    tell("reading")
-    first, second = (read(source, max_bytes=max_bytes) for source in (before, after))
-    _check_counterexample(
-        save_counterexample, first, second, [certificate, *([data] if isinstance(data, str | os.PathLike) else [])]
-    )
-    recheck = None
-    if evidence is not None:
-        tell("recomputing every constant")
-        recheck = rechecked(evidence, first, second, assume_inference=assume_inference)
-        if certificate_alone:
-            return by_certificate(recheck)
-    tell("running both models")
     with ExitStack() as stack:
-        models = [Examined(file, stack.enter_context(on_disk(file))) for file in (first, second)]
         runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
+        if not certificate_alone:
+            runner.start()  # it is ready by the time the models are read
+        tell("reading")
+        first, second = (read(source, max_bytes=max_bytes) for source in (before, after))
+        given = [certificate, *([data] if isinstance(data, str | os.PathLike) else [])]
+        _check_counterexample(save_counterexample, first, second, given)
+        recheck = None
+        if evidence is not None:
+            tell("recomputing every constant")
+            recheck = rechecked(evidence, first, second, assume_inference=assume_inference)
+            if certificate_alone:
+                return by_certificate(recheck)
+        tell("running both models")
+        models = [Examined(file, stack.enter_context(on_disk(file))) for file in (first, second)]
         found = examine(
             *models,
             runner=runner,

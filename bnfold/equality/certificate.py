@@ -84,7 +84,7 @@ def _check(
     for tree in (tree for tree in trees if tree.ahead is None):
         covers(originals, tree)
     written = Constants(after, assume_inference=assume_inference)
-    homes = {node.id: Home.of(originals, node, written, pairing, chains) for tree in trees for node in homes_of(tree)}
+    homes = {node.id: Home.of(originals, node, written, pairing, trees) for tree in trees for node in homes_of(tree)}
     for link in (chain.links[place] for chain in chains for place in chain.stops):
         if link.data == homes[link.node.id].before.linear.bias_index:
             raise UncertainError(f"the data of {link.node.site} are constant themselves")

@@ -83,13 +83,15 @@ class Sessions:
             optimise=optimise,
         )
 
-    def session_of_piece(self, model: bytes, folder: Path, *, perturb: int | None) -> onnxruntime.InferenceSession:
+    def session_of_piece(
+        self, model: bytes, folder: Path, *, perturb: int | None, optimise: bool
+    ) -> onnxruntime.InferenceSession:
         """The session of a serialised model whose external data lie in `folder`."""
         return self._kept(
-            (hashlib.sha256(model).digest(), folder, perturb),
+            (hashlib.sha256(model).digest(), folder, perturb, optimise),
             lambda: prepared_piece(model, folder, perturb=perturb, scratch=self._scratch),
             is_perturbed=perturb is not None,
-            optimise=False,
+            optimise=optimise,
         )
 
     def _kept(
@@ -160,6 +162,8 @@ def main(settings: str) -> int:
     requests, replies = _take_pipes()
     given = json.loads(settings)
     _limit_memory(given["memory"])
+    with contextlib.suppress(Exception):  # the first request will say so
+        import onnxruntime  # noqa: F401, PLC0415  # before there is a request, while the parent has other things to do
     sessions = Sessions(given["provider"], tuple(given["custom_ops"]), given["threads"], Path(given["scratch"]))
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
@@ -237,10 +241,11 @@ def _asked(
 ) -> onnxruntime.InferenceSession:
     """The session that a request is about: of a file, or of a model that came with it."""
     perturb = request["perturb"] if isinstance(request["perturb"], int) else None
+    optimise = bool(request["optimise"])
     if PIECE in feeds:
-        return sessions.session_of_piece(feeds[PIECE].tobytes(), path, perturb=perturb)
+        return sessions.session_of_piece(feeds[PIECE].tobytes(), path, perturb=perturb, optimise=optimise)
     upgrade = upgrade_called(request["upgrade"])
-    return sessions.session(path, perturb=perturb, upgrade=upgrade, optimise=bool(request["optimise"]))
+    return sessions.session(path, perturb=perturb, upgrade=upgrade, optimise=optimise)
 
 
 def _run_foreign(

@@ -42,8 +42,13 @@ class Stream:
     def __post_init__(self) -> None:
         check_data(self.data)
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether there is no further pass."""
+        return self._passes > 0 and isinstance(self.data, Iterator)
+
     def __iter__(self) -> Iterator[Batch]:
-        if self._passes and isinstance(self.data, Iterator):
+        if self.is_spent:
             raise UsageError(
                 "the data are an iterator, which ends after one pass, and several are needed: give a function that "
                 "makes it, or a list"
@@ -93,7 +98,7 @@ class Stream:
 
 def first_batches(stream: Iterable[Batch], count: int) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
     """The first batches, with their labels, as data that `verify` takes."""
-    kept = [_with_labels(batch) for batch, _ in zip(stream, range(count), strict=False)]
+    kept = [_with_labels(batch) for _, batch in zip(range(count), stream, strict=False)]
     return lambda: iter(kept)
 
 

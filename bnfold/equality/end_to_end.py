@@ -4,16 +4,16 @@
 
 y is the original's output, u half a unit of the coarsest float type that it is computed in. A draw multiplies every
 float constant of the original by 1 + xi*2u*U[0,1], and is made only where ||after - before|| > 8u*||y||; those that
-could not change the verdict are left out (draws.py). A ratio up to 4 passes, from 4 to 10 it is undecided, above 10 the
-models differ. An output behind a discrete operator is reported and never shows a difference, for there a correct fold
-may move a whole step.
+could not change the verdict are left out (draws.py), and all up to a ratio of 10 where every site agrees. A ratio up to
+4 passes, from 4 to 10 it is undecided, above 10 the models differ. An output behind a discrete operator is reported and
+never shows a difference, for there a correct fold may move a whole step.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from bnfold.equality.branches import Search, reaching
 from bnfold.equality.data import Data, data_batches
@@ -22,53 +22,32 @@ from bnfold.equality.draws import draw
 from bnfold.equality.inputs import Batch, CannotFeed, random_batches
 from bnfold.equality.measure import distance
 from bnfold.equality.nested import external_bytes
+from bnfold.equality.pair import Outcome, Pair, Sites, Stop, original_fails, upgrade_of
 from bnfold.equality.runner import CannotRun
 from bnfold.equality.seen import shows_nothing
 from bnfold.equality.shipped import against_shipped
 from bnfold.equality.tally import DIFFERS, PASSES, Measured, Outputs, Tally, count_hits, measured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
     from pathlib import Path
 
+    import numpy as np
     import onnx
 
-    from bnfold.equality.prepare import Upgrade
-    from bnfold.equality.runner import Port, Runner, Signature
-    from bnfold.equality.verdict import Counterexample, EndToEnd
-
-Word = Literal["equal", "within", "undecided", "differs"]
-Reason = Literal["", "floor", "discrete", "nothing", "random", "inputs", "crash", "timeout", "memory", "refused"]
+    from bnfold.equality.prepare import Copy
+    from bnfold.equality.runner import Port, Runner
 
 # Free dimensions: 1 and 2 first; the others only while onnxruntime accepts none. Then integers that may be indices.
 _FILLS: Final = ((2, 1), (8,), (16,), (32,), (64,), (224,))
 _INTEGERS: Final = (8, 1)
-_OLDEST_KERNEL_OPSET: Final = 7
 _SEPARATE_INITIALIZERS_IR: Final = 4
 _FEW: Final = 3  # names in a note
-_MOST_KEPT: Final = 64 << 20  # bytes of outputs that are not run for again
+_UNDRAWN: Final = (
+    f"how far rounding alone moves the original was not drawn, for every site agrees: a ratio up to {DIFFERS:g} says "
+    "nothing then, and is one of rounding the output once"
+)
 _MOST_OPTIMISED: Final = 2 << 30  # bytes of weights, which onnxruntime's optimiser reads and copies
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What running both models showed.
-
-    `equal`: every output bit for bit. `within`: no ratio above 4. `differs`: `sentence` says where, and
-    `counterexample` shows it if both models ran. `undecided`: `sentence` says why, and `reason` sorts it: `floor` (a
-    ratio from 4 to 10, or no draws could be made), `discrete` (only outputs behind a discrete operator are apart),
-    `nothing` (outputs are empty, NaN or infinite everywhere), `random` (the original disagrees with itself), `inputs`
-    (none could be made up), or the kind of a `CannotRun`. `end_to_end` is None if nothing was compared. `batches` are
-    one random batch and one of the data, as far as both models ran on any.
-    """
-
-    word: Word
-    sentence: str = ""
-    reason: Reason = ""
-    counterexample: Counterexample | None = None
-    end_to_end: EndToEnd | None = None
-    batches: tuple[Batch, ...] = field(default=(), compare=False, repr=False)
 
 
 def compare(  # noqa: PLR0913  # two models, how to run them, and each of the user's wishes by its own name
@@ -81,26 +60,31 @@ def compare(  # noqa: PLR0913  # two models, how to run them, and each of the us
     dims: Mapping[str, int] | None = None,
     data: Data | None = None,
     assume_inference: bool = False,
+    light: Copy | None = None,
+    sites: Sites | None = None,
 ) -> Outcome:
     """Run the model at `before` and the one at `after` on random inputs and on `data`, and judge the difference.
 
     `proto` is the original; its weights may be left outside. `dims` gives symbolic dimensions by name. With
     `assume_inference` both models run what says is_test=0 below opset 7 as inference. The same seed gives the same
-    outcome. Raises `UsageError` for `dims` or `data` that do not suit the model.
+    outcome. `light` is the original as a serialised model that loads faster. `sites` are asked whether they agree on
+    the outcome's `batches`: if so, a ratio up to 10 decides nothing, and nothing is drawn for it. Raises `UsageError`
+    for `dims` or `data` that do not suit the model.
     """
     before.stat()
     after.stat()
     batches = data_batches(proto, data) if data is not None else ()
-    pair = _Pair(before, after, runner, upgrade_of(proto, assume_inference=assume_inference))
+    pair = Pair(before, after, runner, upgrade_of(proto, assume_inference=assume_inference)).lightened(light)
     tally = Tally(unit=coarsest_half_unit(proto), discrete=discrete_upstream(proto))
     try:
         _compare_signatures(pair, proto, tally)
         wanted = _Wanted(proto, seed, dims or {}, batches)
         for batch, outputs in itertools.chain(_accepted(pair, wanted, tally), _further(pair, wanted, tally)):
-            _compare_batch(pair, batch, outputs, tally)
-        _draw(pair, tally, seed)
+            _compare_batch(pair, batch, outputs, tally, sites)
+        tally.sites_agree = sites is not None and sites.agree(_one_of_each(tally, batches))
+        _draw_where_it_matters(pair, tally, seed)
         _try_optimiser(pair, proto, tally, seed)
-    except _Stop as stop:
+    except Stop as stop:
         return replace(stop.outcome, end_to_end=tally.end_to_end())
     return replace(_judged(tally), batches=_one_of_each(tally, batches))
 
@@ -112,91 +96,16 @@ def _one_of_each(tally: Tally, data: tuple[Batch, ...]) -> tuple[Batch, ...]:
     return tuple(first[origin] for origin in (False, True) if origin in first)
 
 
-class _Stop(Exception):
-    """The outcome stands before everything was compared."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.sentence)
-        self.outcome = outcome
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """The two models, and the way to run them. What cannot be run stops the comparison, as the tier's rules say."""
-
-    before: Path
-    after: Path
-    runner: Runner
-    upgrade: Upgrade
-    kept: dict[int, tuple[Batch, Outputs]] = field(default_factory=dict)
-
-    def original(self, batch: Batch, *, perturb: int | None = None, optimise: bool = False) -> Outputs:
-        if perturb is None and not optimise and id(batch) in self.kept:
-            return self.kept[id(batch)][1]
-        return self.runner.run(self.before, batch.feeds, perturb=perturb, upgrade=self.upgrade, optimise=optimise)
-
-    def keep(self, batch: Batch, outputs: Outputs) -> None:
-        """Remember what the original gave, for it will be asked for again; unless that is too much to hold."""
-        held = [*self.kept.values(), (batch, outputs)]
-        if sum(value.nbytes for _, values in held for value in values.values()) <= _MOST_KEPT:
-            self.kept[id(batch)] = batch, outputs
-
-    def rewritten(self, batch: Batch) -> Outputs:
-        return self._stopping(lambda: self.runner.run(self.after, batch.feeds, upgrade=self.upgrade))
-
-    def signatures(self) -> tuple[Signature, Signature]:
-        try:
-            original = self.runner.signature(self.before, upgrade=self.upgrade)
-        except CannotRun as error:
-            raise _Stop(_original_fails(error)) from error
-        return original, self._stopping(lambda: self.runner.signature(self.after, upgrade=self.upgrade))
-
-    def _stopping(self, run: Callable[[], _T]) -> _T:
-        """What `run` returns. A crash counts only when it happens again in a fresh child, where nothing else lies."""
-        try:
-            try:
-                return run()
-            except CannotRun as error:
-                if error.kind != "crash":
-                    raise
-                return run()
-        except CannotRun as error:
-            raise _Stop(_rewritten_fails(error, self.upgrade)) from error
-
-
-def upgrade_of(proto: onnx.ModelProto, *, assume_inference: bool) -> Upgrade:
-    """Whether onnxruntime has no kernel for a BatchNormalization that this model may hold, and how to make it one."""
-    opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    if not 0 < opset < _OLDEST_KERNEL_OPSET:
-        return "none"
-    return "inference" if assume_inference else "marked"
-
-
-def _original_fails(error: CannotRun) -> Outcome:
-    return Outcome("undecided", f"onnxruntime cannot run the original: {error.sentence}", error.kind)
-
-
-def _rewritten_fails(error: CannotRun, upgrade: Upgrade) -> Outcome:
-    if error.kind in ("timeout", "memory"):
-        return Outcome("undecided", f"the rewritten model hit a limit: {error.sentence}", error.kind)
-    if upgrade != "none" and error.kind == "refused":
-        # It was the conversion that failed, perhaps: of onnx's converter, not of the model.
-        sentence = f"the rewritten model cannot be run after conversion to opset 7: {error.sentence}"
-        return Outcome("undecided", sentence, error.kind)
-    sentence = f"onnxruntime runs the original but not the rewritten model: {error.sentence}"
-    return Outcome("differs", sentence, error.kind)
-
-
-def _compare_signatures(pair: _Pair, proto: onnx.ModelProto, tally: Tally) -> None:
+def _compare_signatures(pair: Pair, proto: onnx.ModelProto, tally: Tally) -> None:
     original, rewritten = pair.signatures()
     for what, one, other in (
         ("inputs", original.inputs, rewritten.inputs),
         ("outputs", original.outputs, rewritten.outputs),
     ):
         if _named_types(one) != _named_types(other):
-            raise _Stop(Outcome("differs", f"the {what} were {_listed(one)} and are {_listed(other)}"))
+            raise Stop(Outcome("differs", f"the {what} were {_listed(one)} and are {_listed(other)}"))
     if not original.outputs:
-        raise _Stop(Outcome("undecided", "the original has no outputs to compare", "refused"))
+        raise Stop(Outcome("undecided", "the original has no outputs to compare", "refused"))
     if pair.upgrade != "none":
         tally.notes.append("both models were converted to opset 7 in order to run, by onnx's converter")
     if pair.upgrade == "inference":
@@ -229,7 +138,7 @@ class _Wanted:
         return random_batches(self.proto, seed=self.seed, dims=self.dims, fills=fills, integers=integers)
 
 
-def _accepted(pair: _Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batch, Outputs]]:
+def _accepted(pair: Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batch, Outputs]]:
     """Each batch that the original accepts, with its outputs: random ones first, then the user's."""
     refusal = None
     try:
@@ -237,7 +146,7 @@ def _accepted(pair: _Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batc
     except CannotFeed as error:
         refusal = Outcome("undecided", f"no random input can be made up: {error}", "inputs")
     if refusal is not None and not wanted.data:
-        raise _Stop(refusal)
+        raise Stop(refusal)
     if refusal is not None:
         tally.notes.append(f"compared on the given data alone: {refusal.sentence}")
     for batch in wanted.data:
@@ -245,11 +154,11 @@ def _accepted(pair: _Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batc
         try:
             outputs = pair.original(batch)
         except CannotRun as error:
-            raise _Stop(_original_fails(error)) from error
+            raise Stop(original_fails(error)) from error
         yield batch, outputs
 
 
-def _further(pair: _Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batch, Outputs]]:
+def _further(pair: Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batch, Outputs]]:
     """Batches beyond those compared so far, that take the other branches of If nodes."""
     search = Search(pair.before, wanted.proto, pair.runner, pair.upgrade, wanted.seed, wanted.dims)
     tried = {id(one.batch): one.batch for one in tally.measured}
@@ -257,7 +166,7 @@ def _further(pair: _Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batch
     tally.notes.extend(notes)
 
 
-def _accepted_random(pair: _Pair, wanted: _Wanted) -> Generator[tuple[Batch, Outputs], None, Outcome | None]:
+def _accepted_random(pair: Pair, wanted: _Wanted) -> Generator[tuple[Batch, Outputs], None, Outcome | None]:
     """Random batches of the first sizes that onnxruntime accepts; what it said if it accepts none."""
     tried: set[object] = set()
     refusal = None
@@ -274,7 +183,7 @@ def _accepted_random(pair: _Pair, wanted: _Wanted) -> Generator[tuple[Batch, Out
                 outputs = pair.original(batch)
             except CannotRun as error:
                 if error.kind != "refused":
-                    raise _Stop(_original_fails(error)) from error
+                    raise Stop(original_fails(error)) from error
                 refusal = refusal or error.sentence
                 continue
             accepted = True
@@ -284,7 +193,7 @@ def _accepted_random(pair: _Pair, wanted: _Wanted) -> Generator[tuple[Batch, Out
     return Outcome("undecided", f"onnxruntime runs the original on no random input: {refusal}", "inputs")
 
 
-def _compare_batch(pair: _Pair, batch: Batch, before: Outputs, tally: Tally) -> None:
+def _compare_batch(pair: Pair, batch: Batch, before: Outputs, tally: Tally, sites: Sites | None) -> None:
     after = pair.rewritten(batch)
     _check_layout(batch, before, after)
     found = [measured(name, batch, before[name], after[name], tally) for name in before]
@@ -292,7 +201,8 @@ def _compare_batch(pair: _Pair, batch: Batch, before: Outputs, tally: Tally) -> 
         pair.keep(batch, before)
     tally.measured.extend(found)
     if not tally.repeatable and not all(one.distance.equal for one in found):
-        _check_repeatable(pair, batch, before, tally)
+        _check_repeatable(pair, batch, before, sites)
+        tally.repeatable = True
     tally.see(batch, before)
     tally.shipped.extend(against_shipped(batch, before, after, found))
     if batch.labels is not None:
@@ -302,27 +212,43 @@ def _compare_batch(pair: _Pair, batch: Batch, before: Outputs, tally: Tally) -> 
 def _check_layout(batch: Batch, before: Outputs, after: Outputs) -> None:
     if list(before) != list(after):
         one, other = ", ".join(map(repr, before)), ", ".join(map(repr, after))
-        raise _Stop(Outcome("differs", f"on the batch {batch.label!r} the outputs are {one}, then {other}"))
+        raise Stop(Outcome("differs", f"on the batch {batch.label!r} the outputs are {one}, then {other}"))
     for name, value in before.items():
         one, other = (f"{array.dtype.name}{list(array.shape)}" for array in (value, after[name]))
         if one != other:
-            raise _Stop(Outcome("differs", f"output {name!r} is {one}, then {other} on the batch {batch.label!r}"))
+            raise Stop(Outcome("differs", f"output {name!r} is {one}, then {other} on the batch {batch.label!r}"))
 
 
-def _check_repeatable(pair: _Pair, batch: Batch, before: Outputs, tally: Tally) -> None:
-    """Stop if the original disagrees with itself: a random operator, or training."""
+def _check_repeatable(pair: Pair, batch: Batch, before: Outputs, sites: Sites | None) -> None:
+    """Stop if the original disagrees with itself: a random operator, or training.
+
+    The run that the sites need anyway may show that it does not; it is the model with more outputs, and shows no more.
+    """
+    if sites is not None and not _others(before, sites.again(batch)):
+        return
     try:
-        again = pair.runner.run(pair.before, batch.feeds, upgrade=pair.upgrade)
+        again = replace(pair, kept={}).original(batch)
     except CannotRun as error:
-        raise _Stop(_original_fails(error)) from error
-    for name, value in before.items():
-        if again[name].shape != value.shape or not distance(value, again[name]).equal:
-            sentence = f"the original gives another {name!r} each time it runs on the same inputs"
-            raise _Stop(Outcome("undecided", sentence, "random"))
-    tally.repeatable = True
+        raise Stop(original_fails(error)) from error
+    for name in _others(before, again)[:1]:
+        sentence = f"the original gives another {name!r} each time it runs on the same inputs"
+        raise Stop(Outcome("undecided", sentence, "random"))
 
 
-def _draw(pair: _Pair, tally: Tally, seed: int, least: float = 0.0) -> None:
+def _others(outputs: Outputs, again: Mapping[str, np.ndarray]) -> list[str]:
+    """Outputs that are not there again with the same bits."""
+    shapes = {name: value.shape for name, value in again.items()}
+    return [n for n, v in outputs.items() if shapes.get(n) != v.shape or not distance(v, again[n]).equal]
+
+
+def _draw_where_it_matters(pair: Pair, tally: Tally, seed: int) -> None:
+    """Draw what the verdict needs: where every site agrees, only a ratio above 10 could still be a difference."""
+    _draw(pair, tally, seed, least=DIFFERS if tally.sites_agree else 0.0)
+    if any(map(tally.leaves_open, tally.measured)):
+        tally.notes.append(_UNDRAWN)
+
+
+def _draw(pair: Pair, tally: Tally, seed: int, least: float = 0.0) -> None:
     """Find how far rounding alone moves the outputs that are further apart than rounding them once explains.
 
     Those whose ratio is at most `least` without it are left out.
@@ -332,7 +258,7 @@ def _draw(pair: _Pair, tally: Tally, seed: int, least: float = 0.0) -> None:
         tally.notes.append(f"how far rounding alone moves the original could not be measured: {why}")
 
 
-def _try_optimiser(pair: _Pair, proto: onnx.ModelProto, tally: Tally, seed: int) -> None:
+def _try_optimiser(pair: Pair, proto: onnx.ModelProto, tally: Tally, seed: int) -> None:
     """Say so if onnxruntime's own optimiser changes the original beyond rounding, for users leave it on."""
     if not tally.measured:
         return
@@ -347,7 +273,7 @@ def _try_optimiser(pair: _Pair, proto: onnx.ModelProto, tally: Tally, seed: int)
     except CannotRun as error:
         tally.notes.append(f"onnxruntime's own optimiser fails on the original: {error.sentence}")
         return
-    except _Stop:
+    except Stop:
         tally.notes.append("onnxruntime's own optimiser changes the shape or type of an output of the original")
         return
     aside.measured = [measured(name, batch, plain[name], optimised[name], aside) for name in plain]
@@ -370,9 +296,9 @@ def _judged(tally: Tally) -> Outcome:
     worst = max(deciding, key=lambda one: one.ratio, default=None)
     if worst is not None and worst.ratio > DIFFERS and worst.certain:
         return Outcome("differs", _difference(worst), "", worst.counterexample(), evidence)
-    if worst is not None and worst.ratio > PASSES:
+    if worst is not None and worst.ratio > PASSES and not tally.leaves_open(worst):
         return Outcome("undecided", _difference(worst), "floor", worst.counterexample(), evidence)
-    hidden = [one for one in tally.measured if one.operator and one.ratio > PASSES]
+    hidden = [one for one in tally.measured if one.operator and one.ratio > PASSES and not tally.leaves_open(one)]
     if hidden:
         apart = max(hidden, key=lambda one: one.ratio)
         sentence = f"{_difference(apart)}; behind {apart.operator} that shows nothing"

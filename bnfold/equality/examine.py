@@ -9,6 +9,8 @@
     floor, discrete same            Same
     floor, discrete any other       Unknown
 
+Where every site agrees, a ratio up to 10 counts as within, and nothing is drawn for it.
+
 A certificate decides instead of an Unknown of the last row, and where no output is a number: it has recomputed every
 number.
 """
@@ -17,14 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from bnfold.equality.data import Data
-from bnfold.equality.end_to_end import Outcome, compare, upgrade_of
-from bnfold.equality.pieces import Source
+from bnfold.equality.end_to_end import compare
+from bnfold.equality.inputs import Batch
+from bnfold.equality.pair import Outcome, upgrade_of
+from bnfold.equality.pieces import Source, light
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.equality.site_runs import Side
-from bnfold.equality.sites import Divergence, SiteOutcome, compare_sites
+from bnfold.equality.sites import Comparison, Divergence, SiteOutcome
 from bnfold.equality.tally import DIFFERS
 from bnfold.equality.verdict import Counterexample, Differs, EndToEnd, Same, SiteBySite, Unknown, Verdict
 from bnfold.graph import Graph
@@ -74,27 +81,62 @@ def examine(  # noqa: PLR0913  # two models, how to run them, and each of the us
     assume_inference: bool = False,
 ) -> Examination:
     """Run both models end to end, and compare them site by site. Raises `UsageError` as `compare` does."""
-    proto = before.file.proto
+    sites = _Sites(before, after, runner, seed, assume_inference)
     outcome = compare(
         before.path,
         after.path,
         runner=runner,
-        proto=proto,
+        proto=before.file.proto,
         seed=seed,
         dims=dims,
         data=data,
         assume_inference=assume_inference,
+        light=light(Source(Graph.of(before.file), before.path)),
+        sites=sites,
     )
-    if not outcome.batches:
-        return Examination(outcome, None)
-    if upgrade_of(proto, assume_inference=assume_inference) != "none":
-        return Examination(outcome, None, _CONVERTED)
-    try:
-        ours, theirs = (Side.of(Source(Graph.of(one.file), one.path)) for one in (before, after))
-        sites = compare_sites(ours, theirs, outcome.batches, runner, seed=seed)
-    except CannotRun as error:
-        return Examination(outcome, None, f"the sites could not be compared: {error.sentence}")
-    return Examination(outcome, sites)
+    return Examination(outcome, sites.outcome, sites.why_not) if outcome.batches else Examination(outcome, None)
+
+
+@dataclass(eq=False)
+class _Sites:
+    """The comparison site by site, which is made in the middle of the one end to end: what it showed, or why not."""
+
+    before: Subject
+    after: Subject
+    runner: Runner
+    seed: int
+    assume_inference: bool
+    outcome: SiteOutcome | None = None
+    why_not: str = ""
+
+    def again(self, batch: Batch) -> Mapping[str, np.ndarray]:
+        """The original's outputs, run once more with all that its sites will need; none where that is not possible."""
+        if self._are_converted:
+            return {}
+        try:
+            return self._comparison.again(batch)
+        except CannotRun:
+            return {}
+
+    def agree(self, batches: tuple[Batch, ...]) -> bool:
+        """Whether every site was compared on these batches, and agrees."""
+        if self._are_converted:
+            self.why_not = _CONVERTED
+            return False
+        try:
+            self.outcome = self._comparison.over(batches)
+        except CannotRun as error:
+            self.why_not = f"the sites could not be compared: {error.sentence}"
+        return self.outcome is not None and self.outcome.is_same
+
+    @cached_property
+    def _comparison(self) -> Comparison:
+        ours, theirs = (Side.of(Source(Graph.of(one.file), one.path)) for one in (self.before, self.after))
+        return Comparison(ours, theirs, self.runner, self.seed)
+
+    @property
+    def _are_converted(self) -> bool:
+        return upgrade_of(self.before.file.proto, assume_inference=self.assume_inference) != "none"
 
 
 def judged(found: Examination, *, is_certified: bool = False, offer: str = "") -> Verdict:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.equality.ahead import DataStep
-from bnfold.equality.claim import Chain, DeviationError, UncertainError
+from bnfold.equality.claim import DeviationError, Tree, UncertainError
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.linear import LinearMap, Shape, aligned
 from bnfold.equality.numbers import PartCheck, WrongNumberError, pieces, share, within
@@ -74,7 +74,7 @@ class Side:
         stored = self.quantized(index)
         if stored is not None:
             return stored.scale.dtype
-        return self.constants.floats(self.constant(0 if index is None else index)).dtype
+        return self.constants.floats(self.constant(index or 0)).dtype
 
     def weight(self, index: int) -> NDArray[np.generic]:
         """The weight; of an elementwise operator with as many dimensions as the output."""
@@ -116,12 +116,10 @@ class Home:
     """From the path of an original scope to that of its counterpart."""
 
     @classmethod
-    def of(
-        cls, originals: Constants, node: Node, written: Constants, pairing: Pairing, chains: Sequence[Chain]
-    ) -> Home:
+    def of(cls, originals: Constants, node: Node, written: Constants, pairing: Pairing, trees: Sequence[Tree]) -> Home:
         """Raises UncertainError where one of the two is no home that the certificate knows."""
         there, added = pairing.nodes[node.id], pairing.added.get(node.id)
-        rank = _rank(originals, node, chains)
+        rank = _rank(originals, node, trees)
         before, after = linear_map(originals, node, rank), linear_map(written, there, rank)
         if (before.weight_index, before.bias_index) != (after.weight_index, after.bias_index):
             raise UncertainError(f"which constant of {node.site} is its weight is not the same in both models")
@@ -157,6 +155,8 @@ class Home:
         if self.after.written_rank() < self.before.written_rank():
             raise DeviationError(f"the new constant of {self.site} has fewer dimensions than the old one")
         sizes = self.before.constants.sizes(output) or (None,) * len(self.grid)
+        if len(sizes) != len(self.grid):
+            raise UncertainError(f"the rank of what {self.site} puts out is not what its producers make it")
         for axis, (old, new, size) in enumerate(zip(self.before.linear.grid, self.grid, sizes, strict=True)):
             known = size
             if size is None and axis == 1:
@@ -314,14 +314,16 @@ def _quotient(ours: float, theirs: float) -> float:
     return ours / theirs if theirs else np.inf
 
 
-def _rank(constants: Constants, home: Node, chains: Sequence[Chain]) -> int | None:
+def _rank(constants: Constants, home: Node, trees: Sequence[Tree]) -> int | None:
     """How many dimensions a home puts out: what a permutation behind it demands, or else what was inferred.
 
     What a file notes of its shapes may contradict its nodes; a permutation that does not fit lets no model run.
     """
-    output = home.output(0)
-    inferred = [] if output is None else [constants.sizes(output)]
-    for chain in chains:
+    inferred = [
+        constants.sizes(link.source)
+        for tree in trees if tree.ahead is not None for link in tree.ahead.homes if link.node is home
+    ]  # fmt: skip
+    for chain in (chain for tree in trees for chain in tree.chains):
         for link in (link for node, links in chain.homes if node is home for link in (*links, chain.site)):
             rank = permuted_rank(link.node)
             if rank is not None:

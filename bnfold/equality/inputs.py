@@ -94,7 +94,7 @@ def random_batches(
     name in `dims` that no input has.
     """
     ports = fed_inputs(model)
-    _check_dims(ports, dims)
+    check_dims(model, dims)
     if not ports:
         return (Batch(label="no inputs", feeds={}),)
     readers = Readers(model)
@@ -147,7 +147,9 @@ def _drawn(
     }
 
 
-def _check_dims(ports: tuple[onnx.ValueInfoProto, ...], dims: Mapping[str, int]) -> None:
+def check_dims(model: onnx.ModelProto, dims: Mapping[str, int]) -> None:
+    """Raise `UsageError` for a dimension that no input has, or that cannot be so long."""
+    ports = fed_inputs(model)
     known = {dim.dim_param for port in ports for dim in _dims(port) if dim.dim_param}
     for name, length in dims.items():
         if name not in known:

@@ -20,6 +20,7 @@ ROUNDING_FLOOR: Final = 4.0
 DRAWS: Final = 3
 # Elements at a time: of large outputs there is no copy in float64, and a block stays in a processor's cache.
 _BLOCK: Final = 1 << 16
+_LEAST_SQUARES: Final = 1e-200  # below, squares of small numbers may have vanished
 # Half a unit in the last place, by the name of an output's dtype.
 UNITS: Final = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
@@ -85,6 +86,31 @@ def distance(before: np.ndarray, after: np.ndarray) -> Distance:
         index=() if worst is None else tuple(map(int, np.unravel_index(worst, before.shape))),
         argmax_agreement=_argmax_agreement(before, after),
     )
+
+
+def relative(before: np.ndarray, after: np.ndarray) -> float:
+    """||d|| / ||y|| of two arrays of one shape and type, as `distance` has it."""
+    if not is_float(before) or before.dtype.kind == "c":
+        return distance(before, after).relative()
+    y, z = before.reshape(-1), after.reshape(-1)
+    power = apart = 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        for start in range(0, y.size, _BLOCK):
+            wide = widened(y[start : start + _BLOCK])
+            d = widened(z[start : start + _BLOCK]) - wide
+            power += float(np.einsum("i,i->", wide, wide))
+            apart += float(np.einsum("i,i->", d, d))
+    is_usual = all(_LEAST_SQUARES < one < math.inf for one in (power, apart))
+    return math.sqrt(apart / power) if is_usual else distance(before, after).relative()
+
+
+def same_bits(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether two arrays of one shape and type hold the same bits."""
+    if before.dtype.kind in "OUS":
+        return before.tobytes() == after.tobytes()
+    one, two = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (before, after))
+    blocks = range(0, one.size, _BLOCK)
+    return all(one[start : start + _BLOCK].tobytes() == two[start : start + _BLOCK].tobytes() for start in blocks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import onnx
 from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from bnfold.equality.messages import tensors
-from bnfold.equality.prepare import name_optional_outputs
+from bnfold.equality.prepare import Copy, name_optional_outputs
 from bnfold.graph import Graph
 from bnfold.model import ModelFile
 from bnfold.model.tensors import external_entries
@@ -24,6 +24,9 @@ from bnfold.nodes import Node, Value, nested_graphs
 
 _FIRST_IR = 4
 """From here on an initializer need not be an input."""
+
+_MOST_HELD = 1 << 24
+"""Bytes of a model, without its initializers, that are worth to be sent with each request."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +53,38 @@ def holds_graphs(nodes: Iterable[Node]) -> bool:
     return any(any(True for _ in nested_graphs(node.proto)) for node in nodes)
 
 
+def light(source: Source) -> Copy | None:
+    """The whole model, its initializers left where they lie: onnxruntime maps those, where it would read a file twice.
+
+    None where that is not so simple: initializers of nested graphs, sparse ones, or much data in attributes.
+    """
+    proto = source.file.proto
+    if proto.graph.sparse_initializer or holds_graphs(source.graph.nodes_of(source.graph.scopes[0])):
+        return None
+    spans = (source.file.span(tensor) for one in (*proto.graph.node, *proto.functions) for tensor in tensors(one))
+    if proto.ByteSize() + sum(span.length for span in spans if span is not None) > _MOST_HELD:
+        return None
+    model = onnx.ModelProto()
+    model.CopyFrom(proto)
+    model.ClearField("training_info")
+    name = source.held_at.name
+    for tensor in model.graph.initializer:
+        _locate(tensor, name)
+    piece = Piece(source)
+    for message in (*model.graph.node, *model.functions):
+        piece.fill(message)
+    name_optional_outputs(model)
+    return Copy(bytes(model.SerializeToString()), source.held_at.parent)
+
+
+def _locate(tensor: TensorProto, name: str) -> None:
+    """Let a tensor whose data lie in the model's own file, of that name, say so."""
+    if tensor.data_location == TensorProto.EXTERNAL and not external_entries(tensor).get("location"):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = name
+
+
 @dataclass(slots=True, eq=False)
 class Piece:
     """A model under construction; `bounds` leads from each input's name to the type of its elements."""
@@ -60,6 +95,10 @@ class Piece:
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     sparse: dict[str, SparseTensorProto] = field(default_factory=dict)
+    held_in: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.held_in = self.source.held_at.name
 
     def part(self, nodes: Iterable[Node], fed: Mapping[int, str], prefix: str) -> Part:
         """Add nodes, fed at the values `fed` (by id: the name of the piece's input); names of theirs get the prefix."""
@@ -78,6 +117,17 @@ class Piece:
         node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
         self.nodes.append(node)
         return output
+
+    def prune(self) -> None:
+        """Leave out what no output needs; for nodes without bodies."""
+        wanted, kept = set(self.outputs), []
+        for node in reversed(self.nodes):
+            if not wanted.isdisjoint(node.output):
+                kept.append(node)
+                wanted.update(node.input)
+        self.nodes = kept[::-1]
+        self.bounds = {name: kind for name, kind in self.bounds.items() if name in wanted}
+        self.initializers = {name: held for name, held in self.initializers.items() if name in wanted}
 
     def to_bytes(self) -> bytes:
         """The model; its external data are to be looked for in the folder of the source's file."""
@@ -117,10 +167,7 @@ class Piece:
         tensor = TensorProto()
         tensor.CopyFrom(found.tensor)
         tensor.name = value.name
-        if tensor.data_location == TensorProto.EXTERNAL and not external_entries(tensor).get("location"):
-            for entry in tensor.external_data:
-                if entry.key == "location":
-                    entry.value = self.source.held_at.name
+        _locate(tensor, self.held_in)
         self.initializers[value.name] = tensor
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal, Self, cast
 
 import numpy as np
 
-from bnfold.equality.prepare import SCRATCH
+from bnfold.equality.prepare import SCRATCH, Copy
 from bnfold.equality.wire import PIECE as _PIECE
 from bnfold.equality.wire import Header, receive, send
 
@@ -120,6 +120,11 @@ class Runner:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Start the child ahead of the first request, so that it loads onnxruntime meanwhile."""
+        with contextlib.suppress(CannotRun):  # the first request will say so
+            self._running()
+
     def run(
         self,
         model: Path,
@@ -142,18 +147,24 @@ class Runner:
         return self._ask(header, feeds)[1]
 
     def run_piece(
-        self, model: bytes, folder: Path, feeds: Mapping[str, np.ndarray], *, perturb: int | None = None
+        self,
+        model: Copy,
+        feeds: Mapping[str, np.ndarray],
+        *,
+        perturb: int | None = None,
+        optimise: bool = False,
     ) -> dict[str, np.ndarray]:
-        """Every output of a serialised model whose external data lie in `folder`, as `run` does. Raises `CannotRun`."""
+        """Every output of a serialised model, as `run` gives them. Raises `CannotRun`."""
         if _PIECE in feeds:
             raise CannotRun("refused", f"an input is called {_PIECE!r}")
-        header = {"ask": "run", **_target(folder, perturb=perturb, upgrade="none", optimise=False)}
-        return self._ask(header, {_PIECE: np.frombuffer(model, np.uint8), **feeds})[1]
+        header = {"ask": "run", **_target(model.folder, perturb=perturb, upgrade="none", optimise=optimise)}
+        return self._ask(header, {**_sent(model), **feeds})[1]
 
-    def signature(self, model: Path, *, upgrade: Upgrade = "none") -> Signature:
-        """What the model at `model` takes and gives. Raises `CannotRun`, in particular if it has no session."""
-        target = _target(model, perturb=None, upgrade=upgrade, optimise=False)
-        answer, _ = self._ask({"ask": "signature", **target}, {})
+    def signature(self, model: Path | Copy, *, upgrade: Upgrade = "none") -> Signature:
+        """What a model takes and gives. Raises `CannotRun`, in particular if it has no session."""
+        path = model if isinstance(model, Path) else model.folder
+        target = _target(path, perturb=None, upgrade=upgrade, optimise=False)
+        answer, _ = self._ask({"ask": "signature", **target}, {} if isinstance(model, Path) else _sent(model))
         return Signature(
             inputs=_ports(answer.get("inputs")),
             outputs=_ports(answer.get("outputs")),
@@ -306,6 +317,10 @@ def _death(code: int) -> str:
         return signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
+
+
+def _sent(model: Copy) -> dict[str, np.ndarray]:
+    return {_PIECE: np.frombuffer(model.content, np.uint8)}
 
 
 def _target(model: Path, *, perturb: int | None, upgrade: Upgrade, optimise: bool) -> Header:

@@ -32,6 +32,7 @@ Float64 = NDArray[np.float64]
 ENOUGH = 64
 """Elements of a channel from which on it is judged as a whole."""
 
+_LONG = 1024
 _STANDARD_ERRORS = 6.0
 _SYSTEMATIC = 4.0
 _VISIBLE = 32
@@ -79,12 +80,37 @@ class _Sums:
     ss: Float64 = field(default_factory=lambda: np.zeros(1))
 
     def add(self, y: Float64, d: Float64, s: Float64) -> None:
-        """Arrays of (channels, elements)."""
+        """Arrays of (places before the channels, channels, places behind them)."""
         y = y - self.origin[:, None]
-        self.count += y.shape[1]
-        self.y, self.d, self.s = self.y + y.sum(1), self.d + d.sum(1), self.s + s.sum(1)
-        self.yy, self.dd = self.yy + np.einsum("ce,ce->c", y, y), self.dd + np.einsum("ce,ce->c", d, d)
-        self.yd, self.ss = self.yd + np.einsum("ce,ce->c", y, d), self.ss + np.einsum("ce,ce->c", s, s)
+        self.count += y.shape[0] * y.shape[2]
+        self.y, self.d, self.s = self.y + _sum(y), self.d + _sum(d), self.s + _sum(s)
+        self.yy, self.dd = self.yy + _sum_of_products(y, y), self.dd + _sum_of_products(d, d)
+        self.yd, self.ss = self.yd + _sum_of_products(y, d), self.ss + _sum_of_products(s, s)
+
+
+def _sum(values: Float64) -> Float64:
+    """Over all but the channels."""
+    form = values.shape
+    return _over_blocks(values.reshape(_rows(form)).sum(0), form)
+
+
+def _sum_of_products(one: Float64, two: Float64) -> Float64:
+    form = one.shape
+    return _over_blocks(np.einsum("pk,pk->k", one.reshape(_rows(form)), two.reshape(_rows(form))), form)
+
+
+def _rows(form: tuple[int, ...]) -> tuple[int, int]:
+    """As how many rows of which length to sum first: numpy is slow on short ones, so several make a longer one."""
+    before, width = form[0], form[1] * form[2]
+    blocks = 1
+    while before and width * blocks < _LONG and before % (2 * blocks) == 0:
+        blocks *= 2
+    return before // blocks, width * blocks
+
+
+def _over_blocks(sums: Float64, form: tuple[int, ...]) -> Float64:
+    blocks = sums.size // max(1, form[1] * form[2])
+    return np.asarray(sums.reshape(blocks, *form[1:]).sum(2).sum(0))
 
 
 @dataclass(slots=True, eq=False)
@@ -100,22 +126,24 @@ class Figures:
     def add(self, before: Array, after: Array, magnitude: Array) -> None:
         """One more batch; all three have one shape."""
         y, z, s = (np.asarray(array, np.float64) for array in (before, after, magnitude))
-        special = specially_different(y, z)
-        if special is not None:
-            self._note(special)
-            return
-        usual = np.isfinite(y) & np.isfinite(s)
-        with np.errstate(invalid="ignore"):
-            d = np.where(usual, z - y, 0.0)
-        y, s = np.where(usual, y, 0.0), np.where(usual, s, 0.0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            are_finite = all(math.isfinite(array.sum()) for array in (y, z, s))
+        if not are_finite:
+            special = specially_different(y, z)
+            if special is not None:
+                self._note(special)
+                return
+            usual = np.isfinite(y) & np.isfinite(s)
+            y, z, s = (np.where(usual, array, 0.0) for array in (y, z, s))
+        d = z - y
         self.elements += y.size
         self._element(y, z, d, s, before.dtype)
         for axis in {1, y.ndim - 1} if y.ndim > 1 else set():
-            channels = y.shape[axis]
-            yc, dc, sc = (np.moveaxis(a, axis, 0).reshape(channels, -1) for a in (y, d, s))
+            form = math.prod(y.shape[:axis]), y.shape[axis], math.prod(y.shape[axis + 1 :])
+            yc, dc, sc = (a.reshape(form) for a in (y, d, s))
             if axis not in self.sums:
-                self.sums[axis] = _Sums(yc.mean(1) if yc.size else np.zeros(channels))
-            if self.sums[axis].origin.shape == (channels,):
+                self.sums[axis] = _Sums(_sum(yc) / (form[0] * form[2]) if yc.size else np.zeros(form[1]))
+            if self.sums[axis].origin.shape == form[1:2]:
                 self.sums[axis].add(yc, dc, sc)
                 self._channels(axis, y, z)
 

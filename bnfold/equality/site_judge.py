@@ -17,14 +17,12 @@ import numpy as np
 
 from bnfold.equality.counterparts import Site
 from bnfold.equality.discrete import coarsest_half_unit, is_discrete
-from bnfold.equality.measure import DRAWS, ROUNDING_FLOOR, UNITS, distance, is_float
+from bnfold.equality.measure import DRAWS, ROUNDING_FLOOR, UNITS, is_float, relative, same_bits
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.equality.site_figures import NOTHING, Excess, Figures, specially_different
+from bnfold.equality.site_noise import Layout, stride_of_maps, with_noise
 from bnfold.equality.site_runs import Array, Region, Side, SiteRuns, Sized, Values
 from bnfold.nodes import Value
-
-DEEPEST = 3
-"""Sums behind each other up to which S bounds what rounding does; beyond, it would allow anything."""
 
 _ENOUGH = 256
 _MOST_COPIES = 256
@@ -34,6 +32,7 @@ _UNKNOWN_BYTES = 1 << 22
 _KEPT_BYTES = 1 << 29
 _HOPELESS = 0.5
 _PASSES, _DIFFERS = 4.0, 10.0
+_UNEXPLAINED = replace(NOTHING, share=math.inf)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +68,7 @@ class SiteJudge:
         self._runs = SiteRuns(before, after, runner)
         self._after = after.source
         self._before = before
+        self._theirs = after
         self._seed = seed
         self._is_half = coarsest_half_unit(before.source.file.proto) > UNITS["float32"]
         self._feeds: Mapping[str, Array] = {}
@@ -78,16 +78,25 @@ class SiteJudge:
 
     def on(self, feeds: Mapping[str, Array]) -> None:
         """From now on, compare on these inputs."""
-        self._feeds, self._kept = feeds, {}
+        if feeds is not self._feeds:
+            self._feeds, self._kept = feeds, {}
         self._random = np.random.default_rng(self._seed)
 
     def judged(self, sites: Sequence[Site]) -> list[Judged]:
         """One verdict per site, in order."""
-        self._regions = {(s.value.id, c.id): self._runs.region(s, c) for s in sites for c in s.candidates}
-        wanted = {value.id: value for site in sites for value in self._compared_with(site)}
-        if sum(map(self._bytes, wanted.values())) <= _KEPT_BYTES:  # one run for all groups
-            self._values(tuple(wanted.values()))
+        self.originals(sites)
         return [verdict for group in self._groups(sites) for verdict in self._group(group)]
+
+    def originals(self, sites: Sequence[Site], others: Sequence[Value] = ()) -> Values:
+        """What the original has at some sites, for all groups of them at once, and other values of its own.
+
+        Nothing where that is too much to keep, or where what else is asked for would change what is computed.
+        """
+        self._regions = {(s.value.id, c.id): self._runs.region(s, c) for s in sites for c in s.candidates}
+        wanted = {v.id: v for v in (*others, *(v for site in sites for v in self._compared_with(site)))}
+        if (others and self._is_half) or sum(map(self._bytes, wanted.values())) > _KEPT_BYTES:
+            return {}
+        return self._values(tuple(wanted.values()))
 
     def deviation(self, failed: Judged, site: Site, cause: Value, target: Value) -> tuple[Array, Array] | None:
         """What a faulty value would do at a later site if nothing undid it, and what is found there.
@@ -171,7 +180,7 @@ class SiteJudge:
         ]
         for (judged, _), verdict in zip(asked, self._bounded(asked, values, found), strict=True):
             nearest[judged.site.value.id] = verdict
-        nothing = {s.value.id: Judged(s, None, math.inf, replace(NOTHING, share=math.inf)) for s in sites}
+        nothing = {s.value.id: Judged(s, None, math.inf, _UNEXPLAINED) for s in sites}
         return [(nothing | nearest)[site.value.id] for site in sites]
 
     def _bounded(
@@ -184,8 +193,9 @@ class SiteJudge:
             if _is_bounded(one) and one.magnitude is not None:
                 figure.add(values[region.target.id], found[judged.site.value.id], one.magnitude)
         few = [
-            i for i, (one, figure) in enumerate(zip(sized, figures, strict=True))
+            i for i, ((judged, region), one, figure) in enumerate(zip(asked, sized, figures, strict=True))
             if _is_bounded(one) and figure.fewest < _ENOUGH and figure.worst.share <= 1
+            and _is_made_of_feeds(judged, region)
         ]  # fmt: skip
         if few:
             self._repeat([asked[i] for i in few], [figures[i] for i in few], values)
@@ -202,27 +212,39 @@ class SiteJudge:
     def _repeat(self, asked: Sequence[tuple[Judged, Region]], figures: Sequence[Figures], values: Values) -> None:
         """Both sides on the bounds with noise, until each channel has enough elements to be judged as a whole.
 
-        As many copies as that takes lie behind each other along the first axis, which most regions take for a batch.
-        What does not is run again and again.
+        What does not take as many copies at once as that needs is run again and again.
         """
-        by_copies: dict[int, list[int]] = defaultdict(list)
-        for place, figure in enumerate(figures):
-            by_copies[1 << (-(-_ENOUGH // max(1, figure.fewest)) - 1).bit_length()].append(place)
-        for copies, places in by_copies.items():
+        by_layout: dict[Layout, list[int]] = defaultdict(list)
+        for place, ((judged, region), figure) in enumerate(zip(asked, figures, strict=True)):
+            copies = 1 << (-(-_ENOUGH // max(1, figure.fewest)) - 1).bit_length()
+            by_layout[Layout(copies, self._stride(judged.site, region, values))].append(place)
+        for layout, places in by_layout.items():
             pairs, ours = [asked[i] for i in places], [figures[i] for i in places]
-            left = self._add_noisy(pairs, ours, values, min(copies, _MOST_COPIES))
-            for _ in range(min(copies, _MOST_RUNS) if left else 0):
-                self._add_noisy([pairs[i] for i in left], [ours[i] for i in left], values, 1)
+            copies = min(layout.copies, _MOST_COPIES)
+            left = list(range(len(places)))
+            for attempt in [layout] * layout.is_map + [Layout(copies)] + [Layout(1)] * min(copies, _MOST_RUNS):
+                if not left:
+                    break
+                refused = self._add_noisy([pairs[i] for i in left], [ours[i] for i in left], values, attempt)
+                left = [left[i] for i in refused] if attempt.copies > 1 else left
+
+    def _stride(self, site: Site, region: Region, values: Values) -> int:
+        """How noise may lie in maps for both sides of a site (see `stride_of_maps`), which must be of one size."""
+        if len({values[v.id].shape[2:] for v in (*site.feeds, *region.bounds)} | {()}) != 2:
+            return 0
+        ours = stride_of_maps(region.nodes, [(self._before.shapes, v) for v in region.bounds])
+        theirs = ours and stride_of_maps(site.nodes, [(self._theirs.shapes, v) for v in site.bounds])
+        return max(ours, theirs) if theirs else 0
 
     def _add_noisy(
-        self, asked: Sequence[tuple[Judged, Region]], figures: Sequence[Figures], values: Values, copies: int
+        self, asked: Sequence[tuple[Judged, Region]], figures: Sequence[Figures], values: Values, layout: Layout
     ) -> list[int]:
-        """Add what both sides make of so many noisy copies; the places of those that did not take them all at once."""
+        """Add what both sides make of noisy copies; the places of those that did not take them, or need more."""
         sites, regions = [judged.site for judged, _ in asked], [region for _, region in asked]
         bounds = {v.id for site in sites for v in site.feeds} | {v.id for region in regions for v in region.bounds}
-        noisy: Values = {id_: _with_noise(values[id_], self._random, copies) for id_ in bounds}
+        noisy: Values = {id_: with_noise(values[id_], self._random, layout) for id_ in bounds}
         try:
-            after, sized = self._runs.rewritten(sites, noisy), self._runs.sized(regions, noisy)
+            after, sized = self._runs.rewritten(sites, noisy), self._runs.sized(regions, noisy, with_targets=True)
         except CannotRun as error:
             if error.kind != "refused":
                 raise
@@ -230,11 +252,17 @@ class SiteJudge:
         left = []
         for place, ((judged, region), one) in enumerate(zip(asked, sized, strict=True)):
             ours, theirs = one.value, after.get(judged.site.value.id)
-            size = values[region.target.id].size * copies
-            if ours is None or theirs is None or one.magnitude is None or not ours.size == theirs.size == size:
+            if ours is None or theirs is None or one.magnitude is None:
                 left.append(place)
-            elif ours.shape == theirs.shape:
+                continue
+            size = ours.size if layout.is_map else values[region.target.id].size * layout.copies
+            if not ours.size == theirs.size == size:
+                left.append(place)
+                continue
+            if ours.shape == theirs.shape:
                 figures[place].add(ours, theirs, one.magnitude)
+            if layout.is_map and figures[place].fewest < _ENOUGH:
+                left.append(place)
         return left
 
     def _drawn(self, judged: Judged, region: Region, unit: float, values: Values, after: Array) -> Judged:
@@ -260,26 +288,35 @@ class SiteJudge:
 
 
 def _is_bounded(one: Sized) -> bool:
-    return one.magnitude is not None and one.size.depth <= DEEPEST
+    return one.magnitude is not None
 
 
 def _nearest(site: Site, after: Array, values: Values) -> Judged:
     """The candidate that a value is nearest to: passed where the bits are the same, failed until more is known."""
-    best = Judged(site, None, math.inf, replace(NOTHING, share=math.inf), after=after)
+    best: tuple[float, Value] | None = None
     for candidate in site.candidates:
         before = values.get(candidate.id)
         if before is None or (before.shape, before.dtype) != (after.shape, after.dtype):
             continue
-        if before.tobytes() == after.tobytes():
+        if same_bits(before, after):
             return Judged(site, candidate, 0.0, NOTHING)
-        distance = _relative(before, after)
-        if distance < best.distance or best.candidate is None:
-            best = Judged(site, candidate, distance, _unequal(before, after), after=after)
-    return best
+        distance = relative(before, after) if is_float(before) else math.inf
+        if best is None or distance < best[0]:
+            best = distance, candidate
+    if best is None:
+        return Judged(site, None, math.inf, _UNEXPLAINED, after=after)
+    distance, candidate = best
+    excess = _UNEXPLAINED if distance <= _HOPELESS else _unequal(values[candidate.id], after)
+    return Judged(site, candidate, distance, excess, after=after)
 
 
-def _relative(before: Array, after: Array) -> float:
-    return distance(before, after).relative() if is_float(before) else math.inf
+def _is_made_of_feeds(judged: Judged, region: Region) -> bool:
+    """Whether noise on the feeds reaches both sides: not where a value stands for what it is fed, or for its like.
+
+    An identity that was put behind a value does: the original makes that value of something else.
+    """
+    feeds = {feed.id for feed in judged.site.feeds}
+    return region.target.id not in feeds and feeds.issuperset(bound.id for bound in region.bounds)
 
 
 def _unequal(before: Array, after: Array) -> Excess:
@@ -295,18 +332,6 @@ def _unequal(before: Array, after: Array) -> Excess:
 
 def _may_round(judged: Judged, values: Values) -> bool:
     return judged.candidate is not None and is_float(values[judged.candidate.id])
-
-
-def _with_noise(value: Array, random: np.random.Generator, copies: int) -> Array:
-    """Floats with noise as large as they vary, so many of them behind each other; everything else as it is."""
-    if not is_float(value) or value.dtype.kind == "c":
-        return value
-    wide = value.astype(np.float64)
-    usual = wide[np.isfinite(wide)]
-    spread = float(usual.std()) if usual.size else 0.0
-    scale = spread or float(np.abs(usual).max(initial=0.0)) or 1.0
-    stacked = np.concatenate([wide] * copies) if wide.ndim else wide
-    return np.asarray((stacked + scale * random.standard_normal(stacked.shape)).astype(value.dtype))
 
 
 def _rounded_otherwise(value: Array, unit: float, random: np.random.Generator) -> Array:

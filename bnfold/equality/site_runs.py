@@ -18,6 +18,7 @@ from bnfold.equality.counterparts import Site
 from bnfold.equality.magnitudes import Magnitudes, NoMagnitude, Size
 from bnfold.equality.outline import Outline
 from bnfold.equality.pieces import Part, Piece, Source, holds_graphs
+from bnfold.equality.prepare import Copy
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.nodes import Node, Value
 from bnfold.shapes import Shapes
@@ -25,6 +26,9 @@ from bnfold.shapes import Shapes
 Array = NDArray[np.generic]
 Values = dict[int, Array]
 """By id of a value of the original."""
+
+DEEPEST = 3
+"""Sums behind each other up to which S bounds what rounding does; beyond, it would allow anything."""
 
 _FED = "fed "
 
@@ -66,9 +70,9 @@ class Region:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sized:
-    """S of a region's target and how much arithmetic there is; or, as `why`, the operator that has no S.
+    """S of a region's target and how much arithmetic there is; or, as `why`, what stands in the way of an S.
 
-    `value` is the target itself, where there is an S.
+    `value` is the target itself, where there is an S and it was asked for.
     """
 
     magnitude: Array | None
@@ -118,8 +122,8 @@ class SiteRuns:
         """What makes a candidate of a site out of what the site is fed."""
         return Region.behind(self._before.outline, candidate, {value.id for value in site.feeds} - {candidate.id})
 
-    def sized(self, regions: Sequence[Region], values: Values) -> list[Sized]:
-        """S of each region's target, and the target, fed these values at the bounds."""
+    def sized(self, regions: Sequence[Region], values: Values, *, with_targets: bool = False) -> list[Sized]:
+        """S of each region's target, and the target if asked for, fed these values at the bounds."""
         piece = Piece(self._before.source)
         names: list[str] = []
         sizes: list[Sized] = []
@@ -131,7 +135,10 @@ class SiteRuns:
                 if holds_graphs(region.nodes):
                     raise NoMagnitude("a nested graph")  # noqa: TRY301  # one way to say that there is none
                 (name,) = magnitudes.of(region.nodes, [region.target])
-                sizes.append(Sized(None, magnitudes.size(region.nodes, region.target)))
+                size = magnitudes.size(region.nodes, region.target)
+                if size.depth > DEEPEST:
+                    raise NoMagnitude(f"{size.depth} sums behind each other")  # noqa: TRY301  # likewise
+                sizes.append(Sized(None, size))
             except NoMagnitude as error:
                 del piece.nodes[kept - len(region.nodes) :]
                 sizes.append(Sized(None, Size(1, len(region.nodes), 1), str(error)))
@@ -140,10 +147,12 @@ class SiteRuns:
         if not any(names):
             return sizes
         targets = [f"{place}:{region.target.name}" for place, region in enumerate(regions)]
-        piece.outputs = [n for name, target in zip(names, targets, strict=True) if name for n in (name, target)]
+        asked = [names, targets] if with_targets else [names]
+        piece.outputs = [one for group in zip(names, *asked, strict=True) if group[0] for one in group[1:]]
+        piece.prune()
         found = self._run(self._before, piece, _fed(piece, values))
         return [
-            Sized(found[name], sized.size, value=found[target]) if name else sized
+            Sized(found[name], sized.size, value=found.get(target)) if name else sized
             for name, target, sized in zip(names, targets, sizes, strict=True)
         ]
 
@@ -204,8 +213,8 @@ class SiteRuns:
     def _run(
         self, side: Side, piece: Piece, feeds: Mapping[str, Array], perturb: int | None = None
     ) -> dict[str, Array]:
-        folder = side.source.held_at.parent
-        return dict(self._runner.run_piece(piece.to_bytes(), folder, feeds, perturb=perturb))
+        copy = Copy(piece.to_bytes(), side.source.held_at.parent)
+        return dict(self._runner.run_piece(copy, feeds, perturb=perturb))
 
     def _is_input(self, value: Value) -> bool:
         return self._before.source.graph.producer(value) is None

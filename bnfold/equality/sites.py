@@ -18,7 +18,7 @@ is only held against the model where d is e as a whole: where what follows was m
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +28,7 @@ from bnfold.equality.inputs import Batch
 from bnfold.equality.runner import Runner
 from bnfold.equality.site_figures import Excess
 from bnfold.equality.site_judge import Judged, SiteJudge
-from bnfold.equality.site_runs import Side
+from bnfold.equality.site_runs import Array, Side
 from bnfold.nodes import Value
 
 NEAR = 0.02
@@ -78,41 +78,50 @@ def compare_sites(before: Side, after: Side, batches: Sequence[Batch], runner: R
 
     Raises `CannotRun`.
     """
-    return _Comparison(before, after, runner, seed).over(batches)
+    return Comparison(before, after, runner, seed).over(batches)
 
 
-class _Comparison:
+class Comparison:
     """One comparison: decisions grow, and what was judged under the same circumstances is not judged again."""
 
     def __init__(self, before: Side, after: Side, runner: Runner, seed: int) -> None:
         self._after = after
+        self._outputs = [v for v in before.outline.names.values() if before.source.graph.is_graph_output(v)]
         self._counterparts = Counterparts(before.outline, after.outline)
         self._judge = SiteJudge(before, after, runner, seed)
         self._decided: dict[int, Value | None] = {}
         self._failed: dict[int, Judged] = {}
         self._judged: dict[object, Judged] = {}
-        self._altered: frozenset[int] = frozenset()
         self._held: dict[tuple[int, object], bool | None] = {}
+        self._found = self._counterparts.under({})
+        self._altered = frozenset(site.value.id for site in self._found.sites)
+
+    def again(self, batch: Batch) -> Mapping[str, Array]:
+        """The original's outputs on a batch that will be compared, run once more, with all that will be needed of it.
+
+        Those that are tensors, and none where one run is not enough. Raises `CannotRun`.
+        """
+        self._judge.on(batch.feeds)
+        values = self._judge.originals(self._found.sites, self._outputs)
+        return {value.name: values[value.id] for value in self._outputs if value.id in values}
 
     def over(self, batches: Sequence[Batch]) -> SiteOutcome:
-        """Settle what corresponds on the first batch, and compare on all of them."""
-        found = self._counterparts.under({})
-        self._altered = frozenset(site.value.id for site in found.sites)
+        """Settle what corresponds on the first batch, and compare on all of them. Raises `CannotRun`."""
         worst: list[Judged] = []
         for batch in batches:
             self._judge.on(batch.feeds)
             for known in (self._judged, self._held, self._failed):
                 known.clear()
-            found, failed = self._settled()
-            worst += [self._judged[site.key] for site in found.sites]
+            failed = self._settled()
+            worst += [self._judged[site.key] for site in self._found.sites]
             if failed is not None:
-                return self._outcome(found, worst, self._divergence(failed, batch), "")
-        return self._outcome(found, worst, None, self._undecided(found, worst))
+                return self._outcome(self._found, worst, self._divergence(failed, batch), "")
+        return self._outcome(self._found, worst, None, self._undecided(self._found, worst))
 
-    def _settled(self) -> tuple[Correspondence, Judged | None]:
+    def _settled(self) -> Judged | None:
         """Rounds of judging and deciding until all that is compared agrees; or what differs."""
-        found = self._counterparts.under(self._decided)
         for _ in range(_MOST_ROUNDS):
+            found = self._found
             fresh = [site for site in found.sites if site.key not in self._judged]
             self._judged.update(
                 (site.key, judged) for site, judged in zip(fresh, self._judge.judged(fresh), strict=True)
@@ -123,11 +132,11 @@ class _Comparison:
                 self._look_between(found)
                 failed = self._not_undone(found, settled=True)
             if failed is not None or not first:
-                return found, failed
+                return failed
             for judged in first:
                 self._settle(judged)
-            found = self._counterparts.under(self._decided)
-        return found, next((j for j in map(self._of, found.sites) if not j.passes), None)
+            self._found = self._counterparts.under(self._decided)
+        return next((j for j in map(self._of, self._found.sites) if not j.passes), None)
 
     def _of(self, site: Site) -> Judged:
         return self._judged[site.key]

@@ -105,12 +105,12 @@ class _Walk:
         if not all(np.array_equal(one, other) for one, other in zip(*found, strict=True)):
             raise UncertainError("which channel goes where depends on a size that is not known")
         factors = sum(is_factor(link.node) and link.node.id not in self.gone for link in self.between)
-        return Step(*found[0], terms=2 + factors, stops=stops, channels=self.channels(found[0][0].size))
+        return Step(*found[0], terms=2 + factors, stops=stops, channels=self.channels())
 
-    def channels(self, size: int) -> int | None:
+    def channels(self) -> int | None:
         """A normalization right behind a home has as many parameters as there are channels."""
         alone = all(link.node.id in self.gone for link in self.between)
-        if not alone or not is_normalization(self.site.node) or size < 1:
+        if not alone or not is_normalization(self.site.node):
             return None
         return int(self.constants.vector(self.site.node.input(1)).size)
 

@@ -1,6 +1,7 @@
 """Whether a rewritten model is the original but for what was claimed: node by node, name by name, byte by byte.
 
-The invariant that is checked: a name in both files means the same value in both. So every node of the original has
+The invariant that is checked: a name in both files means the same value in both, and is looked up in the same scope,
+for a nested graph may give a name of its own to what bears it outside. So every node of the original has
 its counterpart in the same order with the same attributes, except the claimed nodes and what nobody reads any
 more; every value keeps its name, except those between a home and what settled in it; every constant keeps its
 content, except those that a home alone reads. Three kinds of nodes may be new: a constant of a function, the copy of
@@ -29,10 +30,13 @@ CLAIMED_ATTRIBUTES = frozenset({"beta"})
 _PAIRED_ELSEWHERE = frozenset({"node", "initializer", "value_info"})
 _OLD_BROADCASTING = frozenset({"axis", "broadcast"})
 
+Place = tuple[str, str]
+"""The path of a scope, and a name that the scope gives to a value: together they mean that value."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """Counterparts: original node id -> node of the rewritten model, original value id -> its name there.
+    """Counterparts: original node id -> node of the rewritten model, original value id -> its scope and name there.
 
     `scopes` leads from the path of an original scope to that of its counterpart: indices shift when nodes go.
     `rewired` has, by original node id, the inputs at which a home reads another name than before; which of them may
@@ -41,7 +45,7 @@ class Pairing:
     """
 
     nodes: dict[int, Node] = field(default_factory=dict)
-    names: dict[int, str] = field(default_factory=dict)
+    names: dict[int, Place] = field(default_factory=dict)
     scopes: dict[str, str] = field(default_factory=dict)
     rewired: dict[int, frozenset[int]] = field(default_factory=dict)
     new: list[Node] = field(default_factory=list)
@@ -69,6 +73,7 @@ def pair(before: Graph, after: Graph, trees: Sequence[Tree]) -> Pairing:
     for id_, node in pairing.nodes.items():
         _same_reading(before.nodes[id_], node, pairing, is_home=id_ in homes)
         _same_attached(before, after, before.nodes[id_], node)
+    _same_outputs(before, after, pairing)
     if not homes <= pairing.nodes.keys():
         raise DeviationError("a home of a claim is missing in the rewritten model")
     readers = [*(pairing.nodes[id_] for id_ in homes), *pairing.new, *pairing.added.values()]
@@ -234,23 +239,23 @@ def _name_values(before: Graph, trees: Sequence[Tree], pairing: Pairing) -> None
     for id_, node in pairing.nodes.items():
         for value, name in zip(before.nodes[id_].outputs, node.proto.output, strict=True):
             if value is not None:
-                pairing.names[value.id] = name
+                pairing.names[value.id] = node.scope.path, name
     for id_, node in pairing.added.items():
         value = before.nodes[id_].output(0)
         if value is not None:
-            pairing.names[value.id] = node.proto.output[0]
+            pairing.names[value.id] = node.scope.path, node.proto.output[0]
     for tree in trees:
         target, source = tree.link.node.output(0), tree.link.source
         if target is None or (tree.ahead is None and source.id not in pairing.names):
             raise DeviationError(f"the input of {tree.claim.site} is no node's output")
-        pairing.names[target.id] = pairing.names.get(source.id, source.name)
+        pairing.names[target.id] = _meant(source, pairing)
 
 
-def _check_names(before: Graph, gone: set[int], changed: set[int], names: Mapping[int, str]) -> None:
+def _check_names(before: Graph, gone: set[int], changed: set[int], names: Mapping[int, Place]) -> None:
     """A name in both files means the same value in both; what a node put out that went ahead is what it was fed."""
     outputs = [before.nodes[id_].output(0) for id_ in gone]
     inherited = {value.name for value in outputs if value is not None and value.id not in changed}
-    for id_, name in names.items():
+    for id_, (_, name) in names.items():
         value = before.values[id_]
         if id_ not in changed and name != value.name:
             raise DeviationError(f"{value.name!r} is called {name!r}, though its content does not change")
@@ -258,14 +263,45 @@ def _check_names(before: Graph, gone: set[int], changed: set[int], names: Mappin
             raise DeviationError(f"{value.name!r} changes and is now called {name!r}, which meant another value")
 
 
+def _meant(value: Value, pairing: Pairing) -> Place:
+    """What the counterpart of a value is called, and where; what no node puts out keeps its name."""
+    found = pairing.names.get(value.id)
+    return found if found is not None else (pairing.scopes[value.scope.path], value.name)
+
+
 def _same_reading(ours: Node, theirs: Node, pairing: Pairing, *, is_home: bool) -> None:
     """Every input of a counterpart is the counterpart of the input; where a home's is not is noted."""
-    names = [pairing.names.get(v.id, v.name) if v is not None else "" for v in ours.inputs]
-    found = list(theirs.proto.input)
-    differing = {i for i in range(max(len(names), len(found))) if names[i : i + 1] != found[i : i + 1]}
+    meant = [None if v is None else _meant(v, pairing) for v in ours.inputs]
+    found = [None if v is None else (v.scope.path, v.name) for v in theirs.inputs]
+    differing = {i for i in range(max(len(meant), len(found))) if meant[i : i + 1] != found[i : i + 1]}
     if differing and not is_home:
-        raise DeviationError(f"{ours.site} reads {found} instead of {names}")
+        names = ["" if place is None else place[1] for place in meant]
+        if names == list(theirs.proto.input):
+            raise DeviationError(f"{ours.site} reads other values by the names {names}")
+        raise DeviationError(f"{ours.site} reads {list(theirs.proto.input)} instead of {names}")
     pairing.rewired[ours.id] = frozenset(differing)
+
+
+def _same_outputs(before: Graph, after: Graph, pairing: Pairing) -> None:
+    """What a graph or a function puts out, by the same names, is the counterpart of what it put out."""
+    theirs = {scope.path: outputs for scope, outputs in _outputs(after)}
+    for scope, values in _outputs(before):
+        path = pairing.scopes.get(scope.path)
+        if path is not None and [_meant(v, pairing) for v in values] != [(v.scope.path, v.name) for v in theirs[path]]:
+            raise DeviationError(f"{scope.path or 'the graph'} puts out another value by the same name")
+
+
+def _outputs(graph: Graph) -> Iterator[tuple[Scope, list[Value]]]:
+    """The values that each graph and function puts out; one that it does not define is that of a graph around it."""
+    known = {(value.scope.path, value.name): value for value in graph.values}
+    for scope in graph.scopes:
+        values = []
+        for output in scope.proto.output:
+            name, holder = output if isinstance(output, str) else output.name, scope
+            while (holder.path, name) not in known and holder.parent is not None:
+                holder = holder.parent
+            values.append(known[holder.path, name])
+        yield scope, values
 
 
 def _same_attached(before: Graph, after: Graph, ours: Node, theirs: Node) -> None:
@@ -291,8 +327,6 @@ def _same_constants(before: Graph, after: Graph, pairing: Pairing, homes: set[in
             raise DeviationError(f"the input {value.name!r} has lost its default")
     for node in pairing.new:
         _read_behind(after, node)
-        for new in (value for value in node.outputs if value is not None):
-            _new_and_private(before, after, new, homes)
     for value in after.values:
         theirs = after.initializer(value)
         if theirs is None:

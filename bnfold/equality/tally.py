@@ -115,6 +115,11 @@ class Tally:
     hits_after: int = 0
     samples: int = 0
     repeatable: bool = False
+    sites_agree: bool = False
+
+    def leaves_open(self, one: Measured) -> bool:
+        """Whether an output that is further apart than passes was not drawn for, since every site agrees."""
+        return self.sites_agree and one.undrawn and PASSES < one.ratio <= DIFFERS
 
     def see(self, batch: Batch, before: Outputs) -> None:
         """Count what the original gave on a batch."""

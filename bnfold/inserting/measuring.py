@@ -18,12 +18,13 @@ from bnfold.equality.inputs import Batch
 from bnfold.equality.runner import Runner
 from bnfold.errors import UsageError
 from bnfold.graph import Graph
-from bnfold.inserting.parameters import Parameters, identity
+from bnfold.inserting.parameters import Parameters, identity, unfit
 from bnfold.inserting.places import Place
 from bnfold.inserting.splicing import Insertion, constant_mark, inserted
 from bnfold.model import ModelFile, edited
 from bnfold.observing import DependsOnItself, Observer, Watch, levels, observe
 from bnfold.observing.observer import Shape
+from bnfold.ops.affine import FIRST_OPSET_WITH_TRAINING_MODE
 from bnfold.statistics import Moments
 
 Tell = Callable[[str], None]
@@ -67,10 +68,10 @@ class Measuring:
     def outputs_of(self, written: ModelFile, names: Sequence[str], places: Sequence[Place]) -> tuple[Moments, ...]:
         """The moments of what the BatchNormalizations with these node names put out in the model that was written."""
         graph = Graph.of(written)
-        nodes = {(node.scope.path, node.proto.name): node for node in graph.nodes}
+        nodes = {node.proto.name: node for node in graph.nodes}
         watches = []
         for key, (name, place) in enumerate(zip(names, places, strict=True)):
-            output = nodes[place.value.scope.path, name].outputs[0]
+            output = nodes[name].outputs[0]
             if output is not None:
                 watches.append(Watch(key, output, place.channels))
         seen = observe(written, watches, self.batches, self.runner)
@@ -107,11 +108,17 @@ def _in_force(key: int, parameters: Parameters) -> Mapping[str, TensorProto]:
 
 
 def _checked(place: Place, seen: Moments) -> Moments:
+    """The same moments; raises `UsageError` where they are none, or do not fit into what they are written in."""
     where = f"{place.site} ({place.tensor!r})"
     if not seen.count:
-        raise UsageError(f"the data never reach {where}: the branch that holds it did not run")
+        raise UsageError(f"the data never reach {where}: the branch or the loop that holds it did not run")
     if seen.count < LEAST_ELEMENTS:
         raise UsageError(f"the data give {where} one value per channel, which has no variance: more samples are needed")
     if not np.all(np.isfinite(seen.mean) & np.isfinite(seen.variance)):
         raise UsageError(f"{where} is NaN or infinite on the data, and has no statistics")
+    dtype, lost = unfit(seen, place.element_type, place.value.scope.opset)
+    if lost is not None:
+        newer = place.value.scope.opset < FIRST_OPSET_WITH_TRAINING_MODE and dtype == np.float16
+        advice = f"; from opset {FIRST_OPSET_WITH_TRAINING_MODE} on they may be float32: convert it" if newer else ""
+        raise UsageError(f"{where} has a channel of variance {lost:.3g}, which {dtype.name} cannot hold{advice}")
     return seen

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
-from bnfold.affine import Float64
 from bnfold.ops.affine import FIRST_OPSET_WITH_TRAINING_MODE
 from bnfold.statistics import Moments
 
@@ -26,6 +25,8 @@ Init = Literal["identity", "preserve", "normalize"]
 TEXTBOOK_EPSILON = 1e-5
 MOST_EPSILON_SHARE = 1e-4
 """How much of a channel's variance epsilon may be, so that the output's variance is 1 up to that."""
+MOST_LOST = 0.01
+"""How far off a variance may be written: much less than any sample's own error, and more than float16's rounding."""
 
 FIRST_OPSET_WITH_FREE_SCALE = 15
 _STEPS = (0, 1, -1, 2, -2, 3, -3, 4, -4)
@@ -95,22 +96,35 @@ def preserving(seen: Moments, element_type: int, opset: int) -> Parameters:
     mean, variance = _rounded(seen.mean, statistics), _rounded(seen.variance, statistics)
     epsilon = float(np.float32(TEXTBOOK_EPSILON))
     scale = _undoing(variance, epsilon, ours)
-    return Parameters(scale, _rounded(mean, ours), mean, variance, epsilon, _still(seen))
+    return Parameters(scale, _rounded(mean, ours), mean, variance, epsilon, _still(seen, element_type))
 
 
 def normalizing(seen: Moments, element_type: int, opset: int, *, training: bool = False) -> Parameters:
-    """The data's statistics, applied as the textbook says; in training epsilon is always 1e-5."""
+    """The data's statistics, applied as the textbook says; in training epsilon is always 1e-5.
+
+    Where epsilon is less than that, what rounding makes of a constant channel would be magnified by it: such a channel
+    is divided by as much as with 1e-5.
+    """
     ours, statistics = types(element_type, opset)
-    variance = _rounded(seen.variance, statistics)
-    epsilon = TEXTBOOK_EPSILON if training else _small_enough(seen)
+    epsilon = TEXTBOOK_EPSILON if training else _small_enough(seen, element_type)
+    still = _still(seen, element_type)
+    variance = np.where(still, np.maximum(seen.variance, TEXTBOOK_EPSILON - epsilon), seen.variance)
     return Parameters(
         np.ones(seen.channels, ours),
         np.zeros(seen.channels, ours),
         _rounded(seen.mean, statistics),
-        variance,
+        _rounded(variance, statistics),
         float(np.float32(epsilon)),
-        _still(seen),
+        still,
     )
+
+
+def unfit(seen: Moments, element_type: int, opset: int) -> tuple[np.dtype[np.generic], float | None]:
+    """The type that variances are written in, and one that it does not hold to a hundredth, if there is one."""
+    dtype = types(element_type, opset)[1]
+    off = np.abs(_rounded(seen.variance, dtype).astype(np.float64) - seen.variance) > MOST_LOST * seen.variance
+    lost = seen.variance[off & ~_still(seen, element_type)]
+    return dtype, float(lost[0]) if lost.size else None
 
 
 def factor(scale: np.ndarray, variance: np.ndarray, epsilon: float) -> np.ndarray:
@@ -138,19 +152,16 @@ def _undoing(variance: np.ndarray, epsilon: float, dtype: np.dtype[np.generic]) 
     return found
 
 
-def _small_enough(seen: Moments) -> float:
+def _small_enough(seen: Moments, element_type: int) -> float:
     """1e-5, or so much less that it is a small share of every variance that is not zero."""
-    varying = seen.variance[seen.variance > _noise(seen)]
+    varying = seen.variance[~_still(seen, element_type)]
     return min(TEXTBOOK_EPSILON, MOST_EPSILON_SHARE * float(varying.min())) if varying.size else TEXTBOOK_EPSILON
 
 
-def _still(seen: Moments) -> np.ndarray:
-    return np.asarray(seen.variance <= _noise(seen))
-
-
-def _noise(seen: Moments) -> Float64:
-    """The variance that rounding of a constant alone may show, a unit of float32 around the mean."""
-    return np.asarray(np.square(2.0**-23 * np.abs(seen.mean)))
+def _still(seen: Moments, element_type: int) -> np.ndarray:
+    """Which channels have no more variance than rounding of a constant may show: a unit around the mean."""
+    unit = 2.0**-52 if element_type == TensorProto.DOUBLE else 2.0**-23
+    return np.asarray(seen.variance <= np.square(unit * np.abs(seen.mean)))
 
 
 def _rounded(vector: np.ndarray, dtype: np.dtype[np.generic]) -> np.ndarray:

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 from onnx import TensorProto
 
 from bnfold.affine import Dim
 from bnfold.errors import InputRefused, UsageError
 from bnfold.inserting.types import Form, forms_in_functions
 from bnfold.nodes import Node, Site, Value
-from bnfold.ops.affine import FIRST_OPSET_WITH_TRAINING_MODE, is_batch_norm
+from bnfold.ops.affine import FIRST_OPSET_WITH_TRAINING_MODE
 from bnfold.ops.facts import Facts
-from bnfold.ops.layers import activation_after, batch_norm_after, channel_axis, channels_of, depending_on_data
+from bnfold.ops.layers import (
+    activation_after,
+    batch_norm_after,
+    batch_norm_before,
+    channel_axis,
+    channels_of,
+    depending_on_data,
+)
 from bnfold.selecting import matched, near
 
 FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE})
@@ -91,10 +99,10 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A value that was named, by which option, and whether exactly."""
+    """A value that was named, whether exactly, and the node that says where its channels are: the layer's own."""
 
     value: Value
-    option: str
+    layer: Node | None
     exactly: bool
 
 
@@ -110,37 +118,42 @@ def chosen(facts: Facts, where: Where) -> tuple[tuple[Place, ...], tuple[Skipped
     skipped: list[Skipped] = []
     illegal: list[tuple[_Named, Skipped]] = []
     for one in named.values():
-        found = judge.place(one.value)
+        found = judge.place(one.value, one.layer)
         if isinstance(found, Place):
             places.append(found)
         elif found.code in {"has-batch-norm", "skipped"}:
             skipped.append(found)
         else:
             illegal.append((one, found))
-    if where.choose is not None:
-        places = [place for place in places if _says_yes(where.choose, place)]
-    else:
+    if where.choose is None:
         _check_legal(illegal, nothing_else=not places and not skipped)
+    elif not places:
+        _check_opset(found for _, found in illegal)
+    places = [place for place in places if where.choose is None or _says_yes(where.choose, place)]
     return tuple(places), (*skipped, *(found for _, found in illegal))
 
 
 def _says_yes(choose: Callable[[Place], bool], place: Place) -> bool:
     answer = choose(place)
-    if not isinstance(answer, bool):
+    if not isinstance(answer, bool | np.bool_):
         raise UsageError(f"choose gives something of the type {type(answer).__name__}, and must say True or False")
-    return answer
+    return bool(answer)
 
 
 def _check_legal(illegal: Sequence[tuple[_Named, Skipped]], *, nothing_else: bool) -> None:
     told = [found for one, found in illegal if one.exactly or nothing_else]
     if not told:
         return
-    old = next((found for found in told if found.code == "opset"), None)
-    if old is not None:
-        raise InputRefused(old.sentence)
+    _check_opset(told)
     listed = "; ".join(f"{found.site} ({found.tensor!r}): {found.sentence}" for found in told[:_MOST_TOLD])
     further = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
     raise UsageError(f"no BatchNormalization can stand at {listed}{further} (skip leaves a place out)")
+
+
+def _check_opset(told: Iterable[Skipped]) -> None:
+    for found in told:
+        if found.code == "opset":
+            raise InputRefused(found.sentence)
 
 
 def _named(facts: Facts, where: Where) -> Mapping[int, _Named]:
@@ -153,7 +166,7 @@ def _named(facts: Facts, where: Where) -> Mapping[int, _Named]:
         if where.past_activation:
             value = activation_after(facts, value) or value
         if value.id not in found or one.exactly:
-            found[value.id] = _Named(value, one.option, one.exactly)
+            found[value.id] = replace(one, value=value)
     order = {node.id: i for i, node in enumerate(facts.order)}
 
     def place(id_: int) -> tuple[int, int]:
@@ -171,7 +184,7 @@ def _after(facts: Facts, where: Where) -> Iterator[_Named]:
     for node in facts.graph.nodes:
         output = node.output(0)
         if node.op in where.after and output is not None:
-            yield _Named(output, "after", exactly=True)
+            yield _Named(output, node, exactly=True)
 
 
 def _at(facts: Facts, where: Where) -> Iterator[_Named]:
@@ -188,10 +201,11 @@ def _at(facts: Facts, where: Where) -> Iterator[_Named]:
             if (glob in {node.proto.name, str(node.site)} or matched(globs, [node.proto.name, str(node.site)]))
             and (output := node.output(0)) is not None
         ]
+        found = found or [v for v in facts.graph.values if v.name == glob]  # a weight: told why it is no place
         if not found:
             raise UsageError(f"--at {glob!r} names no node and no tensor{near(glob, names)}")
         for value in found:
-            yield _Named(value, "at", exactly)
+            yield _Named(value, facts.graph.producer(value), exactly)
 
 
 def _everywhere(facts: Facts, where: Where) -> Iterator[_Named]:
@@ -199,7 +213,7 @@ def _everywhere(facts: Facts, where: Where) -> Iterator[_Named]:
         for node in facts.graph.nodes:
             for value in node.outputs:
                 if value is not None:
-                    yield _Named(value, "choose", exactly=False)
+                    yield _Named(value, node, exactly=False)
 
 
 @dataclass(slots=True)
@@ -215,7 +229,8 @@ class _Judge:
         self.depending = depending_on_data(self.facts)
         self._check_skip()
 
-    def place(self, value: Value) -> Place | Skipped:
+    def place(self, value: Value, layer: Node | None) -> Place | Skipped:
+        """The place that a value is, its channels where its layer has them."""
         node = self.facts.graph.producer(value)
         for check in (self._unwanted, self._scope, self._role, self._followed):
             found = check(value, node)
@@ -224,7 +239,7 @@ class _Judge:
         form = self._form(value)
         if isinstance(form, str):
             return self._left(value, node, "type", form)
-        axis = self._axis(node, form)
+        axis = self._axis(layer, form)
         trouble = self._trouble(value, form, axis)
         if trouble is not None:
             return self._left(value, node, *trouble)
@@ -235,7 +250,7 @@ class _Judge:
                 value,
                 node,
                 "channels",
-                f"the size of its axis {axis}, the channels, is {size}; --dim or --axis may help",
+                f"the size of its axis {axis}, the channels, is {size}, and has to be a number",
             )
         return Place(node, value, form.shape, form.element_type, axis, channels)
 
@@ -279,10 +294,11 @@ class _Judge:
         graph = self.facts.graph
         if graph.is_overridable(value):
             return "constant", "it is an initializer, a weight and no activation"
-        if value.id not in self.depending:
+        form = self.in_functions.get(value.id)
+        if value.id not in self.depending or (isinstance(form, Form) and not form.depends):
             if self.facts.is_constant(value):
                 return "constant", "it is a constant, a weight and no activation"
-            return "shape", "it is computed from shapes alone, and holds no activation"
+            return "shape", "it depends on nothing that an input holds: a weight, or computed from shapes alone"
         if node is None and graph.is_graph_output(value):
             return "output", "an input that is an output at once cannot be given another value"
         if not graph.readers(value) and not graph.is_graph_output(value):
@@ -290,11 +306,13 @@ class _Judge:
         return None
 
     def _followed(self, value: Value, node: Node | None) -> tuple[str, str] | None:
+        del node
         after = batch_norm_after(self.facts, value)
         if after is not None:
             return "has-batch-norm", f"it is followed by {after.site} already"
-        if node is not None and is_batch_norm(node.op):
-            return "has-batch-norm", "it is the output of a BatchNormalization already"
+        before = batch_norm_before(self.facts, value)
+        if before is not None:
+            return "has-batch-norm", f"it is what {before.site} puts out already"
         return None
 
     def _form(self, value: Value) -> Form | str:
@@ -305,10 +323,10 @@ class _Judge:
             return "its type is not known (onnx's shape inference does not say)"
         return Form(element, self.facts.shape(value))
 
-    def _axis(self, node: Node | None, form: Form) -> int:
+    def _axis(self, layer: Node | None, form: Form) -> int:
         rank = 0 if form.shape is None else len(form.shape)
         if self.where.axis is None:
-            return channel_axis(node, rank) if rank > 1 else 1
+            return channel_axis(layer, rank) if rank > 1 else 1
         return self.where.axis + rank if self.where.axis < 0 else self.where.axis
 
     def _trouble(self, value: Value, form: Form, axis: int) -> tuple[str, str] | None:

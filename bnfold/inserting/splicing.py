@@ -22,6 +22,12 @@ from bnfold.nodes import Scope
 from bnfold.observing.marks import mark_of
 from bnfold.ops.affine import FIRST_OPSET_WITH_TRAINING_MODE, NORMALIZATION
 
+_CALLED_AFTER = (
+    "weight", "bias", "running_mean", "running_var", "running_mean.updated", "running_var.updated", "saved_mean",
+    "saved_var", "channels_first", "out",
+)  # fmt: skip
+"""What is named after a BatchNormalization, with a dot between."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Insertion:
@@ -98,7 +104,7 @@ class _Splicing:
     def _insert(self, insertion: Insertion) -> str:
         place = insertion.place
         before, after = self._names(place)
-        name = self.fresh(f"{place.tensor}_bn")
+        name = self._called(f"{place.tensor}_bn")
         nodes = self._parameters(insertion, name)
         index = 0 if place.node is None else place.node.index + 1
         if place.axis == 1:
@@ -106,7 +112,7 @@ class _Splicing:
         else:
             order = list(range(place.rank))
             order[1], order[place.axis] = place.axis, 1
-            turned, normed = self.fresh(f"{name}.channels_first"), self.fresh(f"{name}.out")
+            turned, normed = f"{name}.channels_first", f"{name}.out"
             nodes += [
                 helper.make_node("Transpose", [before], [turned], perm=order),
                 self._norm(insertion, name, turned, normed),
@@ -114,6 +120,14 @@ class _Splicing:
             ]
         self.pending[place.value.scope].nodes[index].extend(nodes)
         return nodes[-1 if place.axis == 1 else -2].name
+
+    def _called(self, wanted: str) -> str:
+        """A name that is free with everything that is called after it."""
+        name = self.fresh(wanted)
+        while not self.fresh.taken.isdisjoint(f"{name}.{part}" for part in _CALLED_AFTER):
+            name = self.fresh(wanted)
+        self.fresh.taken.update(f"{name}.{part}" for part in _CALLED_AFTER)
+        return name
 
     def _names(self, place: Place) -> tuple[str, str]:
         """What the BatchNormalization reads and what it puts out, everything else told of it."""

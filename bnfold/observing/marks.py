@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto, helper
 
+from bnfold.affine import Float64
 from bnfold.graph import Graph
 from bnfold.model import Edits, GraphEdit
 from bnfold.nodes import Node, Scope, Value
@@ -22,12 +23,16 @@ _MARK = "bnfold watches "
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Watch:
-    """A value to observe: the key to call it by, how many channels it has, and on which axis, 1 or the last (-1)."""
+    """A value to observe: the key to call it by, how many channels it has, and on which axis, 1 or the last (-1).
+
+    `centre`: one number per channel, about which squares are taken as well (`Observed.sample_squares`).
+    """
 
     key: int
     value: Value
     channels: int
     axis: int = 1
+    centre: Float64 | None = None
 
 
 def mark_of(key: int) -> str:

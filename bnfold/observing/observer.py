@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from bnfold.affine import Float64
 from bnfold.equality.inputs import Batch
 from bnfold.equality.outline import Outline
 from bnfold.equality.pieces import Piece, Source
+from bnfold.equality.prepare import Copy
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.graph import Graph
 from bnfold.model import ModelFile, candidate, edited, read, without_functions
@@ -38,10 +40,15 @@ class CannotObserve(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What has to be known of a marked value before anything runs: its channels, and their axis (1 or -1)."""
+    """What has to be known of a marked value before anything runs: its channels, their axis (1 or -1), a centre."""
 
     channels: int
     axis: int = 1
+    centre: Float64 | None = None
+
+    def of_nothing(self) -> Observed:
+        """Nothing seen of such a value."""
+        return Observed.none(self.channels, self.centre)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,18 +80,17 @@ class Observer:
         """
         wanted = frozenset(keys)
         piece, reductions = self._piece(wanted, constants or {})
-        content = piece.to_bytes()
-        folder = self.source.held_at.parent
-        seen = {key: Observed.none(self.shapes[key].channels) for key in wanted}
+        copy = Copy(piece.to_bytes(), self.source.held_at.parent)
+        seen = {key: self.shapes[key].of_nothing() for key in wanted}
         for batch in batches:
             feeds = {name: batch.feeds[name] for name in piece.bounds}
             try:
-                outputs = self.runner.run_piece(content, folder, feeds)
+                outputs = self.runner.run_piece(copy, feeds)
             except CannotRun as error:
                 sentence = f"onnxruntime cannot run the model on {batch.label!r}: {error.sentence}"
                 raise CannotObserve(sentence, error.kind) from error
             for key, found in reductions:
-                seen[key] = seen[key].merged(_observed(found, outputs))
+                seen[key] = seen[key].merged(_observed(found, self.shapes[key], outputs))
         return seen
 
     def _piece(
@@ -124,7 +130,7 @@ class Observer:
             holder = copies[self._in_main_graph(mark).id]
             body_at(holder, steps).node.extend(nodes)
             try:
-                found = lifted(holder, steps, found, prefix)
+                found = lifted(piece.nodes, holder, steps, found, prefix)
             except CannotLift as error:
                 raise CannotObserve(f"{mark.proto.input[0]!r}: {error}") from error
         piece.outputs.extend(found.names)
@@ -145,19 +151,22 @@ def observe(
 ) -> dict[int, Observed]:
     """What values of a model are over data, by the keys of their watches. Raises `CannotObserve`, `UsageError`."""
     with_marks = edited(model, marked(Graph.of(model), watches))
-    shapes = {watch.key: Shape(watch.channels, watch.axis) for watch in watches}
+    shapes = {watch.key: Shape(watch.channels, watch.axis, watch.centre) for watch in watches}
     with Observer.of(with_marks, shapes, runner) as observer:
         return observer.observe(shapes, batches)
 
 
-def _observed(found: Reduction, outputs: Mapping[str, np.ndarray]) -> Observed:
-    """One batch's statistics, as they came out of the piece."""
+def _observed(found: Reduction, shape: Shape, outputs: Mapping[str, np.ndarray]) -> Observed:
+    """One batch's statistics, as they came out of the piece: of a loop's body, one form for each iteration."""
     means, variances = (outputs[name].reshape(-1, found.channels) for name in (found.means, found.variances))
-    forms = outputs[found.shape].reshape(-1, 3)
-    size = int(forms[0][2 if found.axis == 1 else 1]) if len(forms) else 0
-    if not size or not len(means):
-        return Observed.none(found.channels)
-    return Observed.of_samples(size, means, variances)
+    seen, start = shape.of_nothing(), 0
+    for form in outputs[found.shape].reshape(-1, 3):
+        samples, size = int(form[0]), int(form[2 if found.axis == 1 else 1])
+        rows = slice(start, start + samples)
+        start += samples
+        if samples and size:
+            seen = seen.merged(Observed.of_samples(size, means[rows], variances[rows], shape.centre))
+    return seen
 
 
 def _put(node: NodeProto, constants: Mapping[str, TensorProto]) -> None:

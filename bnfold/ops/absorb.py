@@ -281,11 +281,16 @@ def _exact_bias(linear: Linear, after: Affine) -> Float64 | None:
         return shift if linear.bias_is_vector or axis == after.rank - 1 else shift[:, np.newaxis]
     original = linear.bias.array().astype(np.float64) * linear.bias_factor
     if linear.bias_is_vector:
-        return np.asarray(original * scale + shift)
+        return _shifted(original * scale, shift)
     shape = [1] * after.rank
     shape[axis] = linear.channels
-    exact = np.asarray(original * after.scale + (after.shift if added is None else shift.reshape(shape)))
+    exact = _shifted(original * after.scale, after.shift if added is None else shift.reshape(shape))
     return exact[0] if original.ndim < exact.ndim and exact.shape[0] == 1 else exact
+
+
+def _shifted(product: Float64, shift: Float64) -> Float64:
+    """Their sum; where there is no shift, the product with its own sign, also that of a negative zero."""
+    return np.asarray(np.where(shift == 0, product, product + shift))
 
 
 def _axis_obstacle(linear: Linear, after: Affine) -> Obstacle | None:

@@ -44,13 +44,16 @@ def channel_axis(node: Node | None, rank: int) -> int:
 
 
 def activation_after(facts: Facts, value: Value) -> Value | None:
-    """What an activation makes of a value that nothing else reads; None where none follows."""
+    """What an activation makes of a value, or of it and its bias, that nothing else reads; None where none follows."""
     readers = facts.graph.readers(value)
     if facts.graph.is_graph_output(value) or not readers or any(r.node.scope is not value.scope for r in readers):
         return None
     if len(readers) == 1:
         (reader,) = readers
-        return reader.node.output(0) if reader.index == 0 and reader.node.op in ACTIVATIONS else None
+        if reader.index == 0 and reader.node.op in ACTIVATIONS:
+            return reader.node.output(0)
+        biased = reader.node.output(0) if _is_bias(facts, reader) else None
+        return None if biased is None else activation_after(facts, biased)
     gates = [reader.node for reader in readers if reader.node.op in GATES]
     products = [reader.node for reader in readers if reader.node.op == "Mul"]
     if len(readers) != 2 or len(gates) != 1 or len(products) != 1:
@@ -72,12 +75,22 @@ def batch_norm_after(facts: Facts, value: Value) -> Node | None:
 
 def _same_layer(facts: Facts, reader: Reader) -> Iterator[Value]:
     node, output = reader.node, reader.node.output(0)
-    if output is None:
-        return
-    others = [v for i, v in enumerate(node.inputs) if v is not None and i != reader.index]
-    is_bias = node.op == "Add" and len(others) == 1 and facts.is_constant(others[0])
-    if is_bias or (node.op in SAME_LAYER and reader.index == 0):
+    if output is not None and (_is_bias(facts, reader) or (node.op in SAME_LAYER and reader.index == 0)):
         yield output
+
+
+def _is_bias(facts: Facts, reader: Reader) -> bool:
+    """Whether a reader adds a constant."""
+    others = [v for i, v in enumerate(reader.node.inputs) if v is not None and i != reader.index]
+    return reader.node.op == "Add" and len(others) == 1 and facts.is_constant(others[0])
+
+
+def batch_norm_before(facts: Facts, value: Value) -> Node | None:
+    """The BatchNormalization of which a value is the output, or what Transposes, Casts, ... alone make of that."""
+    node = facts.graph.producer(value)
+    while node is not None and node.op in SAME_LAYER and node.inputs and node.inputs[0] is not None:
+        node = facts.graph.producer(node.inputs[0])
+    return node if node is not None and is_batch_norm(node.op) else None
 
 
 def depending_on_data(facts: Facts) -> frozenset[int]:

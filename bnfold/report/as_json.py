@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from bnfold import __version__
 from bnfold.equality.verdict import Differs, EndToEnd, Recheck, Same, Unknown, Verdict
 from bnfold.moves import Json, Move, Plan
-from bnfold.ops.reasons import Reason
 from bnfold.ops.table import Row
+from bnfold.report.envelope import written
 from bnfold.result import Done, FoldResult, exit_code
-
-SCHEMA = 1
 
 
 def fold_json(done: Sequence[Done]) -> str:
@@ -35,28 +30,6 @@ def verdict_json(before: str, after: str, verdict: Verdict) -> str:
 def ops_json(rows: Iterable[Row]) -> str:
     """The answer of `bnfold ops`."""
     return written("ops", rows=[asdict(row) for row in rows])
-
-
-def reasons_json(reasons: Iterable[Reason]) -> str:
-    """The answer of `bnfold explain`."""
-    return written("explain", reasons=[asdict(reason) for reason in reasons])
-
-
-def written(command: str, **fields: Json) -> str:
-    """An answer of one command, with the head that all have."""
-    head: dict[str, Json] = {"schema": SCHEMA, "bnfold": __version__, "command": command}
-    return json.dumps(_finite({**head, **fields}), indent=2, ensure_ascii=True, allow_nan=False)
-
-
-def _finite(value: Json) -> Json:
-    """JSON has no infinity and no NaN: they are written as words."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 def _done(done: Done) -> Json:

@@ -9,7 +9,8 @@ from itertools import groupby
 from bnfold.inserting.places import Skipped
 from bnfold.inserting.result import Inserted, InsertResult, Normalised
 from bnfold.moves import Json
-from bnfold.report.as_json import end_to_end_json, verdict_fields, written
+from bnfold.report.as_json import end_to_end_json, verdict_fields
+from bnfold.report.envelope import written
 from bnfold.report.escape import shown
 from bnfold.report.text import FEW, columns, evidence_rows, site_rows
 

@@ -68,26 +68,31 @@ def test_the_rank_behind_a_reshape_is_not_that_of_the_home() -> None:
     assert "unknown rank" in str(without_rank(flat, t=[10, 4]).certificate().uncertain)
 
 
-def test_a_constant_is_a_home_though_nothing_is_known_of_its_value_but_the_rank() -> None:
+def turned(*shape: int) -> Pair:
+    """A factor of this shape, which takes the one that stands behind a permutation."""
     draw = Draw(1)
-    c, k = draw.factors(1, 4), draw.factors(4, 1)
-    pair = pair_of(
+    c, k = draw.factors(*shape), draw.factors(4, 1)
+    return pair_of(
         draw, "(float[3,4] x) => (float[4,3] y)", "t = Mul(x,c) u = Transpose<perm=[1,0]>(t) n = Mul(u,k) y = Relu(n)",
         "t1 = Mul(x,c1) n = Transpose<perm=[1,0]>(t1) y = Relu(n)", "n: u -> t", old={"c": c, "k": k},
         new={"c1": wide(c) * wide(k)[:, 0]},
     )  # fmt: skip
+
+
+def test_a_constant_is_a_home_though_nothing_is_known_of_its_value_but_the_rank() -> None:
+    pair = turned(1, 4)
     holds(pair)
     holds(without_rank(pair))
 
 
+@pytest.mark.parametrize("dims", [[3, 4, 1], [1, 3, 4], [3]])
+def test_a_note_that_contradicts_a_permutation_decides_nothing(dims: list[int]) -> None:
+    checked = without_rank(turned(1, 4), t=dims).certificate()
+    assert checked.uncertain == "the rank of what Mul#0 puts out is not what its producers make it"
+
+
 def test_a_constant_that_would_grow_is_none_where_nothing_is_known_of_its_value() -> None:
-    draw = Draw(1)
-    c, k = draw.factors(1, 1), draw.factors(4, 1)
-    pair = pair_of(
-        draw, "(float[3,4] x) => (float[4,3] y)", "t = Mul(x,c) u = Transpose<perm=[1,0]>(t) n = Mul(u,k) y = Relu(n)",
-        "t1 = Mul(x,c1) n = Transpose<perm=[1,0]>(t1) y = Relu(n)", "n: u -> t", old={"c": c, "k": k},
-        new={"c1": wide(c) * wide(k)[:, 0]},
-    )  # fmt: skip
+    pair = turned(1, 1)
     holds(pair)
     assert "whether the new constant of Mul#0 fits its value is not known" in str(
         without_rank(pair).certificate().uncertain
@@ -215,6 +220,14 @@ def test_a_constant_with_fewer_dimensions_than_before_is_refused(text: str) -> N
         holds(pair)
     put(pair.after, c1=(c * k)[0])
     assert "has fewer dimensions than the old one" in str(pair.certificate().failure)
+
+
+def test_a_weight_with_fewer_dimensions_than_before_is_refused() -> None:
+    pair = KINDS["conv by way of factors that stay"](Draw(1))
+    holds(pair)
+    weight = onnx.numpy_helper.to_array(next(t for t in pair.after.graph.initializer if t.name == "w1"))
+    flat = put(copied(pair.after), w1=weight.reshape(4, -1))
+    assert pair.certificate(flat).failure == "the weight of Conv#0 changed its shape or type"
 
 
 @pytest.mark.parametrize("text", ["Mul(x,c)", "Add(x,c)", "MatMul(x,c)"])

@@ -63,6 +63,9 @@ WEIGHTED: dict[str, tuple[str, Shape, Shape]] = {  # what stands there, the shap
     "Einsum without a result": ('Einsum<equation="ij,jk">(x,w)', (2, 3), (3, 4)),
     "Einsum without a result, sorted": ('Einsum<equation="jb,ja">(x,w)', (3, 2), (3, 4)),
     "Einsum of an ellipsis without a result": ('Einsum<equation="...j,jk">(x,w)', (2, 5, 3), (3, 4)),
+    "Einsum of an ellipsis of nothing": ('Einsum<equation="...j,jk">(x,w)', (3,), (3, 4)),
+    "Einsum of an ellipsis before a label": ('Einsum<equation="...x,xk">(x,w)', (2, 5, 3), (3, 4)),
+    "Einsum of an ellipsis and any label": ('Einsum<equation="...j,jx">(x,w)', (2, 5, 3), (3, 4)),
     "Einsum with spaces": ('Einsum<equation=" i j , j k -> i k ">(x,w)', (2, 3), (3, 4)),
     "Einsum of three operands": ('Einsum<equation="ij,jk,kl->il">(x,w,x)', (3, 3), (3, 3)),
     "Einsum of three, two labels": ('Einsum<equation="ij,jm,il->iml">(x,w,x)', (3, 3), (3, 4)),
@@ -139,9 +142,15 @@ def test_an_axis_of_an_einsum_is_a_label_that_no_other_operand_has() -> None:
     assert grid("ij,jx,il->ixl", "x", "w", "x") == (1, 4, 1)
     assert grid("jm,ij,il->iml", "w", "x", "x") == (1, 4, 1)
     assert grid("il,ij,jm->iml", "x", "x", "w") == (1, 4, 1)
+    assert map_of('Einsum<equation="...j,jx">(x,w)', 3, x=(2, 5, 3), w=(3, 4)).grid == (1, 1, 4)
     # These may be scaled as well, and no fold needs them: each also lies along another operand.
     assert grid("ij,jm,ml->iml", "x", "w", "x") == (1, 1, 1)
     assert grid("mj,jm,il->iml", "x", "w", "x") == (1, 1, 1)
+
+
+def test_the_channels_of_a_normalization_are_those_of_its_scale() -> None:
+    shapes = {"g": (3,), "e": (1,), "m": (3,), "v": (3,)}
+    assert map_of("BatchNormalization(x,g,e,m,v)", 2, **shapes).grid == (1, 3)
 
 
 def test_a_term_has_the_grid_of_its_constant() -> None:
@@ -176,6 +185,7 @@ UNCERTAIN: dict[str, tuple[str, int, dict[str, Shape], str]] = {
     "two constant operands": ('Einsum<equation="ij,jk">(w,w)', 2, {"w": (3, 3)}, "has 2 constant operands"),
     "no constant operand": ('Einsum<equation="ij,jk">(x,x)', 2, {}, "has 0 constant operands"),
     "an ellipsis in the weight": ('Einsum<equation="ij,j...k">(x,w)', 2, {"w": (3, 4)}, "none that"),
+    "an ellipsis of as many letters": ('Einsum<equation="ij,j...->ij">(x,w)', 2, {"w": (3, 4, 1, 1)}, "none that"),
     "one label twice": ('Einsum<equation="ij,jj->i">(x,w)', 1, {"w": (3, 3)}, "none that"),
     "more labels than dimensions": ('Einsum<equation="ij,jkl->ik">(x,w)', 2, {"w": (3, 4)}, "none that"),
     "fewer terms than operands": ('Einsum<equation="ij->i">(x,w)', 1, {"w": (3, 4)}, "none that"),

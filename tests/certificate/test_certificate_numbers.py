@@ -98,6 +98,7 @@ def test_pieces_are_of_about_a_block_and_leave_nothing_out(
     assert [len(range(rows)[piece]) for piece in found] == expected
     assert [i for piece in found for i in range(rows)[piece]] == list(range(rows))
     assert list(pieces((0, 0))) == []
+    assert [len(range(block)[piece]) for piece in pieces((block,))] == [block]
 
 
 @pytest.mark.parametrize("element", ELEMENTS)

@@ -305,6 +305,19 @@ def test_a_quantised_bias_takes_no_shift() -> None:
         assert "bias" in str(checked.failure)
 
 
+@pytest.mark.parametrize("shift", [0.0, 2.0**-149, -(2.0**-149)])
+def test_a_quantised_bias_takes_not_even_the_smallest_shift(shift: float) -> None:
+    draw = Draw(5)
+    q, s, p, r = stored(draw, 4, 3, 3), scales(draw), stored(draw, 4, dtype=np.int32), scales(draw)
+    quantised = "d = DequantizeLinear(q,s) b = DequantizeLinear(p,r)"
+    pair = pair_of(
+        draw, "(float[1,3,8] x) => (float[1,4,6] y)", f"{quantised} h = Conv(x,d,b) n = Add(h,k) y = Relu(n)",
+        f"{quantised} n = Conv(x,d,b) y = Relu(n)", "n: -> h", shared={"q": q, "p": p, "s": s, "r": r},
+        old={"k": np.full((4, 1), shift, "f")}, opset=21,
+    )  # fmt: skip
+    assert pair.certificate().holds is (shift == 0)
+
+
 def test_scales_per_channel_do_not_exist_below_opset_13() -> None:
     pair = FIRST(Draw(6))
     certified(pair)

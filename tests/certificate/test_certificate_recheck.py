@@ -17,8 +17,8 @@ from onnx import TensorProto, helper
 import bnfold
 from bnfold import proving
 from bnfold.equality import recheck
-from bnfold.equality.end_to_end import Outcome
 from bnfold.equality.examine import Examination
+from bnfold.equality.pair import Outcome
 from bnfold.errors import InputRefused
 from bnfold.model import inlining
 

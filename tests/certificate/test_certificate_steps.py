@@ -7,10 +7,14 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from certificate_folds import copied, put
+from certificate_folds import copied, parsed, put
 from certificate_pairs import Draw, Pair, pair_of, wide
 
 from bnfold.equality import steps
+from bnfold.equality.claim import Link
+from bnfold.equality.constants import Constants
+from bnfold.graph import Graph
+from bnfold.model import read
 
 
 def holds(pair: Pair) -> None:
@@ -55,6 +59,45 @@ def test_a_gain_of_any_size_follows_the_layout(channels: int) -> None:
     holds(pair)
     other = put(copied(pair.after), b1=np.roll((wide(d) / wide(k)[:, 0]).astype("f"), 1))
     assert pair.certificate(other).holds is (channels == 1)
+
+
+def test_a_value_without_dimensions_passes_a_factor_that_has_no_constant() -> None:
+    draw = Draw(1)
+    c, k, d = draw.factors(), draw.factors(), draw.terms()
+    pair = pair_of(
+        draw, "(float[1] x) => (float[1] y)",
+        "b = Mul(x,c) t = Add(b,e) i = Neg(t) n = Mul(i,k) o = Add(n,d) y = Relu(o)",
+        "b1 = Mul(x,c1) t1 = Add(b1,e1) o = Neg(t1) y = Relu(o)", ["n: i t -> t b", "o: n i -> t"],
+        old={"c": c, "k": k, "d": d, "e": d}, new={"c1": wide(c) * wide(k), "e1": wide(d) * wide(k) - wide(d)},
+    )  # fmt: skip
+    for model in (pair.before, pair.after):
+        for entry in (*model.graph.input, *model.graph.output):
+            del entry.type.tensor_type.shape.dim[:]
+    holds(pair)
+
+
+def test_a_weight_for_no_channels_is_right() -> None:
+    draw = Draw(1)
+    w, k = draw.weights(3, 0), draw.factors(0)
+    pair = pair_of(
+        draw, "(float[2,3] x) => (float[2,0] y)", "c = MatMul(x,w) n = Mul(c,k) y = Relu(n)",
+        "n = MatMul(x,w1) y = Relu(n)", "n: -> c", old={"w": w, "k": k}, new={"w1": wide(w)},
+    )  # fmt: skip
+    holds(pair)
+
+
+def test_a_factor_that_stays_has_one_constant() -> None:
+    draw = Draw(1)
+    w, k, q = draw.weights(3, 4), draw.factors(4), draw.factors(4)
+    pair = pair_of(
+        draw, "(float[2,3] x) => (float[2,4] y)", "c = MatMul(x,w) t = Mul(c,q) n = Mul(t,k) y = Relu(n)",
+        "c1 = MatMul(x,w1) n = Mul(c1,q) y = Relu(n)", "n: t -> c", shared={"q": q}, old={"w": w, "k": k},
+        new={"w1": wide(w) * wide(k)},
+    )  # fmt: skip
+    holds(pair)
+    for model in (pair.before, pair.after):
+        model.graph.node[1].input.append("")
+    assert pair.certificate().failure == "Mul#1 is no affine"
 
 
 # Sizes that are not known.
@@ -149,6 +192,20 @@ def test_two_sizes_are_tried_which_differ() -> None:
     assert min(steps.UNKNOWN_SIZES) > 1
 
 
+@pytest.mark.parametrize("unknown", steps.UNKNOWN_SIZES)
+def test_a_gain_is_carried_at_the_sizes_of_the_labels(unknown: int) -> None:
+    """Of a value of which nothing but the rank is known, each tells one size, which holds for both."""
+    text = "(float[a,b,c] x) => (float[d,e] y) { y = Flatten<axis=1>(x) }"
+    constants = Constants(Graph.of(read(parsed(text))))
+    link = Link(constants.graph.nodes[0], 0)
+    walk = steps._Walk(constants, (), link, frozenset(), frozenset(), {}, takes_shift=True)
+    labels, gain = np.arange(4).reshape(1, 4, 1), np.array([2.0, 3.0]).reshape(1, 1, 2)
+    moved, carried = walk.through_layout(link, labels, gain, unknown)
+    assert moved.shape == carried.shape
+    assert moved[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert carried[0].tolist() == [2.0, 3.0] * 4
+
+
 # The terms of a bound.
 
 
@@ -165,3 +222,17 @@ def test_the_bound_of_a_small_shift_is_as_small(size: float) -> None:
     for factor, passes in ((1 + 2.0**-52, True), (1 + 2.0**-40, False)):
         after = put(copied(pair.after), b1=d[:, 0] * factor)
         assert pair.certificate(after).holds is passes
+
+
+def test_a_shift_that_another_home_took_widens_no_bound() -> None:
+    draw = Draw(1, "double")
+    w, b, c = draw.weights(4, 3, 3), 1e-8 * (1 + draw.terms(4)), draw.terms(4, 1)
+    parameters, a, s = draw.normalization(4)
+    right = b * a
+    pair = pair_of(
+        draw, "(float[1,3,8] x) => (float[1,4,6] y)", "h = Conv(x,w,b) t = Add(h,c) n = BN(t,g,e,m,v) y = Relu(n)",
+        "h1 = Conv(x,w1,b1) n = Add(h1,c1) y = Relu(n)", "n: t -> t h", old={"w": w, "b": b, "c": c, **parameters},
+        new={"w1": w * a[:, None, None], "b1": right, "c1": c * a[:, None] + s[:, None]},
+    )  # fmt: skip
+    holds(pair)
+    assert not pair.certificate(put(copied(pair.after), b1=right * (1 + 2.0**-40))).holds

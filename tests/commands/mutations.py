@@ -4,8 +4,13 @@
 
 Each mutant changes one thing: a comparison, an operator, a constant, a condition, a call that is dropped. It meets the
 tests that run its lines, the fastest first, until one fails, in a fork of a process in which everything is imported;
-what stands outside functions meets all tests in a process of its own. onnxruntime is not there: a test that needs it
-fails without any mutant, and is not asked. Prints the survivors, and which of them docs/mutation.md explains.
+what stands outside functions, or cannot be put into one, meets all tests in a process of its own. onnxruntime is not
+there: a test that needs it fails without any mutant, and is not asked. Prints the survivors, and which of them
+docs/mutation.md explains.
+
+Killed are those alone at which a test fails that passes without them. Before any mutant, the unchanged code is put in
+place in the very ways of a mutant: what fails then is not asked. A mutant with which the run of the tests itself breaks
+off is counted by itself, and so is one with which the module cannot be imported.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import random
 import resource
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -34,8 +40,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXPLAINED = ROOT / "docs" / "mutation.md"
 MUTANT = "BNFOLD_MUTANT"
+ASKED = "BNFOLD_ASKED"
 MOST_MEMORY = 6 << 30
-NOT_APPLIED = 99
+NOT_APPLIED, BROKEN_OFF, NO_IMPORT = 99, 98, 97
+OUTCOMES = {0: "survived", 1: "killed", NOT_APPLIED: "not applied", NO_IMPORT: "not importable"}
+SAID = {"survived", "not run", "not applied", "broken off", "not importable", "timed out"}
 SLACK = 10.0
 """Seconds of the processor that a mutant may take beyond ten times what its tests take without it."""
 
@@ -210,8 +219,16 @@ class Repeatable:
     def pytest_configure(self) -> None:
         from hypothesis import settings  # noqa: PLC0415  # pytest objects to what was imported before it
 
-        settings.register_profile("mutations", derandomize=True, database=None)
+        settings.register_profile("mutations", derandomize=True, database=None, deadline=None)
         settings.load_profile("mutations")
+
+
+class Asked:
+    """A pytest plugin: of the tests of the files that are run, the ones that are asked."""
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        asked = set(Path(os.environ[ASKED]).read_text().split("\n"))
+        items[:] = [item for item in items if item.nodeid in asked]
 
 
 class Session:
@@ -228,6 +245,7 @@ class Session:
         self.counts: Counter[str] = Counter()
         self.survivors: list[Mutant] = []
         self.made = 0
+        self.asked: list[pytest.Item] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.failed |= report.failed or report.skipped
@@ -235,7 +253,10 @@ class Session:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """In the place of pytest's own loop."""
         self.measure(session.items)
-        self.repeat(session.items)
+        unchanged = {self.repeat(session.items), self.by_itself(ast.unparse(self.tree))}
+        if unchanged != {"survived"}:
+            sys.__stdout__.write(f"the unchanged code is no measure: {', '.join(sorted(unchanged))}\n")
+            return True
         chosen = mutants(self.tree)
         self.made = len(chosen)
         random.Random(self.options.seed).shuffle(chosen)
@@ -244,9 +265,9 @@ class Session:
                 break
             outcome = self.outcome(mutant, session.items)
             self.counts[outcome] += 1
-            if outcome in {"survived", "not run", "not applied"}:
-                self.survivors.append(mutant)
-                sys.__stdout__.write(self.said(mutant) + "\n")
+            if outcome in SAID:
+                self.survivors += [mutant] * (outcome in {"survived", "not run"})
+                sys.__stdout__.write(f"{outcome}: {self.said(mutant)}\n")
                 sys.__stdout__.flush()
         return True
 
@@ -282,29 +303,46 @@ class Session:
             for line in () if self.failed or self.took[i] > self.options.longest else touched:
                 self.reached[line].append(i)
 
-    def repeat(self, items: list[pytest.Item]) -> None:
-        """Once more in a fork, without a mutant: one that passes only the first time would notice every mutant."""
+    def repeat(self, items: list[pytest.Item]) -> str:
+        """Once more in a fork, with the same code put in place anew, in the order in which a mutant meets the tests.
+
+        A test that passes only the first time, or only behind another one, would notice every mutant.
+        """
+        passing = sorted({i for found in self.reached.values() for i in found}, key=lambda i: self.took[i])
         reader, writer = os.pipe()
         child = os.fork()
         if not child:
+            limit_seconds(SLACK + 10 * sum(self.took[i] for i in passing))
+            self.in_repeating_child([items[i] for i in passing], writer)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as stream:
+            marks = stream.read()
+        outcome = waited(child)
+        again = {i for i, mark in zip(passing, marks, strict=False) if mark == ord("+")}
+        self.reached = {line: [i for i in found if i in again] for line, found in self.reached.items()}
+        self.asked = [items[i] for i in sorted(again)]
+        return outcome
+
+    def in_repeating_child(self, items: list[pytest.Item], writer: int) -> None:
+        try:
+            code = compile(self.tree, self.file, "exec")
+            for function in {mutant.function for mutant in mutants(self.tree)}:
+                if function is not None:
+                    self.replaced(function, code)
             for i, item in enumerate(items):
                 self.failed = False
                 self.run(item, items[i + 1] if i + 1 < len(items) else None)
                 os.write(writer, b"-" if self.failed else b"+")
-            os._exit(0)
-        os.close(writer)
-        with os.fdopen(reader, "rb") as stream:
-            passed = stream.read()
-        waited(child)
-        again = {i for i, mark in enumerate(passed) if mark == ord("+")}
-        self.reached = {line: [i for i in found if i in again] for line, found in self.reached.items()}
+        except BaseException:  # noqa: BLE001  # of this command, and not of the tests
+            os._exit(BROKEN_OFF)
+        os._exit(0)
 
     def run(self, item: pytest.Item, following: pytest.Item | None) -> None:
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
 
     def outcome(self, mutant: Mutant, items: list[pytest.Item]) -> str:
         if mutant.function is None:
-            return self.by_itself(mutant)
+            return self.apart(mutant)
         tests = {i for line in mutant.lines for i in self.reached.get(line, ())}
         if not tests:
             return "not run"
@@ -321,44 +359,58 @@ class Session:
             place = stream.read()
         if place:
             self.kills[ordered[int(place)]] += 1
-        return outcome
+        return self.apart(mutant) if outcome == "not applied" else outcome
+
+    def apart(self, mutant: Mutant) -> str:
+        """Of a mutant for which a function cannot take other code: it is none, or reads other variables then."""
+        return self.by_itself(with_mutant(mutant, lambda: ast.unparse(self.tree)))
 
     def in_child(self, mutant: Mutant, code: CodeType, items: list[pytest.Item], writer: int) -> None:
         """Runs the tests with the mutant in place; ends with 1 at the first failure, with 0 after the last test."""
         try:
-            if not self.replaced(mutant, code):
-                os._exit(NOT_APPLIED)
+            applied = mutant.function is not None and self.replaced(mutant.function, code)
+        except BaseException:  # noqa: BLE001  # of this command, and not of the tests
+            applied = False
+        if not applied:
+            os._exit(NOT_APPLIED)
+        try:
             for i, item in enumerate(items):
                 self.failed = False
                 self.run(item, items[i + 1] if i + 1 < len(items) else None)
                 if self.failed:
                     os.write(writer, str(i).encode())
                     os._exit(1)
-            os._exit(0)
-        except BaseException:  # noqa: BLE001  # whatever a mutant does, it has been noticed
-            os._exit(1)
+        except BaseException:  # noqa: BLE001  # no test has failed
+            os._exit(BROKEN_OFF)
+        os._exit(0)
 
-    def replaced(self, mutant: Mutant, code: CodeType) -> bool:
-        """Gives the function that holds a mutant the mutant's code; whether there is such a function."""
-        (new,) = (c for c in codes(code) if (c.co_qualname, c.co_firstlineno) == mutant.function)
+    def replaced(self, function: tuple[str, int], code: CodeType) -> bool:
+        """Gives a function of the file its code in another code of the file; whether there is such a function."""
+        new = next((c for c in codes(code) if (c.co_qualname, c.co_firstlineno) == function), None)
         found = [function for function in gc.get_objects() if isinstance(function, FunctionType)]
-        where = (self.file, *mutant.function) if mutant.function else ()
+        where = (self.file, *function)
         ours = [
             f for f in found if (f.__code__.co_filename, f.__code__.co_qualname, f.__code__.co_firstlineno) == where
         ]
-        for function in ours:
-            function.__code__ = new
+        if new is None:
+            return False
+        for one in ours:
+            one.__code__ = new
         return bool(ours)
 
-    def by_itself(self, mutant: Mutant) -> str:
-        source = with_mutant(mutant, lambda: ast.unparse(self.tree))
-        environment = {**os.environ, MUTANT: f"{self.file}\n{source}"}
-        child = os.fork()
-        if not child:
-            limit_seconds(SLACK + 10 * sum(self.took))
-            asked = [sys.executable, __file__, self.file, "--tests", *self.options.tests]
-            os.execve(sys.executable, asked, environment)  # noqa: S606  # the tests, in a process of their own
-        return waited(child)
+    def by_itself(self, source: str) -> str:
+        """What the tests that are asked say in a process of their own, in which the module has this source."""
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as asked:
+            asked.write("\n".join(item.nodeid for item in self.asked))
+            asked.flush()
+            environment = {**os.environ, MUTANT: f"{self.file}\n{source}", ASKED: asked.name}
+            files = sorted({str(item.path) for item in self.asked})
+            child = os.fork()
+            if not child:
+                limit_seconds(SLACK + 10 * sum(self.took))
+                command = [sys.executable, __file__, self.file, "--tests", *files]
+                os.execve(sys.executable, command, environment)  # noqa: S606  # the tests, in a process of their own
+            return waited(child)
 
 
 def spent() -> float:
@@ -378,8 +430,7 @@ def waited(child: int) -> str:
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in {signal.SIGXCPU, signal.SIGKILL}:
         return "timed out"
-    code = os.waitstatus_to_exitcode(status)
-    return {0: "survived", NOT_APPLIED: "not applied"}.get(code, "killed")
+    return OUTCOMES.get(os.waitstatus_to_exitcode(status), "broken off")
 
 
 def explained(line: str, what: str) -> bool:
@@ -410,9 +461,14 @@ class Loader(importlib.abc.SourceLoader, importlib.abc.MetaPathFinder):
 
 
 def tests_alone(tests: list[str]) -> int:
-    """In a process of its own: the tests, with a module from other source; 0 if they pass."""
-    sys.meta_path.insert(0, Loader(*os.environ[MUTANT].split("\n", 1)))
-    return int(pytest.main(["-x", *common(tests)], plugins=[Repeatable()]))
+    """In a process of its own: the tests, with a module from other source; 0 if they pass, 1 if one fails."""
+    loader = Loader(*os.environ[MUTANT].split("\n", 1))
+    sys.meta_path.insert(0, loader)
+    try:
+        importlib.import_module(loader.name)
+    except BaseException:  # noqa: BLE001  # whatever it is, nothing can be asked
+        return NO_IMPORT
+    return int(pytest.main(["-x", *common(tests)], plugins=[Repeatable(), Asked()]))
 
 
 def common(tests: list[str]) -> list[str]:

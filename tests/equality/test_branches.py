@@ -10,7 +10,8 @@ import pytest
 
 from bnfold.equality import branches
 from bnfold.equality.conditions import forks_of
-from bnfold.equality.end_to_end import Outcome, compare
+from bnfold.equality.end_to_end import compare
+from bnfold.equality.pair import Outcome
 from bnfold.equality.runner import CannotRun, Runner
 
 if TYPE_CHECKING:

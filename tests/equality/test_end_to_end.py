@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import parser
 
-from bnfold.equality import end_to_end
-from bnfold.equality.end_to_end import Outcome, compare
+from bnfold.equality import end_to_end, pair
+from bnfold.equality.end_to_end import compare
+from bnfold.equality.inputs import Batch, random_batches
+from bnfold.equality.pair import Outcome
 from bnfold.equality.runner import CannotRun, Limits, Runner
 from bnfold.errors import UsageError
 
@@ -463,7 +465,7 @@ def test_what_is_too_much_to_keep_is_run_again_with_the_same_outcome(
     with Counting() as runner:
         kept = outcome_of(before, after, runner)
         few = runner.runs.total()
-        monkeypatch.setattr(end_to_end, "_MOST_KEPT", 0)
+        monkeypatch.setattr(pair, "_MOST_KEPT", 0)
         assert outcome_of(before, after, runner) == kept
     assert runner.runs.total() > 2 * few
 
@@ -484,3 +486,58 @@ def test_the_optimiser_is_not_tried_on_weights_without_end(
         assert outcome.end_to_end is not None
         assert any("was not tried" in note for note in outcome.end_to_end.notes) is not tried
         assert runner.runs[path.name, True, None] == tried
+
+
+class Sites:
+    """A comparison site by site that agrees or not, and may have run the original again."""
+
+    def __init__(self, *, agrees: bool, again: Mapping[str, np.ndarray] | None = None) -> None:
+        self.agrees, self.outputs = agrees, again or {}
+
+    def again(self, batch: Batch) -> Mapping[str, np.ndarray]:
+        del batch
+        return self.outputs
+
+    def agree(self, batches: tuple[Batch, ...]) -> bool:
+        assert len(batches) == 1
+        return self.agrees
+
+
+@pytest.mark.parametrize(("factor", "agrees", "word", "draws"), [
+    (6, False, "undecided", True), (6, True, "within", False), (3, False, "within", True), (3, True, "within", False),
+    (40, False, "differs", True), (40, True, "differs", True),
+])  # fmt: skip
+def test_draws_are_made_where_they_can_decide(
+    factor: int, agrees: bool, word: str, draws: bool, write: Callable[..., Path]
+) -> None:
+    """An output that is so many floors away, of rounding it once."""
+    text = "(float[4,64] x) => (float[4,64] y) {{ k = Constant<value = float[1] {{{}}}>() y = Mul(x, k) }}"
+    before = write(text.format(1.5), "before.onnx")
+    after = write(text.format(1.5 * (1 + 4 * factor * 2.0**-24)), "after.onnx")
+    with Counting() as runner:
+        outcome = outcome_of(before, after, runner, sites=Sites(agrees=agrees))
+    assert outcome.word == word, outcome.sentence
+    assert outcome.end_to_end is not None
+    notes = [note for note in outcome.end_to_end.notes if "was not drawn, for every site agrees" in note]
+    drawn = {perturb for _, _, perturb in runner.runs if perturb is not None}
+    assert (bool(drawn), bool(notes)) == (draws, agrees and word == "within" and factor > 4)
+
+
+def test_what_is_far_apart_differs_though_every_site_agrees(runner: Runner, write: Callable[..., Path]) -> None:
+    before = write("(float[N,4] x) => (float[N,4] y) { y = Neg (x) }", "before.onnx")
+    after = write("(float[N,4] x) => (float[N,4] y) { y = Abs (x) }", "after.onnx")
+    assert outcome_of(before, after, runner, sites=Sites(agrees=True)).word == "differs"
+
+
+def test_a_run_for_the_sites_shows_that_the_original_repeats_itself(write: Callable[..., Path]) -> None:
+    before, after = by_a_unit_or_two(write)
+    runs = []
+    for shift in (None, 0, 1):
+        with Counting() as runner:
+            first = random_batches(onnx.load(before), seed=0, dims={})[0]
+            again = {} if shift is None else {n: v + shift for n, v in runner.run(before, first.feeds).items()}
+            runner.runs.clear()
+            outcome = outcome_of(before, after, runner, sites=Sites(agrees=True, again=again))
+        assert outcome.word == "within"
+        runs.append(runner.runs[before.name, False, None])
+    assert runs == [runs[1] + 1, runs[1], runs[1] + 1]

@@ -10,9 +10,9 @@ import pytest
 from site_models import affine, kernel, model, norm
 
 import bnfold
-from bnfold.equality.end_to_end import Outcome
 from bnfold.equality.examine import Examination, judged
 from bnfold.equality.inputs import Batch
+from bnfold.equality.pair import Outcome
 from bnfold.equality.site_figures import Excess
 from bnfold.equality.sites import Divergence, SiteOutcome
 from bnfold.equality.verdict import Differs, EndToEnd, OutputComparison

@@ -107,23 +107,35 @@ def prints(proto: onnx.ModelProto, original: Fingerprints | None = None) -> tupl
     return found, found.all_values()[outline.names["y"].id]
 
 
-def test_a_large_constant_that_is_the_same_in_the_original_is_not_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def unhashed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprints, "_LARGE", 1024)
-    original, known = prints(large())
+    monkeypatch.setattr(fingerprints, "_END", 64)
     monkeypatch.delattr(ModelFile, "sha256_of")
-    assert prints(large(), original)[1] == known
-    with pytest.raises(AttributeError):
-        prints(large(_599=0.5), original)
 
 
-@pytest.mark.parametrize("place", ["_0", "_599"])
-def test_a_large_constant_of_the_same_name_with_other_numbers_is_another(
-    place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fingerprints, "_LARGE", 1024)
+@pytest.mark.usefixtures("unhashed")
+def test_large_constants_are_told_apart_without_a_hash() -> None:
     original, known = prints(large())
-    other = large(**{place: 0.5})
-    assert prints(other, original)[1] == digest(other) != known
+    assert prints(large(), original)[1] == known
+
+
+@pytest.mark.usefixtures("unhashed")
+@pytest.mark.parametrize("place", ["_0", "_100", "_300", "_599"])
+def test_a_large_constant_with_other_numbers_is_another(place: str) -> None:
+    original, known = prints(large())
+    first, again = (prints(large(**{place: 0.5}), original)[1] for _ in range(2))
+    assert first == again != known
+
+
+def test_many_large_constants_that_begin_alike_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprints, "_LARGE", 1024)
+    monkeypatch.setattr(fingerprints, "_END", 64)
+    original, known = prints(large())
+    others = [prints(large(_100=number), original)[1] for number in range(1, 9)]
+    assert len({known, *others}) == 9
+    assert [prints(large(_100=number), original)[1] for number in range(1, 9)] == others
+    assert prints(large(), original)[1] == known
 
 
 def test_no_constant_is_hashed_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bnfold.equality import measure
-from bnfold.equality.measure import describe_constant, distance, number
+from bnfold.equality.measure import describe_constant, distance, number, relative, same_bits
 
 FLOATS = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, min_side=0), elements=st.floats(width=32))
 
@@ -115,3 +115,31 @@ def described(values: np.ndarray) -> str | None:
     if not np.isfinite(wide).any():
         return "not finite"
     return f"{wide[0]:.6g}" if np.isfinite(wide).all() else None
+
+
+@given(FLOATS, st.integers(0, 3))
+def test_the_quick_relative_distance_is_the_distance(before: np.ndarray, seed: int) -> None:
+    with np.errstate(all="ignore"):
+        after = before * np.random.default_rng(seed).normal(1, 1e-3, before.shape).astype(np.float32)
+    assert relative(before, after) == pytest.approx(distance(before, after).relative(), rel=1e-9)
+
+
+@pytest.mark.parametrize("far", [1e-300, 1e300, math.inf, math.nan])
+def test_the_quick_relative_distance_of_extremes(far: float) -> None:
+    before, after = np.array([far, 1.0]), np.array([far, 1.5]) * 1.5
+    assert relative(before, after) == pytest.approx(distance(before, after).relative(), nan_ok=True)
+
+
+@given(FLOATS)
+def test_bits_are_the_same_or_not(values: np.ndarray) -> None:
+    assert same_bits(values, values.copy())
+    if values.size:
+        other = values.copy()
+        other.reshape(-1).view(np.uint8)[-1] ^= 1
+        assert not same_bits(values, other)
+
+
+def test_bits_of_scalars_and_of_what_is_not_contiguous() -> None:
+    assert same_bits(np.float32(1) * np.ones(()), np.ones(()))
+    assert same_bits(np.arange(6).reshape(2, 3).T, np.arange(6).reshape(2, 3).T.copy())
+    assert not same_bits(np.array([0.0]), np.array([-0.0]))

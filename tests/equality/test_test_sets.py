@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from bnfold.equality import data_files, test_sets
 from bnfold.equality.data import data_batches
-from bnfold.equality.end_to_end import Outcome, compare
+from bnfold.equality.end_to_end import compare
+from bnfold.equality.pair import Outcome
 from bnfold.errors import UsageError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import pytest
 from copies import copied
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold.equality.end_to_end import Outcome, compare
+from bnfold.equality.end_to_end import compare
+from bnfold.equality.pair import Outcome
 from bnfold.equality.prepare import Upgrade
 from bnfold.equality.runner import CannotRun, Runner
 

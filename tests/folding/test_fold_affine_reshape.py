@@ -107,6 +107,7 @@ def test_with_sizes_forgotten_reshape_gives_the_same_affine_or_none(data: st.Dat
         (("N", 6, "H", "W"), ("N", 6, None), (1, 6, 1)),
         (("N", 6, 4), ("N", 24), (1, 24)),
         ((2, 6, 4), (12, 4), (12, 1)),
+        ((2, 6, None), (12, None), (12, 1)),
     ],
 )
 def test_channels_are_followed_past_symbols(source: object, target: object, expected: Shape) -> None:

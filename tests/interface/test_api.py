@@ -16,8 +16,8 @@ from command_line import DIGITS, custom, environment, foldable, operators, tempo
 
 import bnfold
 from bnfold.api import folding
-from bnfold.equality.end_to_end import Outcome
 from bnfold.equality.examine import Examination, judged
+from bnfold.equality.pair import Outcome
 from bnfold.equality.verdict import EndToEnd, OutputComparison
 from bnfold.ops import absorb
 from bnfold.report import as_json

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 import bnfold
 from bnfold.ops import TABLE
 from bnfold.ops.reasons import REASONS
+from bnfold.rules.rule import every_rule
 
 Cli = Callable[..., Answer]
 
@@ -175,8 +176,12 @@ def test_ops_in_json_is_the_table(cli: Cli) -> None:
 
 
 def test_explain_lists_all_reasons(cli: Cli) -> None:
-    listed = [line.split(maxsplit=1) for line in cli("explain").out.splitlines()]
+    reasons, rules = cli("explain").out.split("\n\n")
+    listed = [line.split(maxsplit=1) for line in reasons.splitlines()]
     assert {code: summary.strip() for code, summary in listed} == {c: r.summary for c, r in REASONS.items()}
+    assert [line.split(maxsplit=2) for line in rules.splitlines()] == [
+        [rule.code, rule.severity, rule.title] for rule in every_rule()
+    ]
     assert [reason["code"] for reason in cli("explain", "--format", "json").json["reasons"]] == list(REASONS)
 
 
@@ -202,7 +207,7 @@ def test_the_version_is_the_package_s(cli: Cli) -> None:
     assert (answer.code, answer.out, answer.err) == (0, f"bnfold {bnfold.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", [[], ["fold"], ["plan"], ["verify"], ["ops"], ["explain"]])
+@pytest.mark.parametrize("command", [[], ["fold"], ["plan"], ["validate"], ["verify"], ["ops"], ["explain"]])
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_every_command_has_a_help_page(cli: Cli, command: list[str], option: str) -> None:
     answer = cli(*command, option)

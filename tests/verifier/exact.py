@@ -174,6 +174,18 @@ def axes_of(inputs: Sequence[Array], attributes: Attributes) -> tuple[int, ...]:
     return tuple(int(n) for n in (attributes["axes"] if "axes" in attributes else inputs[1]))
 
 
+def dequantised(inputs: Sequence[Array], attributes: Attributes) -> Array:
+    """A zero point that is left out is zero; one scale for all, or one along an axis."""
+    x, scale = inputs[0].astype(np.float64), np.asarray(inputs[1], np.float64)
+    zero = np.asarray(inputs[2], np.float64) if len(inputs) > 2 and inputs[2].size else np.zeros(())
+    form = [1] * x.ndim
+    if scale.size > 1:
+        form[int(attributes.get("axis", 1))] = -1
+    if not x.ndim:
+        return (x - zero.reshape(())) * scale.reshape(())
+    return (x - (zero.reshape(form) if zero.size > 1 else zero.reshape(()))) * scale.reshape(form)
+
+
 OPERATORS: dict[str, Operator] = {
     "Add": lambda i, _: i[0] + i[1],
     "AveragePool": pool(np.mean, 0.0),
@@ -184,7 +196,7 @@ OPERATORS: dict[str, Operator] = {
     "Constant": lambda _, a: widened(numpy_helper.to_array(a["value"])),
     "Conv": conv,
     "ConvTranspose": conv_transpose,
-    "DequantizeLinear": lambda i, _: (i[0].astype(np.float64) - i[2]) * i[1],
+    "DequantizeLinear": dequantised,
     "Div": lambda i, _: i[0] / i[1],
     "Flatten": flatten,
     "Gemm": gemm,
