@@ -16,13 +16,13 @@ from bnfold.assembly import Assembly, CopiedNode, Fresh, FurnishedHome, NamedCon
 from bnfold.errors import UsageError
 from bnfold.graph import Graph
 from bnfold.model import Edits
-from bnfold.moves import Plan
+from bnfold.moves import Move, Plan
 from bnfold.nodes import Node, Value, nested_graphs
 from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Facts
 from bnfold.ops.home import NewNode
-from bnfold.ops.linear import Taken, home_with
 from bnfold.ops.reasons import Obstacle
+from bnfold.ops.taking import Taken, home_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def rewrite(graph: Graph, plan: Plan) -> Rewrite:
         raise UsageError("the plan was made for another model: its fingerprint is not this file's")
     fresh = Fresh(set(graph.names))
     facts = Facts(graph, assume_inference=plan.assumes_inference)
-    moved = [_moved(facts, graph.at(move.site)) for move in plan.moves]
+    moved = [each for move in plan.moves for each in _moved(facts, graph, move)]
     names = _names(graph, plan, moved, fresh)
     homes = [_home(facts, graph.at(site), taken, fresh) for site, taken in plan.homes().items()]
     removed = _removed(graph, moved, homes)
@@ -49,17 +49,22 @@ def rewrite(graph: Graph, plan: Plan) -> Rewrite:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Moved:
-    """A node that goes, and which of its inputs takes the place of its output."""
+    """A node that goes, and which of its inputs takes the place of its output; or, with `ends`, nothing does."""
 
     node: Node
     data: int
+    ends: bool = False
 
 
-def _moved(facts: Facts, node: Node) -> _Moved:
+def _moved(facts: Facts, graph: Graph, move: Move) -> Iterator[_Moved]:
+    """The node of a move, and the sum that goes with one that went sideways."""
+    node = graph.at(move.site)
     found = affine_of(facts, node)
     if not isinstance(found, AffineOp):
         raise UsageError(f"the plan moves {node.site}, which is no affine")
-    return _Moved(node, found.data)
+    yield _Moved(node, found.data, ends=move.joint is not None)
+    if move.joint is not None:
+        yield _Moved(graph.at(move.joint), move.joined)
 
 
 def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names:
@@ -72,6 +77,8 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
     is_fed: list[tuple[Value, Value]] = []
     for each in moved:
         x, y = each.node.inputs[each.data], each.node.output(0)
+        if each.ends:
+            continue
         if x is not None and y is not None and each.node.site in ahead:
             is_fed.append((y, x))
         elif x is not None and y is not None:
@@ -127,7 +134,8 @@ def _copied(new: NewNode, fresh: Fresh) -> CopiedNode:
 
 def _removed(graph: Graph, moved: list[_Moved], homes: list[FurnishedHome]) -> Removed:
     """The moved nodes and all that nobody reads once they are gone, from reader to producer."""
-    removed = Removed({each.node.id for each in moved}, {}, set())
+    ended = {value.id for each in moved if each.ends for value in each.node.outputs if value is not None}
+    removed = Removed({each.node.id for each in moved}, {}, ended)
     lost: Counter[int] = Counter()
     suspects = list(_left(moved, homes))
     read_again = _read_by_copies(homes)

@@ -13,8 +13,8 @@ from bnfold.nodes import Node, Reader, Value
 from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.forward import forward
-from bnfold.ops.linear import Taken, home_with
 from bnfold.ops.reasons import BLOCKED, GRAPH_OUTPUT, NO_GAIN, NO_HOME, OUTER_SCOPE, Obstacle
+from bnfold.ops.taking import Taken, home_with
 from bnfold.searching import Ahead, Arrived, Decided, has_add, is_shift_alone
 
 MOST_READERS = 64

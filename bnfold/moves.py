@@ -17,8 +17,8 @@ from bnfold.graph import Graph
 from bnfold.nodes import Site
 from bnfold.ops.affine import affine_nodes, is_batch_norm
 from bnfold.ops.facts import Facts
-from bnfold.ops.linear import Taken
 from bnfold.ops.reasons import REASONS, SKIPPED, Reason
+from bnfold.ops.taking import Taken
 
 Json = str | int | float | list[Any] | dict[str, Any] | None
 
@@ -34,19 +34,25 @@ class Arrival:
     after: Affine
     takes_shift: bool = True
     data_input: int | None = None
+    is_tap: bool = False
+    """Whether it is an affine of the home's data, which is added to its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
     """One affine that goes: where it stood, the homes it settles in, and the nodes it passed, nearest first.
 
-    It goes towards what makes its value, or forward to all that reads it. `data` is the input that it acts on.
+    It goes towards what makes its value, or forward to all that reads it, or into a convolution beside it: `joint` is
+    then the sum of both, which goes too, and `joined` the input of it that has the convolution. `data` is the input
+    that the affine acts on.
     """
 
     site: Site
     arrivals: tuple[Arrival, ...]
     path: tuple[Site, ...]
     data: int = 0
+    joint: Site | None = None
+    joined: int = 0
 
     @property
     def is_forward(self) -> bool:
@@ -132,7 +138,12 @@ class Plan:
         homes: dict[Site, Taken] = {}
         for move in self.moves:
             for arrival in move.arrivals:
-                homes[arrival.home] = homes.get(arrival.home, Taken()).and_then(arrival.after, arrival.data_input)
+                taken = homes.get(arrival.home, Taken())
+                homes[arrival.home] = (
+                    taken.and_tap(arrival.after)
+                    if arrival.is_tap
+                    else taken.and_then(arrival.after, arrival.data_input)
+                )
         return homes
 
 
@@ -150,25 +161,35 @@ def _move_to_json(move: Move) -> dict[str, Json]:
         "homes": [_arrival_to_json(arrival) for arrival in move.arrivals],
         "path": [_site_to_json(site) for site in move.path],
         "data": move.data,
+        "joint": None if move.joint is None else _site_to_json(move.joint),
+        "joined": move.joined,
     }
 
 
 def _move_from_json(value: Mapping[str, Any]) -> Move:
     arrivals = tuple(_arrival_from_json(entry) for entry in value["homes"])
     path = tuple(_site_from_json(site) for site in value["path"])
-    return Move(_site_from_json(value["site"]), arrivals, path, int(value["data"]))
+    joint = None if value["joint"] is None else _site_from_json(value["joint"])
+    return Move(_site_from_json(value["site"]), arrivals, path, int(value["data"]), joint, int(value["joined"]))
 
 
 def _arrival_to_json(arrival: Arrival) -> dict[str, Json]:
     after = _affine_to_json(arrival.after)
     home = _site_to_json(arrival.home)
-    return {"home": home, "after": after, "takes_shift": arrival.takes_shift, "data_input": arrival.data_input}
+    return {
+        "home": home,
+        "after": after,
+        "takes_shift": arrival.takes_shift,
+        "data_input": arrival.data_input,
+        "is_tap": arrival.is_tap,
+    }
 
 
 def _arrival_from_json(value: Mapping[str, Any]) -> Arrival:
     data_input = None if value["data_input"] is None else int(value["data_input"])
     after = _affine_from_json(value["after"])
-    return Arrival(_site_from_json(value["home"]), after, bool(value["takes_shift"]), data_input)
+    home, is_tap = _site_from_json(value["home"]), bool(value["is_tap"])
+    return Arrival(home, after, bool(value["takes_shift"]), data_input, is_tap)
 
 
 def _affine_to_json(affine: Affine) -> dict[str, Json]:

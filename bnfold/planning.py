@@ -16,6 +16,7 @@ from bnfold.moves import Move, Plan, Refusal
 from bnfold.nodes import Node, Site
 from bnfold.ops.affine import AffineOp, affine_nodes, affine_of, is_batch_norm
 from bnfold.ops.facts import Facts
+from bnfold.ops.joining import SUMS
 from bnfold.ops.reasons import (
     GRAPH_OUTPUT,
     MISMATCH,
@@ -25,6 +26,7 @@ from bnfold.ops.reasons import (
 )
 from bnfold.searching import Backward, Decided, Route
 from bnfold.selecting import Selection
+from bnfold.tapping import Sideways
 
 EVERYTHING = Selection()
 BN_ONLY = "it is written by hand, and --bn-only was asked for"
@@ -51,22 +53,48 @@ def make_plan(
     decided.kept.update(selection.untouched(nodes))
     if bn_only:
         left_out |= {node.id: BN_ONLY for node in nodes if not is_batch_norm(node.op)}
-    for node in nodes:
-        if node.id in left_out:
+    meant = {node.id for node in nodes}
+    for node in facts.order:
+        if node.id not in meant:
+            _beside(facts, decided, verdicts, node)
+        elif node.id in left_out:
             verdicts[node.id] = Refusal(node.site, SKIPPED, left_out[node.id])
-            continue
-        if node.site in mismatched:
+        elif node.site in mismatched:
             verdicts[node.id] = Refusal(node.site, MISMATCH, "folded, it was not the same function")
-            continue
-        affine = affine_of(facts, node)
-        if isinstance(affine, AffineOp):
-            verdicts.update(_decided(facts, decided, affine))
-        elif affine is not None:
-            verdicts[node.id] = _refusal(node, affine)
-    found = [verdicts[node.id] for node in nodes]
+        else:
+            verdicts.update(_verdict(facts, decided, node))
+    found = list(verdicts.values())
     moves = tuple(entry for entry in found if isinstance(entry, Move))
     refusals = tuple(entry for entry in found if isinstance(entry, Refusal))
     return Plan(graph.model.sha256, moves, refusals, assume_inference)
+
+
+def _verdict(facts: Facts, decided: Decided, node: Node) -> dict[int, Move | Refusal]:
+    """What becomes of a node that is an affine, or is meant as one."""
+    affine = affine_of(facts, node)
+    if isinstance(affine, AffineOp):
+        return _decided(facts, decided, affine)
+    return {} if affine is None else {node.id: _refusal(node, affine)}
+
+
+def _beside(facts: Facts, decided: Decided, verdicts: dict[int, Move | Refusal], joint: Node) -> None:
+    """Where one of two values that are added is an affine that stayed, it may be a tap of what makes the other one.
+
+    It is decided here, when all that stands before the sum has been, and what stands behind it has not.
+    """
+    if joint.op not in SUMS:
+        return
+    for value in joint.inputs:
+        node = None if value is None else facts.graph.producer(value)
+        refused = None if node is None else verdicts.get(node.id)
+        if node is None or not isinstance(refused, Refusal) or refused.reason in {SKIPPED, MISMATCH}:
+            continue
+        affine = affine_of(facts, node)
+        move = Sideways(facts, decided, affine, joint).search() if isinstance(affine, AffineOp) else None
+        if move is not None:
+            del verdicts[node.id]  # moves stand in the order in which they act
+            verdicts[node.id] = move
+            return
 
 
 def _decided(facts: Facts, decided: Decided, affine: AffineOp) -> dict[int, Move | Refusal]:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Float64
 from bnfold.graph import Graph
 from bnfold.moves import Arrival, Move
 from bnfold.nodes import Node, Value
 from bnfold.ops.affine import AffineOp
 from bnfold.ops.facts import Facts, reads_metadata_alone
-from bnfold.ops.linear import Taken, home_with, ways_of
+from bnfold.ops.linear import ways_of
 from bnfold.ops.passing import Passed, backward, known_rank, known_size, may_pass
 from bnfold.ops.reasons import (
     BLOCKED,
@@ -32,6 +32,7 @@ from bnfold.ops.reasons import (
     OUTER_SCOPE,
     Obstacle,
 )
+from bnfold.ops.taking import Taken, home_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +81,23 @@ class Decided:
     idle: dict[int, list[AffineOp]] = field(default_factory=dict)
     ahead: dict[int, Taken] = field(default_factory=dict)
     """What homes take over of their data; they may have taken over something of their output as well (`homes`)."""
+    taps: dict[int, Float64] = field(default_factory=dict)
+    """By what homes multiply their data besides, and add that to their output."""
 
     def settle(self, graph: Graph, affine: AffineOp, route: Route) -> Move:
         """Make the move of a route that was found."""
         self._goes(graph, affine)
         self.homes.update((home.id, total) for home, total in route.totals)
+        for each in route.arrivals:
+            if each.node.id in self.taps:
+                self.taps[each.node.id] = self.taps[each.node.id] * each.affine.scale.reshape(-1)
         arrivals = tuple(Arrival(each.node.site, each.affine, each.takes_shift) for each in route.arrivals)
         return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path), affine.data)
 
     def taken(self, node: Node) -> Taken:
         """All that a node has taken over so far."""
         ahead = self.ahead.get(node.id, Taken())
-        return replace(ahead, after=self.homes.get(node.id))
+        return replace(ahead, after=self.homes.get(node.id), tap=self.taps.get(node.id))
 
     def settle_ahead(self, graph: Graph, affine: AffineOp, route: Ahead) -> Move:
         """Make the move of a route forward."""
@@ -205,7 +211,7 @@ class Backward:
     def step(self, step: _Step, rest: tuple[_Step, ...]) -> tuple[_Step, ...] | Obstacle:
         """Bring an affine of a value, read by a node, to the node that produces it."""
         reader, value, affine, takes_shift = step
-        obstacle = _not_free(self.facts.graph, value, reader)
+        obstacle = not_free(self.facts.graph, value, reader)
         if obstacle is not None:
             return obstacle
         node = self.facts.graph.producer(value)
@@ -276,7 +282,7 @@ class Backward:
         earlier = self.decided.homes.get(node.id)
         # Of two ranks one is not the home's: that is for the home to say.
         total = affine if earlier is None or earlier.rank != affine.rank else affine @ earlier
-        found = home_with(self.facts, node, replace(self.decided.taken(node), after=total))
+        found = home_with(self.facts, node, self.decided.taken(node).and_then(affine, None))
         if found is None:
             return Obstacle(BLOCKED, f"{node.op} lets no per-channel affine pass", node)
         if isinstance(found, Obstacle):
@@ -338,7 +344,7 @@ class Backward:
         return Obstacle(LAYOUT, f"the rank of {start.name!r} is not known", node)
 
 
-def _not_free(graph: Graph, value: Value, reader: Node) -> Obstacle | None:
+def not_free(graph: Graph, value: Value, reader: Node) -> Obstacle | None:
     """What else depends on the content of a value that is about to change."""
     if value.scope is not reader.scope:
         return Obstacle(OUTER_SCOPE, f"{value.name!r} belongs to an outer graph", graph.producer(value))

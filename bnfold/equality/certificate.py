@@ -11,13 +11,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from bnfold.equality.ahead import composed, data_steps_of
-from bnfold.equality.claim import Claim, DeviationError, UncertainError, homes_of, trees_of
+from bnfold.equality.claim import Claim, DeviationError, UncertainError, homes_of
 from bnfold.equality.constants import Constants
 from bnfold.equality.covering import covers
 from bnfold.equality.homes import Home, HomeCheck
 from bnfold.equality.numbers import WrongNumberError
 from bnfold.equality.steps import steps_of
 from bnfold.equality.structure import pair
+from bnfold.equality.trees import trees_of
 from bnfold.graph import Graph
 from bnfold.nodes import Site
 
@@ -81,15 +82,14 @@ def _check(
     chains = tuple(chain for tree in trees for chain in tree.chains)
     pairing = pair(before, after, trees)
     originals = Constants(before, assume_inference=assume_inference)
-    for tree in (tree for tree in trees if tree.ahead is None):
+    for tree in (tree for tree in trees if tree.chains):
         covers(originals, tree)
     written = Constants(after, assume_inference=assume_inference)
     homes = {node.id: Home.of(originals, node, written, pairing, trees) for tree in trees for node in homes_of(tree)}
     for link in (chain.links[place] for chain in chains for place in chain.stops):
         if link.data == homes[link.node.id].before.linear.bias_index:
             raise UncertainError(f"the data of {link.node.site} are constant themselves")
-    gone = frozenset(tree.site.id for tree in trees)
-    steps = steps_of(originals, chains, {id_: home.grid for id_, home in homes.items()}, gone)
+    steps = steps_of(originals, trees, {id_: home.grid for id_, home in homes.items()})
     fed = data_steps_of(originals, trees)
     for id_, home in homes.items():
         home.reads_what_it_read(pairing.rewired[id_])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bnfold.equality.ahead import DataStep
 from bnfold.equality.claim import DeviationError, Tree, UncertainError
 from bnfold.equality.constants import Constants, Float64, product
-from bnfold.equality.linear import LinearMap, Shape, aligned
+from bnfold.equality.linear import LinearMap, Shape, aligned, own_places
 from bnfold.equality.numbers import PartCheck, WrongNumberError, pieces, share, within
 from bnfold.equality.quantized import Quantized, only_scales_differ
 from bnfold.equality.reference import keeps_rank, linear_map, permuted_rank
@@ -179,10 +179,13 @@ class Home:
             raise WrongNumberError(self.site, f"the weight of {self.site} changed its factor, or how it is stored")
         if fed is not None and (stored is not None or before.linear.data is None):
             raise UncertainError(f"the weight of {self.site} is no dense one")
+        tapped = _taps(steps)
+        if tapped is not None and (fed is not None or stored is not None or before.linear.elementwise):
+            raise UncertainError(f"{self.site} has a further tap, and something else that is not followed beside it")
         if stored is None or now is None:
             terms = len(steps) + (0 if fed is None else fed.terms)
             of_data = None if fed is None or before.linear.data is None else fed.scale[before.linear.data.channel]
-            return self.dense_part(before.weight(index), after.weight(index), scale, (of_data, terms))
+            return self.dense_part(before.weight(index), after.weight(index), scale, (of_data, terms), tapped)
         factors = scale.reshape(-1)[before.linear.cell]
         return self.scales_part(stored, now, factors, "weight", terms=len(steps))
 
@@ -199,8 +202,13 @@ class Home:
         now: NDArray[np.generic],
         scale: Float64,
         fed: tuple[Float64 | None, int],
+        tapped: Float64 | None,
     ) -> PartCheck:
-        """Weights that stand there as they are; `fed`: a factor of the data, if any, and the number of factors."""
+        """Weights that stand there as they are.
+
+        `fed`: a factor of the data, if any, and the number of factors; `tapped`: what is added to the taps of the own
+        place, if anything.
+        """
         of_data, terms = fed
         linear = self.before.linear
         expected = np.broadcast_shapes(original.shape, self.grid) if linear.elementwise else original.shape
@@ -215,9 +223,16 @@ class Home:
         if not expected:
             original, factors, now = original.reshape(1), factors.reshape(1), now.reshape(1)
         worst, terms = 0.0, terms + linear.divides
+        places = None if tapped is None else own_places(self.before.node, now.shape)
         for piece in pieces(now.shape):
             reference = factors[piece] * original[piece].astype(np.float64)
-            found = share(now[piece], reference, np.abs(reference), terms=terms)
+            magnitude = np.abs(reference)
+            if places is not None and tapped is not None:
+                here = slice(*piece.indices(len(tapped)))
+                rows = (np.arange(here.stop - here.start), *(index[here] for index in places[1:]))
+                reference[rows] += tapped[here]
+                magnitude[rows] += np.abs(tapped[here])
+            found = share(now[piece], reference, magnitude, terms=terms)
             worst = max(worst, within(found, self.site, "weight", now[piece], reference))
         return PartCheck.of("weight", now.dtype, terms=terms, numbers=int(now.size), worst=worst)
 
@@ -332,6 +347,16 @@ def _rank(constants: Constants, home: Node, trees: Sequence[Tree]) -> int | None
             if not keeps_rank(link.node):
                 break
     return next((len(sizes) for sizes in inferred if sizes is not None), None)
+
+
+def _taps(steps: Sequence[Step]) -> Float64 | None:
+    """What all taps make together, each scaled by what came later; None where there are none."""
+    if all(step.tap is None for step in steps):
+        return None
+    total = np.zeros(steps[0].scale.size)
+    for step in steps:
+        total = total * step.scale.reshape(-1) + (0.0 if step.tap is None else step.tap)
+    return np.asarray(total)
 
 
 def _product(steps: Sequence[Step], grid: Shape) -> Float64:

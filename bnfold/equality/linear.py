@@ -99,6 +99,30 @@ def conv(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     return LinearMap(_along(1, shape[0], len(shape)), cell, 1, 2, vector_bias=True, data=data)
 
 
+def sees_own_place(node: Node, shape: Shape) -> bool:
+    """Whether each output of a Conv lies where its data do, and one tap sees the data of its own place and channel."""
+    kernel = shape[2:]
+    spread = ints_of(node, "dilations") or (1,) * len(kernel)
+    pads = ints_of(node, "pads") or (0,) * (2 * len(kernel))
+    plain = node.op == "Conv" and text_of(node, "auto_pad") in {"", "NOTSET"} and len(pads) == 2 * len(kernel)
+    if not plain or any(stride != 1 for stride in ints_of(node, "strides") or ()):
+        return False
+    if shape[0] != shape[1] * int_of(node, "group", 1) or len(spread) != len(kernel):
+        return False
+    ends = zip(kernel, spread, pads[: len(kernel)], pads[len(kernel) :], strict=True)
+    return all(step >= 1 and not first % step and first + last == step * (size - 1) for size, step, first, last in ends)
+
+
+def own_places(node: Node, shape: Shape) -> tuple[Labels, ...]:
+    """Where those taps stand in the weight: one index array for each of its axes."""
+    kernel = shape[2:]
+    spread = ints_of(node, "dilations") or (1,) * len(kernel)
+    pads = ints_of(node, "pads") or (0,) * (2 * len(kernel))
+    channels = np.arange(shape[0])
+    centers = (np.full(shape[0], first // step) for first, step in zip(pads[: len(kernel)], spread, strict=True))
+    return (channels, channels % shape[1], *centers)
+
+
 def conv_transpose(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     """Weights [C, M/group, k1, k2, ...]: input channel c belongs to group c // (C/group), of M/group outputs."""
     del rank

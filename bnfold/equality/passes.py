@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bnfold.equality.claim import Link, UncertainError
+from bnfold.equality.claim import DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants
 from bnfold.equality.pass_joining import chosen, concat, divided, gathered, joined, sliced, split
 from bnfold.equality.pass_positions import (
@@ -27,6 +27,14 @@ from bnfold.nodes import Node
 def rule_of(node: Node) -> Rule | None:
     """The rule of an operator, if there is one here."""
     return _RULES.get(node.op)
+
+
+def summed_sign(link: Link) -> float:
+    """The sign with which a sum of values takes its data."""
+    node = link.node
+    if node.op not in {"Add", "Sub", "Sum"} or (node.scope.opset < 7 and node.op != "Sum"):
+        raise DeviationError(f"{node.site} is no sum of values")
+    return -1.0 if node.op == "Sub" and link.data == 1 else 1.0
 
 
 def gain_of(constants: Constants, link: Link) -> float:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnfold.equality.claim import Chain, DeviationError, Link, UncertainError
+from bnfold.equality.claim import Beside, Chain, DeviationError, Link, Tree, UncertainError
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.layout import Labels
-from bnfold.equality.passes import gain_of
+from bnfold.equality.linear import sees_own_place
+from bnfold.equality.passes import gain_of, summed_sign
 from bnfold.equality.reference import (
     Affine,
     affine_of,
@@ -39,6 +40,7 @@ class Step:
     """One affine as a home sees it: for each cell, scale, shift and the sizes of the shift's terms.
 
     `stops` says that the scale went on from here. `channels` is the size of the output's axis 1 where the step tells.
+    `tap` is by what the data of each channel are multiplied and added to the output.
     """
 
     scale: Float64
@@ -47,28 +49,51 @@ class Step:
     terms: int
     stops: bool
     channels: int | None
+    tap: Float64 | None = None
 
 
-def steps_of(
-    constants: Constants, chains: Sequence[Chain], grids: Mapping[int, Shape], gone: frozenset[int]
-) -> dict[int, list[Step]]:
-    """The steps of each home (by node id), in the order in which the values run; `gone` are the nodes that go."""
+def steps_of(constants: Constants, trees: Sequence[Tree], grids: Mapping[int, Shape]) -> dict[int, list[Step]]:
+    """The steps of each home (by node id), in the order in which the values run through them."""
+    gone = frozenset(node.id for tree in trees for node in tree.gone)
     grown: dict[int, Float64] = {}
     steps: dict[int, list[Step]] = defaultdict(list)
-    told: set[tuple[int, int]] = set()
-    for chain in chains:
-        _undisturbed(constants, chain, gone)
-        stops = frozenset(chain.links[place].node.id for place in chain.stops)
-        for home, between in chain.homes:
-            if (chain.site.node.id, home.id) in told:  # a home before which the way parts
-                continue
-            told.add((chain.site.node.id, home.id))
-            walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift=chain.takes_shift(home))
-            step = walk.step(grids[home.id], stops=home.id in stops)
-            steps[home.id].append(step)
-            if is_factor(home):
-                grown[home.id] = grown.get(home.id, np.ones(())) * step.scale.reshape(grids[home.id])
+    for tree in trees:
+        if tree.beside is not None:
+            steps[tree.beside.home.id].append(tap_of(constants, tree.beside, gone))
+        told: set[int] = set()
+        for chain in tree.chains:
+            _undisturbed(constants, chain, gone)
+            stops = frozenset(chain.links[place].node.id for place in chain.stops)
+            for home, between in chain.homes:
+                if home.id in told:  # a home before which the way parts
+                    continue
+                told.add(home.id)
+                walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift=chain.takes_shift(home))
+                step = walk.step(grids[home.id], stops=home.id in stops)
+                steps[home.id].append(step)
+                if is_factor(home):
+                    grown[home.id] = grown.get(home.id, np.ones(())) * step.scale.reshape(grids[home.id])
     return steps
+
+
+def tap_of(constants: Constants, beside: Beside, gone: frozenset[int]) -> Step:
+    """What an affine beside a convolution is to it: a tap and a shift, with the sign of the sums between them."""
+    shape = constants.shape(beside.home.inputs[1]) if beside.home.inputs[1] is not None else None
+    if shape is None or not sees_own_place(beside.home, shape):
+        raise DeviationError(f"{beside.home.site} has no tap by which its outputs see the data of their own place")
+    signs = [summed_sign(link) for link in (*beside.links, beside.joint) if link.node.id not in gone]
+    other = Link(beside.joint.node, 1 - beside.joint.data)
+    if summed_sign(beside.joint) < 0:
+        raise DeviationError(f"{beside.joint.node.site} takes the convolution with the other sign")
+    sign = summed_sign(other) * float(np.prod(signs))
+    affine = affine_of(constants, beside.site, len(shape))
+    whole = np.broadcast_shapes(affine.scale.shape, affine.shift.shape)
+    if any(size != 1 for axis, size in enumerate(whole) if axis != 1) or whole[1] not in {1, shape[0]}:
+        raise DeviationError(f"the numbers of {beside.site.node.site} are not one for each channel")
+    scale, shift, size = (
+        np.broadcast_to(part.reshape(-1), (shape[0],)) for part in (affine.scale, affine.shift, affine.magnitude)
+    )
+    return Step(np.ones(shape[0]), sign * shift, size, terms=2, stops=False, channels=None, tap=sign * scale)
 
 
 def _undisturbed(constants: Constants, chain: Chain, gone: frozenset[int]) -> None:

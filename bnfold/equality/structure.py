@@ -56,16 +56,19 @@ def pair(before: Graph, after: Graph, trees: Sequence[Tree]) -> Pairing:
     """Match two models under the claims; raises DeviationError at the first thing that no claim covers."""
     chains = [chain for tree in trees for chain in tree.chains]
     ahead = [tree.ahead for tree in trees if tree.ahead is not None]
-    gone = {tree.site.id for tree in trees}
+    beside = [tree.beside for tree in trees if tree.beside is not None]
+    gone = {node.id for tree in trees for node in tree.gone}
     homes = {home.id for tree in trees for home in homes_of(tree)}
     passed = {link.node.id for chain in chains for link in chain.links[:-1]}
     passed |= {link.node.id for each in ahead for link in each.passed}
+    passed |= {link.node.id for each in beside for link in each.links}
     pairing = Pairing()
     _same_frame(before, after)
     _Pairs(before, after, gone, homes, homes | passed, pairing).find()
     outputs = [home.output(0) for chain in chains for home, _ in chain.homes]
     outputs += [link.target for chain in chains for link in chain.links[:-1]]
     outputs += [link.target for each in ahead for link in each.passed]
+    outputs += [value for each in beside for value in (each.home.output(0), *(link.target for link in each.links))]
     changed = {value.id for value in outputs if value is not None}
     _name_values(before, trees, pairing)
     aliases = {value.id for each in ahead for value in (each.site.target,) if value is not None}
@@ -245,7 +248,7 @@ def _name_values(before: Graph, trees: Sequence[Tree], pairing: Pairing) -> None
         if value is not None:
             pairing.names[value.id] = node.scope.path, node.proto.output[0]
     for tree in trees:
-        target, source = tree.link.node.output(0), tree.link.source
+        target, source = tree.merged.node.output(0), tree.merged.source
         if target is None or (tree.ahead is None and source.id not in pairing.names):
             raise DeviationError(f"the input of {tree.claim.site} is no node's output")
         pairing.names[target.id] = _meant(source, pairing)

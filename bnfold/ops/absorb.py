@@ -11,7 +11,8 @@ as an Add behind it. An affine (c, r) of the data before it gives
 
     W'[g, o, i, t] = W[g, o, i, t] * c[g, i]               b' = b + sum over i, t of W[g, o, i, t] * r[g, i]
 
-where a shift r is exact only if every output sees every tap: what is added for padding is not shifted.
+where a shift r is exact only if every output sees every tap: what is added for padding is not shifted. And t*x beside a
+convolution of the same x, whose output lies as its data do, is one more tap: W'[g, o, o, center] += t[g, o].
 """
 
 from __future__ import annotations
@@ -84,6 +85,10 @@ class Linear:
     fed: Fed | None = None
     before: Affine | None = None
     """What acts on the data first, as one of the data."""
+    center: int | None = None
+    """The tap by which each output sees the data of its own place, where there are as many outputs as data."""
+    tap: Float64 | None = field(default=None, repr=False)
+    """By what each channel of the data is multiplied and added to the output, besides all else."""
     channels: int = field(init=False)
     groups: int = field(init=False)
 
@@ -235,6 +240,9 @@ def _products(linear: Linear, weight: Constant, after: Affine) -> Iterator[tuple
                 exact = np.multiply(source[group, piece], factors[group, piece], dtype=np.float64)
                 if of_inputs is not None:
                     exact *= of_inputs[0][group]
+            if linear.tap is not None and linear.center is not None:
+                own = np.arange(outputs)[piece]
+                exact[np.arange(len(own)), own, linear.center] += linear.tap.reshape(groups, outputs)[group, piece]
             yield group, piece, exact
 
 

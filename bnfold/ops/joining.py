@@ -75,6 +75,15 @@ def _enlarged(facts: Facts, found: Elementwise, before: Affine) -> Obstacle | No
     return None
 
 
+SUMS = frozenset({"Add", "Sub", "Sum"})
+"""Operators that add values up, one perhaps with the other sign."""
+
+
+def sign_of(node: Node, index: int) -> float:
+    """The sign with which a sum takes one of its values."""
+    return -1.0 if node.op == "Sub" and index == 1 else 1.0
+
+
 def aligned(facts: Facts, value: Value, affine: Affine) -> Affine | None:
     """An affine of a result, as one of an operand that broadcasts against it; None where it differs along a broadcast.
 

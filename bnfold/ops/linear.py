@@ -8,7 +8,7 @@ the output, there are several ways.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,51 +30,6 @@ LINEAR: dict[str, Callable[[Facts, Node], Ways]] = {}
 def ways_of(facts: Facts, node: Node) -> Ways | None:
     """How a node absorbs an affine, or what keeps it from doing so; None for an operator that never does."""
     return facts.once(node, LINEAR[node.op]) if node.op in LINEAR else None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Taken:
-    """All that a node takes over: an affine of its output, and one of its data, at the input `data_input`."""
-
-    after: Affine | None = None
-    before: Affine | None = None
-    data_input: int = 0
-
-    def and_then(self, affine: Affine, data_input: int | None) -> Taken:
-        """What it is with one more: of the output, which acts after those before, or of the data, which acts first."""
-        if data_input is None:
-            same_rank = self.after is not None and self.after.rank == affine.rank
-            return replace(self, after=affine @ self.after if same_rank and self.after is not None else affine)
-        earlier = self.before
-        whole = affine if earlier is None or earlier.rank != affine.rank else earlier @ affine
-        return replace(self, before=whole, data_input=data_input)
-
-
-def home_with(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | Obstacle | None:
-    """The way in which a node takes over affines on both sides, with the one behind it; or what keeps it from that."""
-    if taken.before is None:
-        if taken.after is None:
-            raise ValueError(f"{node.site} takes over nothing")
-        home = home_for(facts, node, taken.after)
-        return home if home is None or isinstance(home, Obstacle) else (home, taken.after)
-    ways = ways_of(facts, node)
-    if ways is None or isinstance(ways, Obstacle):
-        return ways
-    obstacles: list[Obstacle] = []
-    for way in ways:
-        if not isinstance(way, Linear):
-            obstacles.append(Obstacle(BLOCKED, f"{node.op} takes over no affine of its data", node))
-            continue
-        fed = way.fed_by(taken.before, taken.data_input)
-        if isinstance(fed, Obstacle):
-            obstacles.append(fed)
-            continue
-        after = taken.after or Affine.identity(way.output_rank(taken.before))
-        obstacle = fed.obstacle_to(after)
-        if obstacle is None:
-            return fed, after
-        obstacles.append(obstacle)
-    return obstacles[0]
 
 
 def home_for(facts: Facts, node: Node, after: Affine) -> Home | Obstacle | None:
@@ -109,7 +64,29 @@ def conv(facts: Facts, node: Node) -> Ways:
         outputs, inputs, *kernel = weight.shape
         return weight.reshape(group, outputs // group, inputs, _product(kernel))
 
-    return _convolution(facts, node, view, weight_axis=0, sees_all=not _pads(node))
+    ways = _convolution(facts, node, view, weight_axis=0, sees_all=not _pads(node))
+    if isinstance(ways, Obstacle):
+        return ways
+    return tuple(replace(way, center=_center(node, way)) if isinstance(way, Linear) else way for way in ways)
+
+
+def _center(node: Node, way: Linear) -> int | None:
+    """The place, in the flat kernel, of the tap that an output has for the data of its own place; None for no such."""
+    _, inputs, *kernel = way.weight.dims
+    ones = [1] * len(kernel)
+    pads, steps = node.ints_attribute("pads") or [0] * 2 * len(kernel), node.ints_attribute("dilations") or ones
+    if node.string_attribute("auto_pad", "NOTSET") != "NOTSET" or any(
+        n != 1 for n in node.ints_attribute("strides") or ()
+    ):
+        return None
+    if way.channels != inputs * way.groups or len(pads) != 2 * len(kernel) or len(steps) != len(kernel):
+        return None
+    index = 0
+    for size, step, first, last in zip(kernel, steps, pads, pads[len(kernel) :], strict=False):
+        if step < 1 or first % step or first + last != step * (size - 1):
+            return None
+        index = index * size + first // step
+    return index
 
 
 @register("linear", LINEAR, "ConvTranspose")

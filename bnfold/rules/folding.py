@@ -9,8 +9,8 @@ from bnfold.moves import Move, Refusal
 from bnfold.nodes import Site
 from bnfold.ops.facts import Array
 from bnfold.ops.home import NewConstant
-from bnfold.ops.linear import home_with
 from bnfold.ops.reasons import OVERFLOW, PRECISION, Obstacle
+from bnfold.ops.taking import home_with
 from bnfold.rules.rule import rule
 from bnfold.rules.subject import Norm, Surroundings
 

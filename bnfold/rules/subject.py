@@ -25,7 +25,7 @@ from bnfold.ops.affine import (
     is_batch_norm,
 )
 from bnfold.ops.facts import Constant, Facts
-from bnfold.ops.linear import Taken
+from bnfold.ops.taking import Taken
 from bnfold.planning import make_plan
 from bnfold.statistics import Observed
 

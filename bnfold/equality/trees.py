@@ -1,0 +1,252 @@
+"""From claims to trees: the nodes that a claim names, found in the graph, and whether they follow each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from bnfold.equality.claim import (
+    Ahead,
+    Beside,
+    Chain,
+    Claim,
+    DeviationError,
+    Link,
+    Tree,
+    UncertainError,
+    reads_form_alone,
+)
+from bnfold.graph import Graph
+from bnfold.nodes import Node, Site, Value
+
+
+def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
+    """The trees of all claims in the order in which the values run through them; each node goes once.
+
+    Raises DeviationError where the nodes of a claim are none, or do not follow each other. Nodes that go themselves
+    stand in the way of nothing: a claim need not name those that it passes.
+    """
+    order = {node.id: place for place, node in enumerate(graph.producers_first())}
+    sites = {claim: _found(graph, claim.site) for claim in claims}
+    acts = {claim: sites[claim] if claim.joint is None else _found(graph, claim.joint) for claim in claims}
+    gone: dict[int, _Gone] = {}
+    went: set[int] = set()
+    trees: list[Tree] = []
+    for claim in sorted(claims, key=lambda claim: order[acts[claim].id]):
+        if sites[claim].id in went or acts[claim].id in went:
+            raise DeviationError(f"{claim.site} is claimed twice")
+        tree = _tree(graph, claim, gone)
+        if claim.data != tree.link.data:
+            raise DeviationError(f"the data of {claim.site} are its input {tree.link.data}, not {claim.data}")
+        before = _gone_before(graph, tree.merged.source, gone)
+        gone[tree.merged.node.id] = _Gone(tree.merged, tree.merged.source if before is None else before.root)
+        went.update(node.id for node in tree.gone)
+        trees.append(tree)
+    return tuple(trees)
+
+
+def _tree(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Tree:
+    if claim.joint is not None:
+        return _beside(graph, claim, gone)
+    return _ahead(graph, claim) if claim.ahead else _Way.of(graph, claim, gone).tree()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Gone:
+    """A node that goes, and what stands for its output then: what the first of those right before it was fed."""
+
+    link: Link
+    root: Value
+
+
+def _gone_before(graph: Graph, value: Value, gone: Mapping[int, _Gone]) -> _Gone | None:
+    producer = graph.producer(value)
+    return None if producer is None else gone.get(producer.id)
+
+
+@dataclass(slots=True, eq=False)
+class _Way:
+    """The search from the node that went towards the homes of its claim."""
+
+    graph: Graph
+    claim: Claim
+    gone: Mapping[int, _Gone]
+    passed: dict[int, Node]
+    ends: dict[int, Node]
+    chains: list[Chain] = field(default_factory=list)
+    order: list[Node] = field(default_factory=list)
+    feeds: dict[int, tuple[tuple[int, Node], ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> _Way:
+        """Raises where the claim names what is not there, or a node twice."""
+        if not claim.homes:
+            raise UncertainError(f"{claim.site} has 0 homes, which the certificate cannot follow")
+        nodes = {site: _found(graph, site) for site in (claim.site, *claim.path, *claim.homes)}
+        on_path = set(claim.path)
+        ends = [site for site in claim.homes if site not in on_path]
+        named = [claim.site, *claim.path, *ends]
+        if len(set(named)) < len(named) or len(set(claim.homes)) < len(claim.homes):
+            raise DeviationError(f"the claim of {claim.site} names a node twice")
+        if not ends:
+            raise DeviationError(f"the claim of {claim.site} names no home but those on its path")
+        if not set(claim.unshifted) <= set(claim.homes):
+            raise DeviationError(f"the claim of {claim.site} names a home that takes no shift, and is none")
+        passed = {nodes[site].id: nodes[site] for site in claim.path}
+        return cls(graph, claim, gone, passed, {nodes[site].id: nodes[site] for site in ends})
+
+    def tree(self) -> Tree:
+        """Every branch, from the node that went to a home."""
+        site = _found(self.graph, self.claim.site)
+        pending: list[tuple[Node, int, tuple[Link, ...]]] = [(site, 0, ())]
+        while pending:
+            node, output, behind = pending.pop()
+            if node.id in self.feeds:
+                raise DeviationError(f"what {node.site} puts out goes two ways in the claim of {self.claim.site}")
+            self.order.append(node)
+            found = list(self._feeding(node))
+            self._check_fed(node, found)
+            self.feeds[node.id] = tuple((index, producer) for index, producer, _, _ in found)
+            for index, producer, root, between in reversed(found):
+                link = (Link(node, index, output), *behind)
+                links = link if between is None else (between.link, *link)
+                if producer.id in self.ends:
+                    self._add(producer, root, links)
+                else:
+                    pending.append((producer, producer.outputs.index(root), links))
+        named = (*self.passed.values(), *self.ends.values())
+        missed = [n for n in named if n.id not in self.gone and not self._is_reached(n)]
+        if missed:
+            raise DeviationError(f"{missed[0].site} does not stand before {self.claim.site}, as its claim says")
+        return Tree(self.claim, site, tuple(self.chains), tuple(self.order), self.feeds)
+
+    def _feeding(self, node: Node) -> Iterable[tuple[int, Node, Value, _Gone | None]]:
+        """The inputs of a node that the claim leads to: the node there, its value, and the last one gone between."""
+        for index, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            between = _gone_before(self.graph, value, self.gone)
+            root = value if between is None else between.root
+            producer = self.graph.producer(root)
+            if producer is not None and (producer.id in self.passed or producer.id in self.ends):
+                yield index, producer, root, between
+
+    def _check_fed(self, node: Node, found: list[tuple[int, Node, Value, _Gone | None]]) -> None:
+        if not found or (node.site == self.claim.site and len(found) > 1):
+            raise DeviationError(f"{node.site} does not read from what the claim of {self.claim.site} names (once)")
+        roots = [root.id for _, _, root, _ in found]
+        if len(set(roots)) < len(roots):
+            raise DeviationError(f"{node.site} reads {found[0][2].name!r} twice, and a claim passes it")
+
+    def _add(self, home: Node, root: Value, links: tuple[Link, ...]) -> None:
+        if home.output(0) is not root:
+            raise DeviationError(f"{root.name!r} is a further output of {home.site}, which is no home for it")
+        stops = {site for site in self.claim.homes if site in self.claim.path}
+        places = [place for place, link in enumerate(links) if link.node.site in stops]
+        self.chains.append(Chain(self.claim, home, links, tuple(reversed(places))))
+
+    def _is_reached(self, node: Node) -> bool:
+        return node.id in self.feeds or any(chain.home is node for chain in self.chains)
+
+
+def _ahead(graph: Graph, claim: Claim) -> Tree:
+    """Every way from the node that went to its readers; all of them have to be on the way, or homes."""
+    site = _found(graph, claim.site)
+    if not claim.homes:
+        raise UncertainError(f"{claim.site} has 0 homes, which the certificate cannot follow")
+    named = [claim.site, *claim.path, *claim.homes]
+    if len(set(named)) < len(named) or claim.data >= len(site.inputs):
+        raise DeviationError(f"the claim of {claim.site} names a node twice, or an input that there is not")
+    passed, homes = ({_found(graph, each).id for each in sites} for sites in (claim.path, claim.homes))
+    pending, found = [site], dict[int, Link]()
+    while pending:
+        for link in _reading(graph, pending.pop()):
+            if link.node.id not in passed | homes:
+                raise DeviationError(f"{link.source.name!r} changes, and {link.node.site} reads it")
+            if link.node.id in found:
+                raise DeviationError(f"{link.node.site} is come to by two ways in the claim of {claim.site}")
+            found[link.node.id] = link
+            pending += [link.node] if link.node.id in passed else []
+    if found.keys() != passed | homes:
+        raise DeviationError(f"a node of the claim of {claim.site} does not stand behind it")
+    order = {node.id: place for place, node in enumerate(graph.producers_first())}
+    ways = sorted((found[id_] for id_ in passed), key=lambda link: order[link.node.id])
+    return Tree(claim, site, (), (), {}, Ahead(Link(site, claim.data), tuple(ways), tuple(found[id_] for id_ in homes)))
+
+
+def _beside(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Tree:
+    """The way from a convolution by sums, and by what has gone, to the sum with an affine of the same data."""
+    site, joint = _found(graph, claim.site), _found(graph, claim.joint or claim.site)
+    if len(claim.homes) != 1 or claim.ahead or claim.unshifted or claim.data >= len(site.inputs):
+        raise DeviationError(f"the claim of {claim.site} names not one home, or an input that there is not")
+    home, passed = _found(graph, claim.homes[0]), {_found(graph, each).id for each in claim.path}
+    output = site.output(0)
+    if len(joint.inputs) != 2 or output is None or joint.inputs.count(output) != 1:
+        raise DeviationError(f"{joint.site} is no sum of {claim.site} and one other value")
+    _read_by_one(graph, output, joint)
+    end = Link(joint, 1 - joint.inputs.index(output))
+    links: list[Link] = []
+    value, reader = end.source, joint
+    while True:
+        _read_by_one(graph, value, reader)
+        before = _gone_before(graph, value, gone)
+        root = value if before is None else before.root
+        node = graph.producer(root)
+        if before is not None:
+            links.append(before.link)
+            _read_by_one(graph, root, None)
+        if node is None or (node is not home and node.id not in passed) or len(links) > len(graph.nodes):
+            raise DeviationError(f"{reader.site} does not read from what the claim of {claim.site} names")
+        if node is home:
+            break
+        ways = [
+            i
+            for i, operand in enumerate(node.inputs)
+            if operand is not None and _leads(graph, operand, home, passed, gone)
+        ]
+        if len(ways) != 1:
+            raise DeviationError(f"{node.site} is come to by {len(ways)} ways in the claim of {claim.site}")
+        links.append(Link(node, ways[0]))
+        value, reader = links[-1].source, node
+    own, theirs = (_root(graph, value, gone) for value in (Link(site, claim.data).source, Link(home, 0).source))
+    if own is not theirs or home.output(0) is not root:
+        raise DeviationError(f"{claim.site} and {home.site} do not read the same data")
+    beside = Beside(Link(site, claim.data), end, tuple(reversed(links)), home)
+    return Tree(claim, site, (), (), {}, beside=beside)
+
+
+def _leads(graph: Graph, value: Value, ends: set[int], gone: Mapping[int, _Gone]) -> bool:
+    """Whether a value comes from one of these nodes."""
+    producer = graph.producer(_root(graph, value, gone))
+    return producer is not None and producer.id in ends
+
+
+def _root(graph: Graph, value: Value, gone: Mapping[int, _Gone]) -> Value:
+    before = _gone_before(graph, value, gone)
+    return value if before is None else before.root
+
+
+def _read_by_one(graph: Graph, value: Value, reader: Node | None) -> None:
+    """Nothing else reads a value that changes, or goes."""
+    readers = [each.node for each in graph.readers(value) if not reads_form_alone(each)]
+    alone = len(readers) == 1 and readers[0].scope is value.scope and reader in {None, readers[0]}
+    if graph.is_graph_output(value) or not alone:
+        raise DeviationError(f"{value.name!r} changes, and something else reads it")
+
+
+def _reading(graph: Graph, node: Node) -> Iterator[Link]:
+    """Everything that reads what a node puts out, which must be one value that is promised to nobody."""
+    value = node.output(0)
+    if value is None or graph.is_graph_output(value) or any(further is not None for further in node.outputs[1:]):
+        raise DeviationError(f"what {node.site} puts out changes, and is promised to somebody, or not all there is")
+    for reader in (reader for reader in graph.readers(value) if not reads_form_alone(reader)):
+        if reader.node.scope is not value.scope:
+            raise DeviationError(f"{value.name!r} changes, and a nested graph reads it")
+        yield Link(reader.node, reader.index)
+
+
+def _found(graph: Graph, site: Site) -> Node:
+    try:
+        return graph.at(site)
+    except KeyError as error:
+        raise DeviationError(f"a claim names {site}, which the original has not") from error

@@ -1,0 +1,87 @@
+"""All that a node takes over, on both of its sides, and whether its operator and its numbers allow that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bnfold.affine import Affine, Float64
+from bnfold.nodes import Node
+from bnfold.ops.absorb import Linear
+from bnfold.ops.facts import Facts
+from bnfold.ops.home import Home
+from bnfold.ops.linear import home_for, ways_of
+from bnfold.ops.quantized import Dequantized
+from bnfold.ops.reasons import AXIS, BLOCKED, Obstacle
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """All that a node takes over: an affine of its output, and one of its data, at the input `data_input`."""
+
+    after: Affine | None = None
+    before: Affine | None = None
+    data_input: int = 0
+    tap: Float64 | None = None
+    """By what its data are multiplied and added to its output, per channel."""
+
+    def and_tap(self, affine: Affine) -> Taken:
+        """With an affine of its data added to its output, which is one more tap and a shift."""
+        shift = Affine(np.ones_like(affine.shift), affine.shift)
+        tap = affine.scale.reshape(-1)
+        return replace(self.and_then(shift, None), tap=tap if self.tap is None else self.tap + tap)
+
+    def and_then(self, affine: Affine, data_input: int | None) -> Taken:
+        """What it is with one more: of the output, which acts after those before, or of the data, which acts first."""
+        if data_input is None:
+            same_rank = self.after is not None and self.after.rank == affine.rank
+            tap = None if self.tap is None else self.tap * affine.scale.reshape(-1)
+            return replace(self, after=affine @ self.after if same_rank and self.after is not None else affine, tap=tap)
+        earlier = self.before
+        whole = affine if earlier is None or earlier.rank != affine.rank else earlier @ affine
+        return replace(self, before=whole, data_input=data_input)
+
+
+def home_with(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | Obstacle | None:
+    """The way in which a node takes over affines on both sides, with the one behind it; or what keeps it from that."""
+    if taken.tap is not None:
+        return _tapped(facts, node, taken)
+    if taken.before is None:
+        if taken.after is None:
+            raise ValueError(f"{node.site} takes over nothing")
+        home = home_for(facts, node, taken.after)
+        return home if home is None or isinstance(home, Obstacle) else (home, taken.after)
+    ways = ways_of(facts, node)
+    if ways is None or isinstance(ways, Obstacle):
+        return ways
+    obstacles: list[Obstacle] = []
+    for way in ways:
+        if not isinstance(way, Linear):
+            obstacles.append(Obstacle(BLOCKED, f"{node.op} takes over no affine of its data", node))
+            continue
+        fed = way.fed_by(taken.before, taken.data_input)
+        if isinstance(fed, Obstacle):
+            obstacles.append(fed)
+            continue
+        after = taken.after or Affine.identity(way.output_rank(taken.before))
+        obstacle = fed.obstacle_to(after)
+        if obstacle is None:
+            return fed, after
+        obstacles.append(obstacle)
+    return obstacles[0]
+
+
+def _tapped(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | Obstacle | None:
+    """A convolution that gets one more tap, and takes over an affine of its output."""
+    ways = ways_of(facts, node)
+    if ways is None or isinstance(ways, Obstacle):
+        return ways
+    way = next((way for way in ways if isinstance(way, Linear) and way.center is not None), None)
+    if way is None or taken.tap is None or taken.before is not None or isinstance(way.weight, Dequantized):
+        return Obstacle(BLOCKED, f"{node.op} has no tap by which its outputs see the data of their own place", node)
+    if taken.tap.size not in {1, way.channels} or way.rank is None:
+        return Obstacle(AXIS, f"{taken.tap.size} channels beside {way.channels} outputs", node)
+    tapped = replace(way, tap=np.broadcast_to(taken.tap, (way.channels,)))
+    after = taken.after or Affine.identity(way.rank)
+    return tapped.obstacle_to(after) or (tapped, after)
