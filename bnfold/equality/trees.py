@@ -199,10 +199,9 @@ def _beside(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Tree:
             raise DeviationError(f"{reader.site} does not read from what the claim of {claim.site} names")
         if node is home:
             break
+        ends = {home.id} | passed
         ways = [
-            i
-            for i, operand in enumerate(node.inputs)
-            if operand is not None and _leads(graph, operand, home, passed, gone)
+            i for i, operand in enumerate(node.inputs) if operand is not None and _leads(graph, operand, ends, gone)
         ]
         if len(ways) != 1:
             raise DeviationError(f"{node.site} is come to by {len(ways)} ways in the claim of {claim.site}")
