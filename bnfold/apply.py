@@ -65,11 +65,9 @@ def _moved(facts: Facts, node: Node) -> _Moved:
 
 def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names:
     """The new name of every value whose content changes: those between a home and what settled in it."""
-    passed = [graph.at(site) for move in plan.moves for site in move.path]
-    homes = [graph.at(site) for site in plan.homes()]
-    moving = {node.id for node in passed} | {each.node.id for each in moved}
-    outputs = [node.output(0) for node in homes]
-    outputs += [value for node in passed for value in node.outputs if _is_on_the_way(graph, node, value, moving)]
+    outputs = [graph.at(site).output(0) for site in plan.homes()]
+    for move in plan.moves:
+        outputs += _on_the_way(graph, graph.at(move.site), [graph.at(site) for site in move.path])
     changed = {value.id: value for value in outputs if value is not None}
     pairs = ((each.node.inputs[each.data], each.node.output(0)) for each in moved)
     becomes = {x.id: y for x, y in pairs if x is not None and y is not None}
@@ -85,10 +83,15 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
     return Names(renamed, frozenset(becomes))
 
 
-def _is_on_the_way(graph: Graph, node: Node, value: Value | None, moving: set[int]) -> bool:
-    """Whether an output of a node that is passed is one that changes: of several, one that leads to what moves."""
-    alone = sum(output is not None for output in node.outputs) == 1
-    return value is not None and (alone or any(reader.node.id in moving for reader in graph.readers(value)))
+def _on_the_way(graph: Graph, site: Node, passed: list[Node]) -> Iterator[Value | None]:
+    """The outputs of the nodes that a move passed: of several, the one that leads to what moved."""
+    moving = {site.id, *(node.id for node in passed)}
+    for node in passed:
+        if len(node.outputs) == 1:
+            yield node.output(0)
+            continue
+        leads = (v for v in node.outputs if v is not None and any(r.node.id in moving for r in graph.readers(v)))
+        yield from leads
 
 
 def _home(facts: Facts, node: Node, after: Affine, fresh: Fresh) -> FurnishedHome:

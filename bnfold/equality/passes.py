@@ -29,6 +29,11 @@ def rule_of(node: Node) -> Rule | None:
     return _RULES.get(node.op)
 
 
+def cuts_away(node: Node) -> bool:
+    """Whether what a node leaves out is read by nobody, if nothing else reads its data."""
+    return node.op in {"Slice", "Gather"}
+
+
 def gain_of(constants: Constants, link: Link) -> float:
     """What a shift before the operator is multiplied by behind it."""
     node = link.node
