@@ -163,7 +163,9 @@ class Backward:
         on_the_way = {self.affine.node.id, *(node.id for node in self.path)}
         readers = self.facts.graph.readers
         for node in self.path:
-            read = (value is not None and any(r.node.id in on_the_way for r in readers(value)) for value in node.outputs)
+            read = (
+                value is not None and any(r.node.id in on_the_way for r in readers(value)) for value in node.outputs
+            )
             if len(node.outputs) > 1 and sum(read) > 1:
                 return node
         return None

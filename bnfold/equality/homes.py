@@ -178,7 +178,7 @@ class Home:
             raise WrongNumberError(self.site, f"the weight of {self.site} changed its factor, or how it is stored")
         if stored is None or now is None:
             return self.dense_part(before.weight(index), after.weight(index), scale, unread, len(steps))
-        factors, unread = (array.reshape(-1)[before.linear.cell] for array in (scale, unread))
+        factors, unread = scale.reshape(-1)[before.linear.cell], unread.reshape(-1)[before.linear.cell]
         return self.scales_part(stored, now, factors, unread, "weight", terms=len(steps))
 
     def nothing_to_scale(self, scale: Float64, unread: NDArray[np.bool_], terms: int) -> PartCheck:
@@ -205,9 +205,10 @@ class Home:
             scale = _inverse(self.site, np.where(unread, 1.0, scale))
         if not linear.elementwise:
             scale, unread = scale.reshape(-1)[linear.cell], unread.reshape(-1)[linear.cell]
-        original, factors, unread = (np.broadcast_to(array, expected) for array in (original, scale, unread))
+        original, factors = np.broadcast_to(original, expected), np.broadcast_to(scale, expected)
+        unread = np.broadcast_to(unread, expected)
         if not expected:
-            original, factors, unread, now = (array.reshape(1) for array in (original, factors, unread, now))
+            original, factors, unread, now = original.reshape(1), factors.reshape(1), unread.reshape(1), now.reshape(1)
         worst, terms = 0.0, terms + linear.divides
         for piece in pieces(now.shape):
             reference = factors[piece] * original[piece].astype(np.float64)
@@ -249,8 +250,9 @@ class Home:
             return self.sums_part(*biases, steps, "bias")
         nothing = _Term(np.zeros([1] * len(self.grid), kind), 1.0)
         self.sums_part(nothing, nothing, steps, "shift of the quantised bias")
-        parts = _product(steps, self.grid) * _quotient(ours, theirs), _unread(steps, self.grid)
-        factors, unread = (part.reshape(-1) if before.linear.vector_bias else part for part in parts)
+        factors, unread = _product(steps, self.grid) * _quotient(ours, theirs), _unread(steps, self.grid)
+        if before.linear.vector_bias:
+            factors, unread = factors.reshape(-1), unread.reshape(-1)
         return self.scales_part(stored, now, factors, unread, "bias", terms=len(steps) + 1)
 
     def sums_part(self, original: _Term, now: _Term, steps: Sequence[Step], what: str) -> PartCheck:

@@ -60,7 +60,13 @@ def gather(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
         )
         return alone(Passage(0, Affine(scale, shift)))
     found, size = facts.constant(operand), shape[axis]
-    if not isinstance(found, Constant) or not isinstance(size, int) or not size or len(indices) != 1 or any(s != 1 for s in rest):
+    if (
+        not isinstance(found, Constant)
+        or not isinstance(size, int)
+        or not size
+        or len(indices) != 1
+        or any(s != 1 for s in rest)
+    ):
         return Obstacle(LAYOUT, "which places it takes is not known", node)
     places = found.array().astype(np.int64) % size
     before = _spread(affine, axis, places, size)
