@@ -163,10 +163,8 @@ class Backward:
         on_the_way = {self.affine.node.id, *(node.id for node in self.path)}
         readers = self.facts.graph.readers
         for node in self.path:
-            read = (
-                value is not None and any(r.node.id in on_the_way for r in readers(value)) for value in node.outputs
-            )
-            if len(node.outputs) > 1 and sum(read) > 1:
+            outputs = [value for value in node.outputs if value is not None]
+            if len(outputs) > 1 and sum(any(r.node.id in on_the_way for r in readers(value)) for value in outputs) > 1:
                 return node
         return None
 

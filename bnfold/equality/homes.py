@@ -216,7 +216,7 @@ class Home:
             worst = max(worst, within(found, self.site, "weight", now[piece], reference))
         return PartCheck.of("weight", now.dtype, terms=terms, numbers=int(now.size), worst=worst)
 
-    def scales_part(  # noqa: PLR0913  # what is compared, with what, and where
+    def scales_part(  # noqa: PLR0913, PLR0917  # what is compared, with what, and where
         self,
         before: Quantized,
         after: Quantized,

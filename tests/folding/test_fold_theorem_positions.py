@@ -108,9 +108,8 @@ def window(spot: Spot, dilated_since: int, ceiled_since: int) -> tuple[list[str]
         pads = [spot.draw(st.integers(0, k - 1)) for k in kernel * 2]
         found.append(f"pads = {pads}")
     if spot.opset >= dilated_since and spot.maybe() and not automatic:
-        found.append(
-            f"dilations = {[spot.one_of(1, 2) if k == 2 and n > 2 else 1 for k, n in zip(kernel, spot.extents, strict=True)]}"
-        )
+        wide = [k == 2 and n > 2 for k, n in zip(kernel, spot.extents, strict=True)]
+        found.append(f"dilations = {[spot.one_of(1, 2) if possible else 1 for possible in wide]}")
     ceiled = spot.opset >= ceiled_since and spot.maybe() and not automatic
     if ceiled:
         found.append("ceil_mode = 1")
