@@ -159,7 +159,7 @@ class Backward:
         return Route(tuple(self.arrivals), tuple(self.totals), tuple(self.path))
 
     def parted(self) -> Node | None:
-        """A node of several outputs, of which those that change are not plainly one: two of them are read on the way."""
+        """A node of several outputs, of which more than one is read on the way: which of them changes is not plain."""
         on_the_way = {self.affine.node.id, *(node.id for node in self.path)}
         readers = self.facts.graph.readers
         for node in self.path:

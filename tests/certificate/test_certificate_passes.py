@@ -179,7 +179,7 @@ def test_a_cast_that_rounds_is_refused() -> None:
 TWO = "(float[2,3,5] x, float[2,3,5] z) => (float[2,C,5] y)"
 
 
-def joined(
+def joined(  # noqa: PLR0913  # what each of two values takes, and what there is to take
     line: str, scales: tuple[int, int] = (1, 1), shifts: tuple[float, float] = (1, 0), homes: str = "c d", *,
     shift: bool = True, negative: bool = False, **held: np.ndarray,
 ) -> Pair:  # fmt: skip
@@ -309,9 +309,9 @@ def of_part(line: str, taken: list[int], channels: list[int] | None = None, **he
     scale, shift = np.ones(6), np.zeros(6)
     scale[channels or taken], shift[channels or taken] = a, s
     tensors = {name: np.asarray(value, np.int64) for name, value in held.items()}
-    outputs = "p,o" if line.startswith("Split") else "p"
+    outputs, further = ("p,o", ", float[2,D,5] o") if line.startswith("Split") else ("p", "")
     return pair_of(
-        draw, "(float[2,3,5] x) => (float[2,C,5] y)" if outputs == "p" else "(float[2,3,5] x) => (float[2,C,5] y, float[2,D,5] o)",
+        draw, f"(float[2,3,5] x) => (float[2,C,5] y{further})",
         f"c = Conv(x,w,b) {outputs} = {line} n = BN(p,g,e,m,v) y = Relu(n)",
         f"c1 = Conv(x,w1,b1) {outputs.replace('p', 'n')} = {line.replace('(c', '(c1')} y = Relu(n)", "n: p -> c",
         shared=tensors, old={"w": w, "b": b, **parameters},
@@ -365,9 +365,6 @@ def test_a_value_on_the_way_that_something_else_reads_is_refused() -> None:
             proto.graph.node.append(onnx.helper.make_node("Abs", [name], ["further"]))
             proto.graph.output.append(onnx.helper.make_tensor_value_info("further", 1, [2, 4, 5]))
         refused(Pair(before, after, unshifted(pair, 1), pair.new), "")
-        (claim,) = unshifted(pair, 1)
-        checked = Pair(before, after, (claim,), pair.new).certificate()
-        assert checked.failure is not None
 
 
 def test_one_value_read_twice_is_refused() -> None:
