@@ -257,6 +257,16 @@ def test_a_channel_that_is_taken_twice_bears_one_affine() -> None:
     folded(behind(line, alike, places=[0, 1, 1, 2]))
 
 
+def test_rows_of_which_others_are_read_bear_nothing_alone() -> None:
+    text = """(float[2,3,6,6] x) => (float[] y, float[] r) {
+        c = Conv (x, W)  p, r = AXIS (c, two)  y = BatchNormalization (p, g, be, m, v) }"""
+    before = model(text.replace("AXIS", "Split <axis = 2>"), W=W, two=[2, 2], **POSITIVE)
+    refusal(before, "axis-not-owned", "Conv")
+    assert clearly_wrong(before, naive(before), inputs(before), 27)
+    two_of_four = {name: array[:2] for name, array in POSITIVE.items()}
+    folded(model(text.replace("AXIS", "Split <axis = 1>"), W=W, two=[2, 2], **two_of_four))
+
+
 def test_cuts_that_are_not_known_hold_back() -> None:
     text = """(float[2,3,6,6] x, int64[1] from) => (float[] y) {
         c = Conv (x, W)  p = Slice (c, from, four, one)  y = BatchNormalization (p, g, be, m, v) }"""

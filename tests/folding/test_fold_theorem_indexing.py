@@ -133,15 +133,13 @@ def test_an_affine_of_a_part_goes_to_the_channels_that_are_taken(op: str) -> Non
             return
         weight = operands(found.folded.proto, "Conv")[1]
         old = constants(part.before)["W"]
-        if (
-            weight is not None and len(part.taken) > 1
-        ):  # an affine that is the same for all may go to all: nobody reads the rest
+        if weight is not None and len(set(part.taken)) > 1:  # what is the same for all may go to what nobody reads too
             rest = sorted(set(range(len(old))) - set(part.taken))
             assert np.array_equal(weight[rest], old[rest])
 
     check()
     assert min(tally.counted[what] for what in ("moved", "ran", "wide")) >= 20
-    assert tally.counted["stayed"] or op == "Slice"
+    assert tally.counted["stayed"] >= 4 or op != "Gather"
 
 
 @pytest.mark.parametrize("indices", [2, [[0, 2], [1, 3]]])
