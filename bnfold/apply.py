@@ -85,7 +85,7 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
             becomes[x.id] = y
     names: dict[int, str] = {}
     renamed: dict[int, str] = {}
-    changed = {value.id: value for value in _changing(graph, plan, moved)}
+    changed = {value.id: value for value in _changing(graph, plan)}
     for value in changed.values():
         final = value
         while final.id in becomes:
@@ -98,21 +98,27 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
     return Names(renamed, frozenset(becomes) | {y.id for y, _ in is_fed})
 
 
-def _changing(graph: Graph, plan: Plan, moved: list[_Moved]) -> Iterator[Value]:
+def _changing(graph: Graph, plan: Plan) -> Iterator[Value]:
     """The values whose content changes: what homes put out that took something over behind them, and what is passed."""
-    ahead = [graph.at(site) for move in plan.moves if move.is_forward for site in move.path]
-    passed = [graph.at(site) for move in plan.moves if not move.is_forward for site in move.path]
-    moving = {node.id for node in passed} | {each.node.id for each in moved}
     outputs = [graph.at(site).output(0) for site, taken in plan.homes().items() if taken.after is not None]
-    outputs += [value for node in passed for value in node.outputs if _is_on_the_way(graph, node, value, moving)]
-    outputs += [value for node in ahead for value in node.outputs]
+    for move in plan.moves:
+        passed = [graph.at(site) for site in move.path]
+        if move.is_forward:
+            outputs += [value for node in passed for value in node.outputs]
+        else:
+            outputs += _on_the_way(graph, graph.at(move.joint or move.site), passed)
     yield from (value for value in outputs if value is not None)
 
 
-def _is_on_the_way(graph: Graph, node: Node, value: Value | None, moving: set[int]) -> bool:
-    """Whether an output of a node that is passed is one that changes: of several, one that leads to what moves."""
-    alone = sum(output is not None for output in node.outputs) == 1
-    return value is not None and (alone or any(reader.node.id in moving for reader in graph.readers(value)))
+def _on_the_way(graph: Graph, site: Node, passed: list[Node]) -> Iterator[Value | None]:
+    """The outputs of the nodes that a move passed: of several, the one that leads to what moved."""
+    moving = {site.id, *(node.id for node in passed)}
+    for node in passed:
+        if len(node.outputs) == 1:
+            yield node.output(0)
+            continue
+        leads = (v for v in node.outputs if v is not None and any(r.node.id in moving for r in graph.readers(v)))
+        yield from leads
 
 
 def _home(facts: Facts, node: Node, taken: Taken, fresh: Fresh) -> FurnishedHome:

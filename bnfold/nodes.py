@@ -110,6 +110,11 @@ class Node:
         found = self._find(name)
         return None if found is None else tuple(found.ints)
 
+    def floats_attribute(self, name: str) -> tuple[float, ...] | None:
+        """A list of floats, or None where it is absent."""
+        found = self._find(name)
+        return None if found is None else tuple(found.floats)
+
     def string_attribute(self, name: str, default: str) -> str:
         """A string attribute, or `default` where it is absent."""
         found = self._find(name)

@@ -203,10 +203,23 @@ class Backward:
                     return step
                 step, pending = (), list(retreat)
             pending.extend(reversed(step))
+        parted = self.parted()
+        if parted is not None:
+            return Obstacle(BLOCKED, f"another output of {parted.op} is read on the way too", parted)
         adding = [each.node for each in self.arrivals if each.adds]
         if len(adding) > 1:
             return Obstacle(NO_GAIN, f"{len(adding)} layers without a bias would each get an Add", adding[0])
         return Route(tuple(self.arrivals), tuple(self.totals), tuple(self.path))
+
+    def parted(self) -> Node | None:
+        """A node of several outputs, of which more than one is read on the way: which of them changes is not plain."""
+        on_the_way = {self.affine.node.id, *(node.id for node in self.path)}
+        readers = self.facts.graph.readers
+        for node in self.path:
+            outputs = [value for value in node.outputs if value is not None]
+            if len(outputs) > 1 and sum(any(r.node.id in on_the_way for r in readers(value)) for value in outputs) > 1:
+                return node
+        return None
 
     def step(self, step: _Step, rest: tuple[_Step, ...]) -> tuple[_Step, ...] | Obstacle:
         """Bring an affine of a value, read by a node, to the node that produces it."""
@@ -223,6 +236,8 @@ class Backward:
             self.path.append(node)
             return ((*self.decided.gone[node.id], affine, takes_shift),)
         output = node.outputs.index(value)
+        if len(node.outputs) > 1 and any(node is passed for passed in self.path):
+            return Obstacle(BLOCKED, f"two ways lead back to {node.op}", node)
         passed = backward(self.facts, node, affine, output)
         if passed is None and output:
             return Obstacle(NO_HOME, f"{value.name!r} is a further output of {node.op}", node)

@@ -107,6 +107,20 @@ def _second(node: Node) -> Value:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Factors:
+    """What a weight is multiplied by: for each cell `scale`, and `of_data` as it broadcasts against the weight.
+
+    `unread` marks cells that may hold anything; `tap` is added to the taps of the own place; `terms`: how many factors.
+    """
+
+    scale: Float64
+    unread: NDArray[np.bool_]
+    of_data: Float64 | None
+    tap: Float64 | None
+    terms: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Home:
     """A home in both models, with the grid that the written constants offer."""
 
@@ -171,9 +185,9 @@ class Home:
         """The weight against its reference."""
         before, after = self.before, self.after
         scale = _product([step for step in steps if not step.stops], self.grid)
-        index = before.linear.weight_index
+        index, unread = before.linear.weight_index, _unread(steps, self.grid)
         if index is None:
-            return self.nothing_to_scale(scale, steps)
+            return self.nothing_to_scale(scale, unread, len(steps))
         stored, now = before.quantized(index), after.quantized(index)
         if before.linear.factor[0] != after.linear.factor[0] or (stored is None) != (now is None):
             raise WrongNumberError(self.site, f"the weight of {self.site} changed its factor, or how it is stored")
@@ -185,65 +199,65 @@ class Home:
         if stored is None or now is None:
             terms = len(steps) + (0 if fed is None else fed.terms)
             of_data = None if fed is None or before.linear.data is None else fed.scale[before.linear.data.channel]
-            return self.dense_part(before.weight(index), after.weight(index), scale, (of_data, terms), tapped)
-        factors = scale.reshape(-1)[before.linear.cell]
-        return self.scales_part(stored, now, factors, "weight", terms=len(steps))
+            pair = before.weight(index), after.weight(index)
+            return self.dense_part(*pair, Factors(scale, unread, of_data, tapped, terms))
+        factors, unread = scale.reshape(-1)[before.linear.cell], unread.reshape(-1)[before.linear.cell]
+        return self.scales_part(stored, now, factors, unread, "weight", terms=len(steps))
 
-    def nothing_to_scale(self, scale: Float64, steps: Sequence[Step]) -> PartCheck:
+    def nothing_to_scale(self, scale: Float64, unread: NDArray[np.bool_], terms: int) -> PartCheck:
         """A home without a weight takes no scale: what is left of it is one."""
         now = np.ones(scale.shape)
-        found = share(now, scale, np.abs(scale), terms=len(steps))
+        found = np.where(unread, 0, share(now, scale, np.abs(scale), terms=terms))
         worst = within(found, self.site, "scale", now, scale)
-        return PartCheck.of("scale", now.dtype, terms=len(steps), numbers=0, worst=worst)
+        return PartCheck.of("scale", now.dtype, terms=terms, numbers=0, worst=worst)
 
-    def dense_part(
-        self,
-        original: NDArray[np.generic],
-        now: NDArray[np.generic],
-        scale: Float64,
-        fed: tuple[Float64 | None, int],
-        tapped: Float64 | None,
-    ) -> PartCheck:
-        """Weights that stand there as they are.
-
-        `fed`: a factor of the data, if any, and the number of factors; `tapped`: what is added to the taps of the own
-        place, if anything.
-        """
-        of_data, terms = fed
+    def dense_part(self, original: NDArray[np.generic], now: NDArray[np.generic], factors: Factors) -> PartCheck:
+        """Weights that stand there as they are."""
         linear = self.before.linear
         expected = np.broadcast_shapes(original.shape, self.grid) if linear.elementwise else original.shape
         if expected != now.shape or original.dtype != now.dtype:
             raise WrongNumberError(self.site, f"the weight of {self.site} changed its shape or type")
-        factors = scale if linear.elementwise else scale.reshape(-1)[linear.cell]
+        scale, unread = factors.scale, factors.unread
         if linear.divides:
-            factors = _inverse(self.site, factors)
-        if of_data is not None:
-            factors = factors * of_data
-        original, factors = np.broadcast_to(original, expected), np.broadcast_to(factors, expected)
+            scale = _inverse(self.site, np.where(unread, 1.0, scale))
+        if not linear.elementwise:
+            scale, unread = scale.reshape(-1)[linear.cell], unread.reshape(-1)[linear.cell]
+        if factors.of_data is not None:
+            scale = scale * factors.of_data
+        original, scale = np.broadcast_to(original, expected), np.broadcast_to(scale, expected)
+        unread = np.broadcast_to(unread, expected)
         if not expected:
-            original, factors, now = original.reshape(1), factors.reshape(1), now.reshape(1)
-        worst, terms = 0.0, terms + linear.divides
-        places = None if tapped is None else own_places(self.before.node, now.shape)
+            original, scale, unread, now = original.reshape(1), scale.reshape(1), unread.reshape(1), now.reshape(1)
+        worst, terms = 0.0, factors.terms + linear.divides
+        places = None if factors.tap is None else own_places(self.before.node, now.shape)
         for piece in pieces(now.shape):
-            reference = factors[piece] * original[piece].astype(np.float64)
+            reference = scale[piece] * original[piece].astype(np.float64)
             magnitude = np.abs(reference)
-            if places is not None and tapped is not None:
-                here = slice(*piece.indices(len(tapped)))
+            if places is not None and factors.tap is not None:
+                here = slice(*piece.indices(len(factors.tap)))
                 rows = (np.arange(here.stop - here.start), *(index[here] for index in places[1:]))
-                reference[rows] += tapped[here]
-                magnitude[rows] += np.abs(tapped[here])
-            found = share(now[piece], reference, magnitude, terms=terms)
+                reference[rows] += factors.tap[here]
+                magnitude[rows] += np.abs(factors.tap[here])
+            found = np.where(unread[piece], 0, share(now[piece], reference, magnitude, terms=terms))
             worst = max(worst, within(found, self.site, "weight", now[piece], reference))
         return PartCheck.of("weight", now.dtype, terms=terms, numbers=int(now.size), worst=worst)
 
-    def scales_part(self, before: Quantized, after: Quantized, factors: Float64, what: str, terms: int) -> PartCheck:
+    def scales_part(  # noqa: PLR0913, PLR0917  # what is compared, with what, and where
+        self,
+        before: Quantized,
+        after: Quantized,
+        factors: Float64,
+        unread: NDArray[np.bool_],
+        what: str,
+        terms: int,
+    ) -> PartCheck:
         """Scales of constants that are stored quantised: the original ones times `factors`."""
         scope = self.scopes.get(before.content.scope.path)
         if (before.content.name, scope) != (after.content.name, after.content.scope.path):
             raise DeviationError(f"the {what} of {self.site} is no longer what {before.content.name!r} holds")
         only_scales_differ(before, after)
-        reference, now = np.broadcast_arrays(before.scale.astype(np.float64) * factors, after.scale)
-        found = share(now, reference, np.abs(reference), terms=terms)
+        reference, now, unread = np.broadcast_arrays(before.scale.astype(np.float64) * factors, after.scale, unread)
+        found = np.where(unread, 0, share(now, reference, np.abs(reference), terms=terms))
         worst = within(found, self.site, f"scale of the {what}", now, reference)
         numbers = int(after.scale.size)
         return PartCheck.of(f"scale of the {what}", now.dtype, terms=terms, numbers=numbers, worst=worst)
@@ -264,9 +278,10 @@ class Home:
             raise WrongNumberError(self.site, f"the bias of {self.site} is stored as integers, and takes no shift")
         nothing = _Term(np.zeros([1] * len(self.grid), kind), 1.0)
         self.sums_part(nothing, nothing, steps, "shift of the quantised bias")
-        scale = _product(steps, self.grid)
-        factors = (scale.reshape(-1) if before.linear.vector_bias else scale) * _quotient(ours, theirs)
-        return self.scales_part(stored, now, factors, "bias", terms=len(steps) + 1)
+        factors, unread = _product(steps, self.grid) * _quotient(ours, theirs), _unread(steps, self.grid)
+        if before.linear.vector_bias:
+            factors, unread = factors.reshape(-1), unread.reshape(-1)
+        return self.scales_part(stored, now, factors, unread, "bias", terms=len(steps) + 1)
 
     def of_shift(self, fed: DataStep | None) -> tuple[Float64, Float64, int]:
         """What a shift of the data adds to each cell of the grid, the sizes of its terms, and how many there are."""
@@ -307,9 +322,10 @@ class Home:
         for step in steps:
             scale, shift, size = (part.reshape(self.grid) for part in (step.scale, step.shift, step.magnitude))
             reference, magnitude = reference * scale + shift, magnitude * np.abs(scale) + size
-        reference, written, magnitude = np.broadcast_arrays(reference, now.array, magnitude)
+        unread = _unread(steps, self.grid)
+        reference, written, magnitude, unread = np.broadcast_arrays(reference, now.array, magnitude, unread)
         terms = 1 + sum(step.terms for step in steps) + (0 if added is None else added[2])
-        found = share(written, reference, magnitude, terms=terms, times=now.factor)
+        found = np.where(unread, 0, share(written, reference, magnitude, terms=terms, times=now.factor))
         worst = within(found, self.site, what, written, reference)
         return PartCheck.of(what, now.array.dtype, terms=terms, numbers=int(reference.size), worst=worst)
 
@@ -365,6 +381,14 @@ def _product(steps: Sequence[Step], grid: Shape) -> Float64:
     for step in steps:
         scale = scale * step.scale.reshape(grid)
     return scale
+
+
+def _unread(steps: Sequence[Step], grid: Shape) -> NDArray[np.bool_]:
+    """The cells that nobody reads, whatever they hold: what one step finds cut away is never read again."""
+    unread = np.zeros(grid, np.bool_)
+    for step in steps:
+        unread |= step.unread.reshape(grid)
+    return unread
 
 
 def _inverse(site: Site, factors: Float64) -> Float64:

@@ -32,12 +32,14 @@ class Size:
     """How much arithmetic lies between a value and its bounds.
 
     `terms`: the most that are summed at once. `operators`: how many nodes there are. `depth`: how many of them that
-    sum lie behind each other at most.
+    sum lie behind each other at most. `repeats`: how many elements have what rounding did to one, where a value is
+    enlarged on the way.
     """
 
     terms: int
     operators: int
     depth: int
+    repeats: float = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +84,7 @@ class Magnitudes:
         """How much arithmetic makes a value."""
         most, count = 1, 0
         depth: dict[int, int] = {}
+        repeats: dict[int, float] = {}
         for node in nodes:
             if not any(v is not None and v.id in self.outline.varying for v in node.outputs):
                 continue
@@ -89,7 +92,18 @@ class Magnitudes:
             most, count = max(most, terms), count + 1
             behind = max((depth.get(v.id, 0) for v in self.outline.needs[node.id]), default=0)
             depth.update((v.id, behind + (terms > 1)) for v in node.outputs if v is not None)
-        return Size(most, count, depth.get(target.id, 0))
+            alike = [repeats[v.id] * self._enlarged(node, v) for v in self.outline.needs[node.id] if v.id in repeats]
+            repeats.update((v.id, max(alike, default=1.0)) for v in node.outputs if v is not None)
+        return Size(most, count, depth.get(target.id, 0), repeats.get(target.id, 1.0))
+
+    def _enlarged(self, node: Node, operand: Value) -> float:
+        """How often an operand stands in what a node makes of it, as far as sizes are known."""
+        output = node.output(0)
+        dims = [None if v is None else self.shapes.shape(v) for v in (operand, output)]
+        if node.op not in _REPEATING or dims[0] is None or dims[1] is None:
+            return 1.0
+        before, after = (math.prod(d for d in known if isinstance(d, int)) for known in dims if known is not None)
+        return max(1.0, after / before) if before else 1.0
 
     def _terms(self, node: Node) -> int:
         count = TERMS.get(node.op)
@@ -243,6 +257,9 @@ def _normalization(m: Magnitudes, node: Node, index: int) -> str:
     return m.like(node, [data, scale, beta, m.add("Neg", [mean], "mean"), variance])
 
 
+_REPEATING = frozenset({
+    "Resize", "Upsample", "Expand", "Tile", "Gather", "Pad", "Add", "Sub", "Sum", "Mul", "Div", "Max", "Min", "Where",
+})  # fmt: skip
 _SEVERAL_OUTPUTS = frozenset({"Split"})
 _OF_DATA = (
     "Reshape Transpose Squeeze Unsqueeze Flatten Slice Gather GatherElements GatherND Expand Tile DepthToSpace "

@@ -67,7 +67,10 @@ def sliced(constants: Constants, link: Link, carried: Carried, unknown: int) -> 
     steps = _integers(constants, node.input(4)) if node.scope.opset >= 10 else None
     if starts is None or ends is None:
         raise UncertainError(f"where {node.site} cuts is not known")
-    for i, axis in enumerate(range(len(starts)) if axes is None else axes):
+    axes = tuple(range(len(starts))) if axes is None else axes
+    if not len(starts) == len(ends) == len(axes) or (steps is not None and (len(steps) != len(axes) or 0 in steps)):
+        raise UncertainError(f"where {node.site} cuts is not known")
+    for i, axis in enumerate(axes):
         step = 1 if steps is None else steps[i]
         place = axis % carried.ndim
         if carried.shape[place] == 1 and not _is_one(constants, link.source, place):

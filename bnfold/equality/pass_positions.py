@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bnfold.equality.claim import DeviationError, Link, UncertainError
-from bnfold.equality.constants import Constants, attribute, int_of, ints_of, text_of
+from bnfold.equality.constants import Constants, attribute, float_of, int_of, ints_of, text_of
 from bnfold.equality.passing import Carried, Passing, first_alone, only_along
 from bnfold.nodes import Node
 
@@ -83,7 +83,8 @@ def pad(constants: Constants, node: Node) -> Passing:
     operand, old = node.input(2), attribute(node, "value")
     value = old.f if old is not None else 0.0
     if operand is not None:
-        value = float(np.asarray(constants.array(operand), np.float64).reshape(-1)[0])
+        given = np.asarray(constants.array(operand), np.float64)
+        value = float(given.reshape(())) if given.size == 1 else np.nan
     if value != 0:
         raise DeviationError(f"{node.site} pads with {value:g}")
     return Passing(shift=not any(_padding(constants, node)))
@@ -119,7 +120,9 @@ def _pad_axes(constants: Constants, node: Node, rank: int) -> tuple[int, ...]:
 def resize(constants: Constants, node: Node) -> Passing:
     """Resize: weights of an interpolation sum to one; outside of a cropped image stands another value."""
     del constants
-    return Passing(shift=text_of(node, "coordinate_transformation_mode") != "tf_crop_and_resize")
+    if text_of(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
+        raise UncertainError(f"{node.site} crops its value")
+    return Passing()
 
 
 def resized(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
@@ -134,26 +137,39 @@ def resized(constants: Constants, link: Link, carried: Carried, unknown: int) ->
 
 
 def _keeps_axis(constants: Constants, node: Node, axis: int, rank: int) -> bool:
-    """Whether an axis is surely not resized."""
+    """Whether an axis is surely not resized: its factor is one, or it is given the size that it has."""
     axes = ints_of(node, "axes")
-    place = axis
-    if axes is not None:
-        normal = [each % rank for each in axes]
-        if axis not in normal:
-            return True
-        place = normal.index(axis)
+    places = list(range(rank)) if not axes else [each % rank for each in axes]
+    if axis not in places:
+        return True
+    nearest = text_of(node, "mode") in {"", "nearest"}
+    downwards = text_of(node, "nearest_mode") in {"", "round_prefer_floor", "floor"}
+    if text_of(node, "coordinate_transformation_mode") == "tf_half_pixel_for_nn" and not (nearest and downwards):
+        return False  # half a place further, even where the size stays
+    factors = _factors(constants, node)
+    if factors is not None:
+        return len(factors) == len(places) and factors[places.index(axis)] == 1
+    if text_of(node, "keep_aspect_ratio_policy") not in {"", "stretch"}:
+        return False
     value, output = node.input(0), node.output(0)
-    for index in (1, 2):  # Upsample has its scales at 1, Resize at 2 (at 1 in opset 10)
-        operand = node.input(index)
-        if operand is not None and constants.shape(operand) not in {None, (0,)}:
-            array = np.asarray(constants.array(operand), np.float64).reshape(-1)
-            if array.size > place and (index == 2 or node.input(2) is None):
-                return bool(array[place] == 1)
     before = None if value is None else constants.sizes(value)
     after = None if output is None else constants.sizes(output)
     if before is None or after is None or len(before) != rank or len(after) != rank:
         return False
     return before[axis] is not None and before[axis] == after[axis]
+
+
+def _factors(constants: Constants, node: Node) -> tuple[float, ...] | None:
+    """What the sizes are multiplied by, where that is given instead of sizes."""
+    if node.op == "Upsample" and node.scope.opset < 9:
+        old = attribute(node, "scales")
+        if old is not None:
+            return tuple(old.floats)
+        return (1, 1, float_of(node, "height_scale", 0), float_of(node, "width_scale", 0))
+    operand = node.input(2 if node.op == "Resize" and node.scope.opset >= 11 else 1)
+    if operand is None or constants.shape(operand) == (0,):
+        return None
+    return tuple(float(factor) for factor in constants.array(operand).reshape(-1))
 
 
 def reduced_axes(constants: Constants, node: Node, rank: int) -> tuple[int, ...]:

@@ -37,6 +37,11 @@ def summed_sign(link: Link) -> float:
     return -1.0 if node.op == "Sub" and link.data == 1 else 1.0
 
 
+def cuts_away(node: Node) -> bool:
+    """Whether what a node leaves out is read by nobody, if nothing else reads its data."""
+    return node.op in {"Slice", "Gather"}
+
+
 def gain_of(constants: Constants, link: Link) -> float:
     """What a shift before the operator is multiplied by behind it."""
     node = link.node

@@ -1,12 +1,13 @@
 """Whether what was measured at one site is rounding: element by element, and channel by channel over all elements.
 
 With y the original's value, d the difference, u half a unit of the type, K the most terms that are summed at once,
-D how many such sums lie behind each other, and S the sum of the absolute terms (magnitudes.py):
+D how many such sums lie behind each other, r how many elements repeat what rounding did to one (behind a Resize), n the
+elements of a channel, of which n/r tell something, and S the sum of the absolute terms (magnitudes.py):
 
     every element      |d| <= D*(4*sqrt(K) + 8)*u*S
     every channel      gain    |cov(d, y)/var(y)| <= 4u*(1 + max(1, 5/3*std(S)/(sqrt(K)*std(y)))) + 6 standard errors
                                + (2u*mean(S))^2/var(y)
-                       offset  |mean(d)| <= 4u*mean(S)*max(1, sqrt(K/n))
+                       offset  |mean(d)| <= 4u*mean(S)*max(1, sqrt(K*r/n))
 
 A wrong scale is a gain and a wrong shift is an offset, far below what rounding does to one element. Of a gain, 4u are
 for the scale that the original computes in its own type, the rest for the weights, which are rounded once. The two
@@ -180,7 +181,7 @@ class Figures:
                 break
 
     def _offsets(self, sums: _Sums) -> tuple[Float64, Float64]:
-        spread = max(1.0, math.sqrt(self.size.terms / sums.count))
+        spread = max(1.0, math.sqrt(self.size.terms * self.size.repeats / sums.count))
         return np.abs(sums.d / sums.count), _SYSTEMATIC * self.unit * sums.s / sums.count * spread + 1e-300
 
     def _gains(self, sums: _Sums) -> tuple[Float64, Float64]:
@@ -193,7 +194,7 @@ class Figures:
         safe = np.where(judged, var_y, 1.0)
         gain = np.where(judged, (sums.yd / n - mean_y * mean_d) / safe, 0.0)
         left = np.maximum(var_d - gain**2 * safe, 0.0)
-        error = np.sqrt(left / (n * safe))
+        error = np.sqrt(left * self.size.repeats / (n * safe))
         spread = np.maximum(sums.ss / n - (sums.s / n) ** 2, 0.0)
         cancelling = _OF_SIZES * np.sqrt(spread / safe / max(1, self.size.terms))
         own_noise = np.square(_OWN_NOISE * self.unit * mean_s) / safe

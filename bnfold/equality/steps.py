@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.equality.claim import Beside, Chain, DeviationError, Link, Tree, UncertainError
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.layout import Labels
 from bnfold.equality.linear import sees_own_place
-from bnfold.equality.passes import gain_of, summed_sign
+from bnfold.equality.passes import cuts_away, gain_of, summed_sign
 from bnfold.equality.reference import (
     Affine,
     affine_of,
@@ -39,13 +40,15 @@ Shape = tuple[int, ...]
 class Step:
     """One affine as a home sees it: for each cell, scale, shift and the sizes of the shift's terms.
 
-    `stops` says that the scale went on from here. `channels` is the size of the output's axis 1 where the step tells.
+    `unread` marks cells that are cut away on the way, where nobody reads them: whatever these hold is right. `stops`
+    says that the scale went on from here. `channels` is the size of the output's axis 1 where the step tells.
     `tap` is by what the data of each channel are multiplied and added to the output.
     """
 
     scale: Float64
     shift: Float64
     magnitude: Float64
+    unread: NDArray[np.bool_]
     terms: int
     stops: bool
     channels: int | None
@@ -93,7 +96,8 @@ def tap_of(constants: Constants, beside: Beside, gone: frozenset[int]) -> Step:
     scale, shift, size = (
         np.broadcast_to(part.reshape(-1), (shape[0],)) for part in (affine.scale, affine.shift, affine.magnitude)
     )
-    return Step(np.ones(shape[0]), sign * shift, size, terms=2, stops=False, channels=None, tap=sign * scale)
+    one, none = np.ones(shape[0]), np.zeros(shape[0], bool)
+    return Step(one, sign * shift, size, none, terms=2, stops=False, channels=None, tap=sign * scale)
 
 
 def _undisturbed(constants: Constants, chain: Chain, gone: frozenset[int]) -> None:
@@ -139,21 +143,26 @@ class _Walk:
             return None
         return int(self.constants.vector(self.site.node.input(1)).size)
 
-    def at_home(self, grid: Shape, unknown: int) -> tuple[Float64, Float64, Float64]:
-        """Scale, shift and magnitude for each cell, with `unknown` for sizes that are not known."""
+    def at_home(self, grid: Shape, unknown: int) -> tuple[Float64, Float64, Float64, NDArray[np.bool_]]:
+        """Scale, shift, magnitude and whether it is unread, of each cell; `unknown` is for sizes that are not known."""
         labels: Labels = np.arange(product(grid)).reshape(grid)
         gain = np.ones([1] * labels.ndim)
+        unread = np.zeros(labels.size, np.bool_)
         for link in self.between:
+            before = labels
             labels, gain = self.through(link, labels, gain, unknown)
+            if cuts_away(link.node):
+                unread[np.setdiff1d(before[before >= 0], labels)] = True
         affine = affine_of(self.constants, self.site, labels.ndim)
         self.check_sizes(labels, affine)
         size = product(grid)
         scale = _by_cell(labels, affine.scale, size, unreached=1.0)
         self.check_sign(scale)
         if not self.takes_shift:
-            return scale, np.zeros(size), np.zeros(size)
+            return scale, np.zeros(size), np.zeros(size), unread
         shift, magnitude = self.divided(affine.shift, gain), self.divided(affine.magnitude, np.abs(gain))
-        return scale, _by_cell(labels, shift, size, unreached=0.0), _largest_by_cell(labels, magnitude, size)
+        shifts = _by_cell(labels, shift, size, unreached=0.0)
+        return scale, shifts, _largest_by_cell(labels, magnitude, size), unread
 
     def check_sign(self, scale: Float64) -> None:
         """Some operators let only a scale pass that is nowhere negative."""

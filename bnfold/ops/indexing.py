@@ -16,7 +16,6 @@ from bnfold.ops.reasons import AXIS, LAYOUT, Obstacle
 from bnfold.ops.table import register
 
 FIRST_OPSET_WITH_CUTS_AS_INPUTS = 10
-FIRST_OPSET_WITH_PARTS_AS_INPUT = 13
 
 
 @register("passing", PASSING, "Slice")
@@ -61,7 +60,13 @@ def gather(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
         )
         return alone(Passage(0, Affine(scale, shift)))
     found, size = facts.constant(operand), shape[axis]
-    if not isinstance(found, Constant) or not isinstance(size, int) or len(indices) != 1 or any(s != 1 for s in rest):
+    if (
+        not isinstance(found, Constant)
+        or not isinstance(size, int)
+        or not size
+        or len(indices) != 1
+        or any(s != 1 for s in rest)
+    ):
         return Obstacle(LAYOUT, "which places it takes is not known", node)
     places = found.array().astype(np.int64) % size
     before = _spread(affine, axis, places, size)
@@ -109,7 +114,7 @@ def known_size_of_output(facts: Facts, node: Node, output: int, axis: int) -> in
 
 
 def _parts(facts: Facts, node: Node, axis: int) -> tuple[int, ...] | None:
-    operand = node.input(1) if node.scope.opset >= FIRST_OPSET_WITH_PARTS_AS_INPUT else None
+    operand = node.input(1)
     stated = node.ints_attribute("split") if operand is None else facts.integers(operand)
     if stated is not None:
         return stated
@@ -133,8 +138,11 @@ def _cuts(facts: Facts, node: Node) -> dict[int, slice] | None:
         starts, ends, axes, steps = given
     if starts is None or ends is None:
         return None
+    axes = tuple(range(len(starts))) if axes is None else axes
+    if not len(starts) == len(ends) == len(axes) or (steps is not None and (len(steps) != len(axes) or 0 in steps)):
+        return None
     cuts = {}
-    for i, axis in enumerate(range(len(starts)) if axes is None else axes):
+    for i, axis in enumerate(axes):
         step = 1 if steps is None else steps[i]
         last = None if step < 0 and ends[i] < -(1 << 31) else ends[i]
         cuts[axis] = slice(starts[i], last, step)

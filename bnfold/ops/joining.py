@@ -10,6 +10,8 @@ An operand that broadcasts over an axis along which the affine differs cannot be
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import numpy as np
 
 from bnfold.affine import Affine, compressed
@@ -169,19 +171,16 @@ def concat(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     Not: an axis or sizes that are not known.
     """
     axis = node.int_attribute("axis", 1) % affine.rank
-    passages: list[Passage] = []
-    first = 0
-    for index, value in enumerate(node.inputs):
-        size = None if value is None else known_size(facts, value, axis)
-        if value is None or size is None:
-            return Obstacle(LAYOUT, f"the sizes of what {node.op} joins are not known", node)
-        passages.append(Passage(index, _part(affine, axis, first, size)))
-        first += size
-    if affine.shape[axis] not in {1, first}:
-        return Obstacle(
-            LAYOUT, f"{node.op} joins {first} along axis {axis}, and the affine has {affine.shape[axis]}", node
-        )
-    return Passed(tuple(passages))
+    sizes = [None if value is None else known_size(facts, value, axis) for value in node.inputs]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        return Obstacle(LAYOUT, f"the sizes of what {node.op} joins are not known", node)
+    if affine.shape[axis] not in {1, sum(known)}:
+        detail = f"{node.op} joins {sum(known)} along axis {axis}, and the affine has {affine.shape[axis]}"
+        return Obstacle(LAYOUT, detail, node)
+    firsts = accumulate(known, initial=0)
+    parts = [_part(affine, axis, first, size) for first, size in zip(firsts, known, strict=False)]
+    return Passed(tuple(Passage(index, part) for index, part in enumerate(parts)))
 
 
 def _part(affine: Affine, axis: int, first: int, size: int) -> Affine:

@@ -15,11 +15,12 @@ from onnx import TensorProto
 from bnfold.affine import Affine
 from bnfold.nodes import Node
 from bnfold.ops.facts import Constant, Facts
-from bnfold.ops.passing import PASSING, Passage, Passed, alone, input_shape, normalised
+from bnfold.ops.passing import PASSING, Passage, Passed, alone, input_shape, known_size, normalised
 from bnfold.ops.reasons import BLOCKED, LAYOUT, Obstacle
 from bnfold.ops.table import register
 
 FIRST_OPSET_WITH_PADS_AS_INPUT = 11
+FIRST_OPSET_WITH_A_REGION_TO_RESIZE = 11
 FIRST_OPSET_WITH_REDUCED_AXES_AS_INPUT = 18
 FIRST_OPSET_WITH_SUMMED_AXES_AS_INPUT = 13
 _WIDER: dict[int, frozenset[int]] = {
@@ -114,6 +115,8 @@ def reduction(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
         if not all(isinstance(size, int) for size in sizes):
             return Obstacle(LAYOUT, "a shift over a sum of an unknown number of elements", node)
         count = math.prod(size for size in sizes if isinstance(size, int))
+        if not count:
+            return Obstacle(BLOCKED, "a sum of nothing, which has no shift before it", node)
         before = Affine(before.scale, before.shift / count)
     return _over(node, before, axes) or alone(Passage(0, before))
 
@@ -146,31 +149,49 @@ def pad(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 def resize(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """everything, along axes that keep their size
 
-    Not: an axis that may be resized and along which the affine differs; a shift with tf_crop_and_resize.
+    Not: an axis that may be resized and along which the affine differs; tf_crop_and_resize.
     """
-    if node.string_attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize" and affine.has_shift:
-        return Obstacle(BLOCKED, "outside of the crop stands another value, which a shift would change", node)
-    value, output = node.input(0), node.output(0)
-    before, after = (None if v is None else facts.shape(v) for v in (value, output))
-    scales = _scales(facts, node)
+    if node.string_attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        return Obstacle(BLOCKED, "outside of the crop stands another value", node)
     for axis in (axis for axis, size in enumerate(affine.shape) if size != 1):
-        kept = scales is not None and len(scales) == affine.rank and scales[axis] == 1
-        if before is not None and after is not None and len(before) == len(after) == affine.rank:
-            kept = kept or (isinstance(before[axis], int) and before[axis] == after[axis])
-        if not kept:
+        if not _keeps_axis(facts, node, axis, affine.rank):
             return Obstacle(LAYOUT, f"axis {axis} may be resized", node)
     return alone(Passage(0, affine))
 
 
+def _keeps_axis(facts: Facts, node: Node, axis: int, rank: int) -> bool:
+    """Whether each element comes from its own place along an axis: a size that stays by rounding is none."""
+    axes = normalised(node.ints_attribute("axes") or tuple(range(rank)), rank)
+    if axes is None or axis not in axes:
+        return axes is not None
+    if node.string_attribute("coordinate_transformation_mode", "") == "tf_half_pixel_for_nn":
+        if node.string_attribute("mode", "nearest") != "nearest":
+            return False
+        if node.string_attribute("nearest_mode", "round_prefer_floor") not in {"round_prefer_floor", "floor"}:
+            return False
+    scales = _scales(facts, node)
+    if scales is None:
+        return _keeps_size(facts, node, axis)
+    return len(scales) == len(axes) and scales[axes.index(axis)] == 1
+
+
 def _scales(facts: Facts, node: Node) -> tuple[float, ...] | None:
-    if node.ints_attribute("axes") is not None:
-        return None
-    for index in (2, 1):
-        value = node.input(index)
-        found = None if value is None else facts.constant(value)
-        if isinstance(found, Constant) and found.dtype.kind == "f" and found.dims not in {(), (0,)}:
-            return tuple(float(scale) for scale in found.array().reshape(-1).astype(np.float64))
-    return None
+    """The factors by which a value is resized, () if they are not known; None where sizes are given instead."""
+    if node.op == "Upsample" and node.input(1) is None:
+        old = tuple(node.float_attribute(name, 0) for name in ("height_scale", "width_scale"))
+        return node.floats_attribute("scales") or (1, 1, *old)
+    operand = node.input(2 if node.op == "Resize" and node.scope.opset >= FIRST_OPSET_WITH_A_REGION_TO_RESIZE else 1)
+    found = None if operand is None else facts.constant(operand)
+    if operand is None or (isinstance(found, Constant) and found.dims == (0,)):
+        return None if node.string_attribute("keep_aspect_ratio_policy", "stretch") == "stretch" else ()
+    return tuple(found.array().astype(np.float64).reshape(-1).tolist()) if isinstance(found, Constant) else ()
+
+
+def _keeps_size(facts: Facts, node: Node, axis: int) -> bool:
+    """Whether an axis is as large behind a node as before it."""
+    value, output = node.input(0), node.output(0)
+    sizes = [None if v is None else known_size(facts, v, axis) for v in (value, output)]
+    return sizes[0] is not None and sizes[0] == sizes[1]
 
 
 def may_pad(node: Node) -> bool:
@@ -193,7 +214,9 @@ def _pad_value(facts: Facts, node: Node) -> float | None:
     if operand is None:
         return 0.0
     found = facts.constant(operand)
-    return float(found.array().astype(np.float64).reshape(-1)[0]) if isinstance(found, Constant) else None
+    if not isinstance(found, Constant) or found.array().size != 1:
+        return None
+    return float(found.array().astype(np.float64).reshape(()))
 
 
 def reduced_axes(facts: Facts, node: Node, shape: tuple[object, ...] | None) -> tuple[int, ...] | None:

@@ -125,6 +125,17 @@ def test_s_bounds_what_the_rounding_of_the_operands_does(op: str, tmp_path: Path
         )
 
 
+def test_what_is_enlarged_behind_a_layer_repeats_its_rounding(tmp_path: Path, runner: Runner) -> None:
+    for text, repeats in (
+        ("c = Conv(x,w,b) y = Resize(c,,double)", 4),
+        ("c = Conv(x,w,b) a = GlobalAveragePool(c) y = Add(a,x)", 36),
+        ("r = Resize(x,,double) y = Conv(r,w,b)", 1),
+        ("y = Resize(x,,double)", 1),
+        ("c = Conv(x,w,b) y = Relu(c)", 1),
+    ):
+        assert sized(tmp_path, runner, without_unread(text), {"x": images()["x"]}).size.repeats == repeats
+
+
 def test_every_rule_is_tested() -> None:
     untested = {
         "GatherElements",

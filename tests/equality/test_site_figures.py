@@ -146,3 +146,32 @@ def test_a_gain_is_seen_beside_the_rounding_of_the_original_itself(visible: floa
     found = judged(before, scaled, s, 16, "float16")
     assert (found.worst.kind, found.worst.channel) == ("gain", 2)
     assert found.worst.share > 1
+
+
+def test_rounding_that_is_repeated_tells_no_more_than_once() -> None:
+    """Of 8 pixels that are enlarged to 512, what rounding did to them stands 64 times each: no gain, and no offset."""
+    random = np.random.default_rng(11)
+    shares: dict[float, list[float]] = {1.0: [], 64.0: []}
+    for _ in range(100):
+        y = random.standard_normal((8, 3))
+        s = np.full(y.shape, 8.0)
+        d = UNITS["float32"] * s * random.uniform(-8, 8, y.shape)
+        grown = random.standard_normal((512, 8)) ** 2
+        grown /= grown.sum(1, keepdims=True)
+        for repeats, found in shares.items():
+            figures = Figures(UNITS["float32"], Size(64, 2, 1, repeats))
+            figures.add(grown @ y, grown @ (y + d), grown @ s)
+            found.append(figures.worst.share)
+    assert max(shares[64.0]) <= 1
+    assert max(shares[1.0]) > 1
+
+
+def test_a_repeated_fault_is_still_found() -> None:
+    random = np.random.default_rng(12)
+    y = np.repeat(random.standard_normal((512, 3)), 4, axis=0)
+    figures = Figures(UNITS["float32"], Size(9, 2, 1, 4.0))
+    noise = np.repeat(UNITS["float32"] * random.uniform(-1, 1, (512, 3)), 4, axis=0)
+    s = np.full(y.shape, 4.0)
+    figures.add(y, faulty("gain", y + noise, UNITS["float32"], s), s)
+    assert figures.worst.kind == "gain"
+    assert figures.worst.share > 1
