@@ -189,6 +189,7 @@ KNOWS_OPERATORS = {
     "equality/fingerprints.py",
     "equality/layout.py",
     "equality/magnitudes.py",
+    "equality/nested.py",
     "equality/perturb.py",
     "equality/prepare.py",
     "equality/quantized.py",
