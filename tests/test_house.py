@@ -195,6 +195,7 @@ KNOWS_OPERATORS = {
     "equality/pass_joining.py",
     "equality/pass_positions.py",
     "equality/passes.py",
+    "equality/nested.py",
     "equality/perturb.py",
     "equality/prepare.py",
     "equality/quantized.py",

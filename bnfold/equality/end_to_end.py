@@ -21,7 +21,7 @@ from bnfold.equality.discrete import coarsest_half_unit, discrete_upstream
 from bnfold.equality.draws import draw
 from bnfold.equality.inputs import Batch, CannotFeed, random_batches
 from bnfold.equality.measure import distance
-from bnfold.equality.nested import external_bytes
+from bnfold.equality.nested import changes_its_constants, external_bytes
 from bnfold.equality.pair import Outcome, Pair, Sites, Stop, original_fails, upgrade_of
 from bnfold.equality.runner import CannotRun
 from bnfold.equality.seen import shows_nothing
@@ -80,7 +80,7 @@ def compare(  # noqa: PLR0913  # two models, how to run them, and each of the us
         _compare_signatures(pair, proto, tally)
         wanted = _Wanted(proto, seed, dims or {}, batches)
         for batch, outputs in itertools.chain(_accepted(pair, wanted, tally), _further(pair, wanted, tally)):
-            _compare_batch(pair, batch, outputs, tally, sites)
+            _compare_batch(pair, batch, outputs, tally, None if changes_its_constants(proto) else sites)
         tally.sites_agree = sites is not None and sites.agree(_one_of_each(tally, batches))
         _draw_where_it_matters(pair, tally, seed)
         _try_optimiser(pair, proto, tally, seed)
@@ -223,6 +223,7 @@ def _check_repeatable(pair: Pair, batch: Batch, before: Outputs, sites: Sites | 
     """Stop if the original disagrees with itself: a random operator, or training.
 
     The run that the sites need anyway may show that it does not; it is the model with more outputs, and shows no more.
+    It is another session, though: what a session does to its own constants only that session shows.
     """
     if sites is not None and not _others(before, sites.again(batch)):
         return

@@ -29,6 +29,11 @@ def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from function.node
 
 
+def changes_its_constants(model: onnx.ModelProto) -> bool:
+    """Whether a session may write into its constants: a BatchNormalization that trains has running statistics."""
+    return any(len(node.output) > 1 for node in nodes_of(model) if node.op_type == "BatchNormalization")
+
+
 def bodies_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs that a node holds."""
     for attribute in node.attribute:

@@ -34,6 +34,8 @@ def models(desk: Path) -> Path:
     holed = random.standard_normal((200, 4, 8)).astype(np.float32)
     holed[3, 1, 2] = np.nan
     np.savez(desk / "holed.npz", x=holed)
+    unrun = "(float[N,4,8] x) => (float[N,4,8] y) { c = made.Up(x) s = Relu(c) y = BatchNormalization(s,g,e,m,v) }"
+    onnx.save(parsed(unrun, further=', "made" : 1'), desk / "unrun.onnx")
     np.savez(desk / "misnamed.npz", image=holed, more=holed)
     return desk
 
@@ -144,7 +146,7 @@ def test_too_few_samples_are_remarked(cli: Cli, data: str, remark: str) -> None:
         ("m.onnx --dim Q=3", 2, ["no input has a dimension called 'Q'"]),
         ("m.onnx --seed -1", 2, ["--seed"]),
         ("absent.onnx", 3, ["absent.onnx"]),
-        ("custom.onnx --data many.npz", 6, ["cannot be run on the data"]),
+        ("unrun.onnx --data many.npz", 6, ["cannot be run on the data"]),
     ],
 )
 def test_a_bad_input_is_one_line(cli: Cli, arguments: str, code: int, words: list[str]) -> None:
