@@ -19,7 +19,7 @@ from bnfold.model import Edits
 from bnfold.moves import Plan
 from bnfold.nodes import Node, Value, nested_graphs
 from bnfold.ops.affine import AffineOp, affine_of
-from bnfold.ops.facts import Facts
+from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.home import NewNode
 from bnfold.ops.linear import Taken, home_with
 from bnfold.ops.reasons import Obstacle
@@ -65,20 +65,21 @@ def _moved(facts: Facts, node: Node) -> _Moved:
 def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names:
     """The new name of every value whose content changes: those between a home and what settled in it.
 
-    What a node put out that went forward is what it was fed, and takes that name.
+    What a node put out that went forward is what it was fed, and takes that name, unless something went back there.
     """
+    crossed = _crossed(graph, plan, moved)
     ahead = {move.site for move in plan.moves if move.is_forward}
     becomes: dict[int, Value] = {}
     is_fed: list[tuple[Value, Value]] = []
     for each in moved:
         x, y = each.node.inputs[each.data], each.node.output(0)
-        if x is not None and y is not None and each.node.site in ahead:
+        if x is not None and y is not None and each.node.site in ahead and each.node.id not in crossed:
             is_fed.append((y, x))
         elif x is not None and y is not None:
             becomes[x.id] = y
     names: dict[int, str] = {}
     renamed: dict[int, str] = {}
-    changed = {value.id: value for value in _changing(graph, plan, moved)}
+    changed = {value.id: value for value in _changing(graph, plan, moved, crossed)}
     for value in changed.values():
         final = value
         while final.id in becomes:
@@ -91,7 +92,20 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
     return Names(renamed, frozenset(becomes) | {y.id for y, _ in is_fed})
 
 
-def _changing(graph: Graph, plan: Plan, moved: list[_Moved]) -> Iterator[Value]:
+def _crossed(graph: Graph, plan: Plan, moved: list[_Moved]) -> set[int]:
+    """The nodes that went forward through which one behind them went back: the only one to read them went itself."""
+    ahead = {move.site for move in plan.moves if move.is_forward}
+    goes = {each.node.id for each in moved}
+    stays_put = {each.node.id for each in moved if each.node.site in ahead}
+    for each in (each for each in reversed(moved) if each.node.id in stays_put):  # producers last
+        value = each.node.output(0)
+        readers = [] if value is None else [r.node.id for r in graph.readers(value) if not reads_metadata_alone(r)]
+        if len(readers) == 1 and readers[0] in goes and readers[0] not in stays_put:
+            stays_put.remove(each.node.id)
+    return {each.node.id for each in moved if each.node.site in ahead} - stays_put
+
+
+def _changing(graph: Graph, plan: Plan, moved: list[_Moved], crossed: set[int]) -> Iterator[Value]:
     """The values whose content changes: what homes put out that took something over behind them, and what is passed."""
     ahead = [graph.at(site) for move in plan.moves if move.is_forward for site in move.path]
     passed = [graph.at(site) for move in plan.moves if not move.is_forward for site in move.path]
@@ -99,6 +113,9 @@ def _changing(graph: Graph, plan: Plan, moved: list[_Moved]) -> Iterator[Value]:
     outputs = [graph.at(site).output(0) for site, taken in plan.homes().items() if taken.after is not None]
     outputs += [value for node in passed for value in node.outputs if _is_on_the_way(graph, node, value, moving)]
     outputs += [value for node in ahead for value in node.outputs]
+    outputs += [
+        v for each in moved if each.node.id in crossed for v in (each.node.inputs[each.data], each.node.output(0))
+    ]
     yield from (value for value in outputs if value is not None)
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from bnfold.equality.ahead import composed, data_steps_of
-from bnfold.equality.claim import Claim, DeviationError, UncertainError, homes_of, trees_of
+from bnfold.equality.claim import Claim, DeviationError, UncertainError, crossed_by, homes_of, trees_of
 from bnfold.equality.constants import Constants
 from bnfold.equality.covering import covers
 from bnfold.equality.homes import Home, HomeCheck
 from bnfold.equality.numbers import WrongNumberError
-from bnfold.equality.steps import steps_of
+from bnfold.equality.steps import reads_alone, steps_of
 from bnfold.equality.structure import pair
 from bnfold.graph import Graph
 from bnfold.nodes import Site
@@ -89,6 +89,8 @@ def _check(
         if link.data == homes[link.node.id].before.linear.bias_index:
             raise UncertainError(f"the data of {link.node.site} are constant themselves")
     gone = frozenset(tree.site.id for tree in trees)
+    for link in crossed_by(before, trees):
+        reads_alone(before, link)
     steps = steps_of(originals, chains, {id_: home.grid for id_, home in homes.items()}, gone)
     fed = data_steps_of(originals, trees)
     for id_, home in homes.items():

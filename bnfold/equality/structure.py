@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import Message  # type: ignore[import-untyped]  # protobuf ships no types
 from onnx import TensorProto
 
-from bnfold.equality.claim import Claim, DeviationError, Tree, UncertainError, homes_of
+from bnfold.equality.claim import Claim, DeviationError, Tree, UncertainError, crossed_by, homes_of
 from bnfold.equality.messages import bare, same_message, same_tensor, tensors, without
 from bnfold.equality.reference import dequantises, lacks_bias, reads_form_alone
 from bnfold.graph import Graph
@@ -66,6 +66,7 @@ def pair(before: Graph, after: Graph, trees: Sequence[Tree]) -> Pairing:
     outputs = [home.output(0) for chain in chains for home, _ in chain.homes]
     outputs += [link.target for chain in chains for link in chain.links[:-1]]
     outputs += [link.target for each in ahead for link in each.passed]
+    outputs += [link.target for link in crossed_by(before, trees)]
     changed = {value.id for value in outputs if value is not None}
     _name_values(before, trees, pairing)
     aliases = {value.id for each in ahead for value in (each.site.target,) if value is not None}
