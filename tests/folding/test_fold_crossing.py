@@ -13,9 +13,10 @@ FIRST = {
     "Relu": "r = Conv (x, W, b) h = Relu (r)",
 }
 HELD = {
-    "W8": np.arange(-8, 8, dtype=np.int8).reshape(4, 4, 1, 1), "u": np.float32(0.1), "b32": np.arange(4, dtype=np.int32),
-    "W": weights(4, 4, 1, 1, seed=1), "b": weights(4, seed=2), "V": weights(6, 4, 3, 3, seed=3), "c": weights(6, seed=4),
-    "m": np.abs(weights(4, 1, 1, seed=5)), **{f"d{i}": weights(4, 1, 1, seed=6 + i) for i in range(3)},
+    "W8": np.arange(-8, 8, dtype=np.int8).reshape(4, 4, 1, 1), "b32": np.arange(4, dtype=np.int32),
+    "W": weights(4, 4, 1, 1, seed=1), "b": weights(4, seed=2), "V": weights(6, 4, 3, 3, seed=3),
+    "c": weights(6, seed=4), "m": np.abs(weights(4, 1, 1, seed=5)), "u": np.float32(0.1),
+    **{f"d{i}": weights(4, 1, 1, seed=6 + i) for i in range(3)},
 }  # fmt: skip
 BEHIND = {
     "shift, scale": "t = Add (h, d0) e = Mul (t, m)",
@@ -29,9 +30,10 @@ BEHIND = {
 @pytest.mark.parametrize("first", ["a bias of integers", "Relu"])
 @pytest.mark.parametrize("looked_at", ["", "Shape (t)", "Shape (h)", "Shape (e)"])
 def test_a_scale_goes_back_where_a_shift_went_forward(first: str, behind: str, looked_at: str) -> None:
+    body = f"{FIRST[first]} {BEHIND[behind]} y = Conv (e, V, c)"
     shape = f"i = {looked_at} k = Cast <to = 1> (i)" if looked_at else "k = Neg (x)"
     before = model(
-        f"(float[2,4,5,5] x) => (float[] y, float[] k) {{ {FIRST[first]} {BEHIND[behind]} y = Conv (e, V, c) {shape} }}",
+        f"(float[2,4,5,5] x) => (float[] y, float[] k) {{ {body} {shape} }}",
         **HELD,
     )
     done = fold(before)
