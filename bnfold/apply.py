@@ -19,7 +19,7 @@ from bnfold.model import Edits
 from bnfold.moves import Move, Plan
 from bnfold.nodes import Node, Value, nested_graphs
 from bnfold.ops.affine import AffineOp, affine_of
-from bnfold.ops.facts import Facts
+from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.home import NewNode
 from bnfold.ops.reasons import Obstacle
 from bnfold.ops.taking import Taken, home_with
@@ -70,8 +70,9 @@ def _moved(facts: Facts, graph: Graph, move: Move) -> Iterator[_Moved]:
 def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names:
     """The new name of every value whose content changes: those between a home and what settled in it.
 
-    What a node put out that went forward is what it was fed, and takes that name.
+    What a node put out that went forward is what it was fed, and takes that name, unless something went back there.
     """
+    crossed = _crossed(graph, plan, moved)
     ahead = {move.site for move in plan.moves if move.is_forward}
     becomes: dict[int, Value] = {}
     is_fed: list[tuple[Value, Value]] = []
@@ -79,13 +80,13 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
         x, y = each.node.inputs[each.data], each.node.output(0)
         if each.ends:
             continue
-        if x is not None and y is not None and each.node.site in ahead:
+        if x is not None and y is not None and each.node.site in ahead and each.node.id not in crossed:
             is_fed.append((y, x))
         elif x is not None and y is not None:
             becomes[x.id] = y
     names: dict[int, str] = {}
     renamed: dict[int, str] = {}
-    changed = {value.id: value for value in _changing(graph, plan)}
+    changed = {value.id: value for value in _changing(graph, plan, moved, crossed)}
     for value in changed.values():
         final = value
         while final.id in becomes:
@@ -98,7 +99,20 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
     return Names(renamed, frozenset(becomes) | {y.id for y, _ in is_fed})
 
 
-def _changing(graph: Graph, plan: Plan) -> Iterator[Value]:
+def _crossed(graph: Graph, plan: Plan, moved: list[_Moved]) -> set[int]:
+    """The nodes that went forward through which one behind them went back: the only one to read them went itself."""
+    ahead = {move.site for move in plan.moves if move.is_forward}
+    goes = {each.node.id for each in moved}
+    stays_put = {each.node.id for each in moved if each.node.site in ahead}
+    for each in (each for each in reversed(moved) if each.node.id in stays_put):  # producers last
+        value = each.node.output(0)
+        readers = [] if value is None else [r.node.id for r in graph.readers(value) if not reads_metadata_alone(r)]
+        if len(readers) == 1 and readers[0] in goes and readers[0] not in stays_put:
+            stays_put.remove(each.node.id)
+    return {each.node.id for each in moved if each.node.site in ahead} - stays_put
+
+
+def _changing(graph: Graph, plan: Plan, moved: list[_Moved], crossed: set[int]) -> Iterator[Value]:
     """The values whose content changes: what homes put out that took something over behind them, and what is passed."""
     outputs = [graph.at(site).output(0) for site, taken in plan.homes().items() if taken.after is not None]
     for move in plan.moves:
@@ -107,6 +121,8 @@ def _changing(graph: Graph, plan: Plan) -> Iterator[Value]:
             outputs += [value for node in passed for value in node.outputs]
         else:
             outputs += _on_the_way(graph, graph.at(move.joint or move.site), passed)
+    for each in (each for each in moved if each.node.id in crossed):
+        outputs += (each.node.inputs[each.data], each.node.output(0))
     yield from (value for value in outputs if value is not None)
 
 

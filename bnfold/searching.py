@@ -107,9 +107,12 @@ class Decided:
         return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path), affine.data)
 
     def _goes(self, graph: Graph, affine: AffineOp) -> None:
-        before = graph.producer(fed_to(affine))
-        first = None if before is None else self.gone.get(before.id)
-        self.gone[affine.node.id] = first or (affine.node, fed_to(affine))
+        value = fed_to(affine)
+        before = graph.producer(value)
+        # What went forward may have been read by others too: then nothing goes back through it.
+        passable = before is not None and not_free(graph, value, affine.node) is None
+        first = self.gone.get(before.id) if before is not None and passable else None
+        self.gone[affine.node.id] = first or (affine.node, value)
 
     def stays_idle(self, affine: AffineOp, home: Node) -> None:
         """With this affine, the home would do nothing."""

@@ -16,9 +16,9 @@ from bnfold.equality.constants import Constants
 from bnfold.equality.covering import covers
 from bnfold.equality.homes import Home, HomeCheck
 from bnfold.equality.numbers import WrongNumberError
-from bnfold.equality.steps import steps_of
+from bnfold.equality.steps import reads_alone, steps_of
 from bnfold.equality.structure import pair
-from bnfold.equality.trees import trees_of
+from bnfold.equality.trees import crossed_by, trees_of
 from bnfold.graph import Graph
 from bnfold.nodes import Site
 
@@ -89,6 +89,8 @@ def _check(
     for link in (chain.links[place] for chain in chains for place in chain.stops):
         if link.data == homes[link.node.id].before.linear.bias_index:
             raise UncertainError(f"the data of {link.node.site} are constant themselves")
+    for link in crossed_by(before, trees):
+        reads_alone(before, link)
     steps = steps_of(originals, trees, {id_: home.grid for id_, home in homes.items()})
     fed = data_steps_of(originals, trees)
     for id_, home in homes.items():

@@ -30,6 +30,7 @@ from bnfold.equality.reference import (
     passing_of,
     reads_form_alone,
 )
+from bnfold.graph import Graph
 
 UNKNOWN_SIZES = (2, 3)
 
@@ -103,16 +104,21 @@ def tap_of(constants: Constants, beside: Beside, gone: frozenset[int]) -> Step:
 def _undisturbed(constants: Constants, chain: Chain, gone: frozenset[int]) -> None:
     """Nothing else reads what changes, and no affine is passed that stays one."""
     for link in chain.links:
-        value, graph = link.source, constants.graph
-        others = [r.node for r in graph.readers(value) if r.node is not link.node and not reads_form_alone(r)]
-        if others or graph.is_graph_output(value):
-            raise DeviationError(f"{value.name!r} changes, and something else reads it")
+        reads_alone(constants.graph, link)
         if is_normalization(link.node) and link.node.id not in gone:
             raise DeviationError(f"a claim passes {link.node.site}, which stays")
     for place in chain.stops:
         node = chain.links[place].node
         if node.id in gone or not is_term(node):
             raise DeviationError(f"a claim leaves a shift at {node.site}, which is no sum with a constant, or goes")
+
+
+def reads_alone(graph: Graph, link: Link) -> None:
+    """Raise `DeviationError` where something else reads what a link reads, which changes."""
+    value = link.source
+    others = [r.node for r in graph.readers(value) if r.node is not link.node and not reads_form_alone(r)]
+    if others or graph.is_graph_output(value):
+        raise DeviationError(f"{value.name!r} changes, and something else reads it")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,6 +19,7 @@ from onnx import TensorProto
 from bnfold.equality.claim import Claim, DeviationError, Tree, UncertainError, homes_of
 from bnfold.equality.messages import bare, same_message, same_tensor, tensors, without
 from bnfold.equality.reference import dequantises, lacks_bias, reads_form_alone
+from bnfold.equality.trees import crossed_by
 from bnfold.graph import Graph
 from bnfold.nodes import Node, Scope, Value, nested_graphs
 
@@ -69,6 +70,7 @@ def pair(before: Graph, after: Graph, trees: Sequence[Tree]) -> Pairing:
     outputs += [link.target for chain in chains for link in chain.links[:-1]]
     outputs += [link.target for each in ahead for link in each.passed]
     outputs += [value for each in beside for value in (each.home.output(0), *(link.target for link in each.links))]
+    outputs += [link.target for link in crossed_by(before, trees)]
     changed = {value.id for value in outputs if value is not None}
     _name_values(before, trees, pairing)
     aliases = {value.id for each in ahead for value in (each.site.target,) if value is not None}

@@ -45,6 +45,20 @@ def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
     return tuple(trees)
 
 
+def crossed_by(graph: Graph, trees: Iterable[Tree]) -> tuple[Link, ...]:
+    """The nodes that went and through which a claim leads back, given the trees in the order of the values.
+
+    Of a row of them, a branch names the last one alone. They may have gone forward themselves, each with its readers.
+    """
+    gone = {tree.merged.node.id: tree.merged for tree in trees}
+    crossed = {link.node.id for tree in trees for chain in tree.chains for link in chain.links[:-1]} & gone.keys()
+    for id_, link in reversed(gone.items()):
+        before = graph.producer(link.source)
+        if id_ in crossed and before is not None and before.id in gone:
+            crossed.add(before.id)
+    return tuple(link for id_, link in gone.items() if id_ in crossed)
+
+
 def _tree(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Tree:
     if claim.joint is not None:
         return _beside(graph, claim, gone)

@@ -144,8 +144,10 @@ class Linear:
         return _axis_obstacle(self, after) or _weight_obstacle(self, after) or _bias_obstacle(self, after)
 
     def needs_add(self, after: Affine) -> bool:
-        """A shift, and no place for it."""
-        return self.bias_input is None and (after.has_shift or self.has_shift_before)
+        """A shift, and no place for it; one of the data may come to nothing."""
+        if self.bias_input is not None:
+            return False
+        return after.has_shift or (self.has_shift_before and _exact_bias(self, after) is not None)
 
     def is_idle(self, after: Affine) -> bool:
         """Never: it does more than scale and shift, or is planned itself."""
@@ -284,7 +286,7 @@ def _exact_bias(linear: Linear, after: Affine) -> Float64 | None:
     if added is not None:
         shift = scale * added + shift
     if linear.bias is None:
-        if not after.has_shift and added is None:
+        if not np.any(shift):
             return None
         return shift if linear.bias_is_vector or axis == after.rank - 1 else shift[:, np.newaxis]
     original = linear.bias.array().astype(np.float64) * linear.bias_factor

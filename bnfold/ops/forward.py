@@ -64,7 +64,10 @@ def _transposed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
 
 @_ahead("Squeeze")
 def _squeezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    axes = axes_of(facts, node)
+    axes, source = axes_of(facts, node), input_shape(facts, node)
+    are_named = node.input(1) is not None or node.ints_attribute("axes") is not None
+    if not are_named and source is not None and all(isinstance(d, int) for d in source):
+        axes = tuple(i for i, d in enumerate(source) if d == 1)
     normal = None if axes is None else normalised(axes, affine.rank)
     if index or normal is None or any(affine.shape[axis] != 1 for axis in normal):
         return Obstacle(LAYOUT, "it is not known which axes are squeezed", node)

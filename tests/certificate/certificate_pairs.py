@@ -139,11 +139,12 @@ def pair_of(  # noqa: PLR0913  # a pair is that many things, and each is named w
 
 def claimed(model: onnx.ModelProto, line: str) -> Claim:
     """`n: t u -> c` claims that the node that puts out n went by way of those that put out t and u to that of c."""
-    nodes = {node.proto.output[0]: node.site for node in Graph.of(read(model)).nodes}
+    found = {node.proto.output[0]: node for node in Graph.of(read(model)).nodes}
+    nodes = {name: node.site for name, node in found.items()}
     way, _, homes = line.partition("->")
     site, _, path = way.partition(":")
     passed, settled = (tuple(nodes[name] for name in names.split()) for names in (path, homes))
-    gone = next(node for node in model.graph.node if node.output[0] == site.strip())
+    gone = found[site.strip()].proto
     constants = {tensor.name for tensor in model.graph.initializer}
     data = next((i for i, name in enumerate(gone.input) if name not in constants), 0)
     return Claim(nodes[site.strip()], passed, settled, settled[1:], data=data)
