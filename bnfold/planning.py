@@ -20,11 +20,12 @@ from bnfold.ops.joining import SUMS
 from bnfold.ops.reasons import (
     GRAPH_OUTPUT,
     MISMATCH,
+    NO_GAIN,
     NO_HOME,
     SKIPPED,
     Obstacle,
 )
-from bnfold.searching import Backward, Decided, Route
+from bnfold.searching import Backward, Decided, Route, fed_to, is_shift_alone
 from bnfold.selecting import Selection
 from bnfold.tapping import Sideways
 
@@ -114,6 +115,9 @@ def _decided(facts: Facts, decided: Decided, affine: AffineOp) -> dict[int, Move
         return {affine.node.id: decided.settle(facts.graph, affine, route)}
     if search.cancelled is not None:
         decided.stays_idle(affine, search.cancelled)
+        return {affine.node.id: _refusal(affine.node, route)}
+    if route.reason is NO_GAIN and is_shift_alone(affine) and route.node is facts.graph.producer(fed_to(affine)):
+        # It is the bias of a layer that has no other: so does a fold write one, and the next fold leaves it there.
         return {affine.node.id: _refusal(affine.node, route)}
     ahead = Forward(facts, decided, affine).search(meant)
     if not isinstance(ahead, Obstacle):

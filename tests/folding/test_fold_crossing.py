@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from folding_support import assert_same_function, bounds_off, fold, inputs, model, weights
+from folding_support import assert_same_function, bounds_off, fold, inputs, model, norm, weights
 
 import bnfold
 
@@ -65,3 +65,24 @@ def test_a_scale_does_not_go_back_through_what_another_layer_reads(first: str, r
         **HELD,
     )
     assert bounds_off(before, wrong, inputs(before), 36) > 100
+
+
+@pytest.mark.parametrize(
+    ("body", "ops"),
+    [
+        ("n = BatchNormalization (x, g, be, m, v) t = MatMul (n, K) y = Gemm (t, L)", ["MatMul", "Add", "Gemm"]),
+        ("t = MatMul (x, K) n = BatchNormalization (t, g, be, m, v) y = Gemm (n, L)", ["MatMul", "Add", "Gemm"]),
+        ("t = MatMul (x, K) n = Add (t, g) y = Gemm (n, L)", ["MatMul", "Add", "Gemm"]),
+        ("t = MatMul (x, K) n = Add (t, g) u = Mul (n, v) y = Gemm (u, L)", ["MatMul", "Add", "Gemm"]),
+        ("t = Einsum <equation = \"ab,bc->ac\"> (x, K) n = Sub (t, g) y = Gemm (n, L)", ["Einsum", "Sub", "Gemm"]),
+        ("t = Relu (x) n = Add (t, g) y = Gemm (n, L)", ["Relu", "Gemm"]),
+        ("t = Gemm (x, K) n = Add (t, g) y = Gemm (n, L)", ["Gemm", "Gemm"]),
+    ],
+)  # fmt: skip
+def test_the_add_that_a_product_has_for_a_bias_goes_no_further(body: str, ops: list[str]) -> None:
+    """A fold writes such an Add, and the next fold has to leave it."""
+    before = model(f"(float[3,4] x) => (float[] y) {{ {body} }}", K=weights(4, 4), L=weights(4, 5), **norm(4))
+    done = fold(before)
+    assert done.ops == ops
+    assert fold(done.bytes).bytes == done.bytes
+    assert_same_function(before, done.proto, inputs(before), 16)

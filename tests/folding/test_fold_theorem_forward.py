@@ -142,8 +142,8 @@ def test_a_layer_that_also_takes_over_what_stands_behind_it(data: st.DataObject)
     body, tensors, a, s = data.draw(affines(layer, kind))
     outputs = len(layer.weight)
     behind = data.draw(statistics(outputs, kind, "z"))
-    text = written(layer, kind, body).replace("y = Conv", "c = Conv").replace(
-        " }", " y = BatchNormalization (c, zg, zbe, zm, zv) }"
+    text = written(layer, kind, body).replace("y = Conv", "q = Conv").replace(
+        " }", " y = BatchNormalization (q, zg, zbe, zm, zv) }"
     )  # fmt: skip
     before = model(text, opset=kind.opset, **layer.tensors, **tensors, **behind)
     if kind.data is np.float16 and fold(before).plan.refusals:
