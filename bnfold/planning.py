@@ -16,7 +16,7 @@ from bnfold.moves import Move, Plan, Refusal
 from bnfold.nodes import Node, Site
 from bnfold.ops.affine import AffineOp, affine_nodes, affine_of, is_batch_norm
 from bnfold.ops.facts import Facts
-from bnfold.ops.joining import SUMS
+from bnfold.ops.joining import is_sum
 from bnfold.ops.reasons import (
     GRAPH_OUTPUT,
     MISMATCH,
@@ -83,7 +83,7 @@ def _beside(facts: Facts, decided: Decided, verdicts: dict[int, Move | Refusal],
 
     It is decided here, when all that stands before the sum has been, and what stands behind it has not.
     """
-    if joint.op not in SUMS:
+    if not is_sum(joint):
         return
     for value in joint.inputs:
         node = None if value is None else facts.graph.producer(value)

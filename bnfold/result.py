@@ -150,7 +150,7 @@ def claims(decided: Plan) -> tuple[Claim, ...]:
             tuple(arrival.home for arrival in move.arrivals if not arrival.takes_shift),
             move.is_forward,
             move.data,
-            move.joint,
+            () if move.joint is None else (move.joint,),
         )
         for move in decided.moves
     )

@@ -18,7 +18,7 @@ from bnfold.moves import Arrival, Move
 from bnfold.nodes import Node, Value
 from bnfold.ops.affine import AffineOp
 from bnfold.ops.facts import Facts
-from bnfold.ops.joining import SUMS, sign_of
+from bnfold.ops.joining import is_sum, sign_of
 from bnfold.ops.reasons import Obstacle
 from bnfold.ops.taking import home_with
 from bnfold.searching import Backward, Decided, fed_to, not_free
@@ -60,7 +60,7 @@ class Sideways:
 
     def _place(self, output: Value | None) -> int | None:
         """At which input of the sum the affine stands; the other one has to be added, not subtracted."""
-        if self.joint.op not in SUMS or len(self.joint.inputs) != 2 or self.joint.inputs.count(output) != 1:
+        if not is_sum(self.joint) or len(self.joint.inputs) != 2 or self.joint.inputs.count(output) != 1:
             return None
         index = self.joint.inputs.index(output)
         return index if sign_of(self.joint, 1 - index) > 0 else None
@@ -80,7 +80,7 @@ class Sideways:
             before, fed = self.decided.gone[node.id]
             found = self._convolution(fed, before, sign)
             return found and _Found(found.home, (node, *found.path), found.sign)
-        if node.op in SUMS:
+        if is_sum(node):
             for index, operand in enumerate(node.inputs):
                 found = None if operand is None else self._convolution(operand, node, sign * sign_of(node, index))
                 if found is not None:

@@ -189,6 +189,7 @@ KNOWS_OPERATORS = {
     "equality/discrete.py",
     "equality/fingerprints.py",
     "equality/layout.py",
+    "equality/linear.py",
     "equality/ahead.py",
     "equality/claim.py",
     "equality/magnitudes.py",

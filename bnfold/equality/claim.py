@@ -39,8 +39,8 @@ class Claim:
     node first. A home on the path takes the whole shift there, and leaves the scale to those farther on; `unshifted`
     are the homes that take the scale alone, because a shift was left on the way, or went to another branch. With
     `ahead` the affine went to all that read it, and the homes take it over on their data. `data` is the input of the
-    node that went which has its own. With `joint` it became a tap of its only home, a convolution of the same data, and
-    that sum of both went too. All sites are of the original model.
+    node that went which has its own. With `joint`, of one site, it became a tap of its only home, a convolution of the
+    same data, and that sum of both went too. All sites are of the original model.
     """
 
     site: Site
@@ -49,7 +49,7 @@ class Claim:
     unshifted: tuple[Site, ...] = ()
     ahead: bool = False
     data: int = 0
-    joint: Site | None = None
+    joint: tuple[Site, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -174,9 +174,10 @@ def _data(value: object, where: str) -> DataPin:
 
 def _claim(value: object, where: str) -> Claim:
     found = fields(value, where, "site", "path", "homes", "unshifted", "ahead", "data", "joint")
-    joint = None if found["joint"] is None else _site(found["joint"], f"{where}.joint")
     ahead, data = flag(found["ahead"], f"{where}.ahead"), count(found["data"], f"{where}.data")
-    path, homes, rest = (each(found[name], f"{where}.{name}", _site) for name in ("path", "homes", "unshifted"))
+    path, homes, rest, joint = (
+        each(found[name], f"{where}.{name}", _site) for name in ("path", "homes", "unshifted", "joint")
+    )
     return Claim(_site(found["site"], f"{where}.site"), path, homes, rest, ahead, data, joint)
 
 

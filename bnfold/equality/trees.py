@@ -28,7 +28,7 @@ def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
     """
     order = {node.id: place for place, node in enumerate(graph.producers_first())}
     sites = {claim: _found(graph, claim.site) for claim in claims}
-    acts = {claim: sites[claim] if claim.joint is None else _found(graph, claim.joint) for claim in claims}
+    acts = {claim: _found(graph, claim.joint[0]) if claim.joint else sites[claim] for claim in claims}
     gone: dict[int, _Gone] = {}
     went: set[int] = set()
     trees: list[Tree] = []
@@ -60,7 +60,7 @@ def crossed_by(graph: Graph, trees: Iterable[Tree]) -> tuple[Link, ...]:
 
 
 def _tree(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Tree:
-    if claim.joint is not None:
+    if claim.joint:
         return _beside(graph, claim, gone)
     return _ahead(graph, claim) if claim.ahead else _Way.of(graph, claim, gone).tree()
 
@@ -190,8 +190,14 @@ def _ahead(graph: Graph, claim: Claim) -> Tree:
 
 def _beside(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Tree:
     """The way from a convolution by sums, and by what has gone, to the sum with an affine of the same data."""
-    site, joint = _found(graph, claim.site), _found(graph, claim.joint or claim.site)
-    if len(claim.homes) != 1 or claim.ahead or claim.unshifted or claim.data >= len(site.inputs):
+    site, joint = _found(graph, claim.site), _found(graph, claim.joint[0])
+    if (
+        len(claim.homes) != 1
+        or len(claim.joint) != 1
+        or claim.ahead
+        or claim.unshifted
+        or claim.data >= len(site.inputs)
+    ):
         raise DeviationError(f"the claim of {claim.site} names not one home, or an input that there is not")
     home, passed = _found(graph, claim.homes[0]), {_found(graph, each).id for each in claim.path}
     output = site.output(0)

@@ -77,8 +77,9 @@ def _enlarged(facts: Facts, found: Elementwise, before: Affine) -> Obstacle | No
     return None
 
 
-SUMS = frozenset({"Add", "Sub", "Sum"})
-"""Operators that add values up, one perhaps with the other sign."""
+def is_sum(node: Node) -> bool:
+    """Whether it adds its values up, one perhaps with the other sign."""
+    return node.op in {"Add", "Sub", "Sum"}
 
 
 def sign_of(node: Node, index: int) -> float:
