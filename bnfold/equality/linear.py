@@ -110,7 +110,10 @@ def sees_own_place(node: Node, shape: Shape) -> bool:
     if shape[0] != shape[1] * int_of(node, "group", 1) or len(spread) != len(kernel):
         return False
     ends = zip(kernel, spread, pads[: len(kernel)], pads[len(kernel) :], strict=True)
-    return all(step >= 1 and not first % step and first + last == step * (size - 1) for size, step, first, last in ends)
+    return all(
+        step >= 1 and first in range(0, step * size, step) and first + last == step * (size - 1)
+        for size, step, first, last in ends
+    )
 
 
 def own_places(node: Node, shape: Shape) -> tuple[Labels, ...]:

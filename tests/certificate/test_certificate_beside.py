@@ -1,0 +1,243 @@
+"""Folds of an affine into a convolution beside it, written by hand: the right ones hold, those that look right do not.
+
+conv(x) + (a*x + s)        W[c, c, center] += a[c]        b[c] += s[c]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from certificate_folds import copied, put
+from certificate_pairs import Arrays, Draw, Pair, claimed, pair_of, wide
+
+from bnfold.equality.claim import Claim
+
+INTERFACE = "(float[1,4,7] x) => (float[1,4,z] y)"
+CONV = "Conv<group=2,pads=[1,1]>"
+
+
+def beside(pair: Pair, joint: str) -> Pair:
+    """The same with claims that name the sum that went too."""
+    site = claimed(pair.before, f"{joint}: ->").site
+    return replace(pair, claims=(replace(pair.claims[0], joint=(site,)), *pair.claims[1:]))
+
+
+def tapped(weight: np.ndarray, scale: np.ndarray, place: int = 1) -> np.ndarray:
+    """A weight of two groups of two channels with one more tap at a place of its kernel, in float64."""
+    found = wide(weight).copy()
+    channels = np.arange(4)
+    found[channels, channels % 2, place] += scale
+    return found
+
+
+def layer(
+    conv: str = CONV, *, total: str = "y = Add(c,n)", kernel: int = 3, place: int = 1, sign: float = 1.0
+) -> tuple[Pair, dict[str, Arrays]]:
+    """A convolution beside a normalization, and wrong numbers by name."""
+    draw = Draw(1)
+    w, b, (parameters, a, s) = draw.weights(4, 2, kernel), draw.terms(4), draw.normalization(4)
+    right = pair_of(
+        draw, INTERFACE, f"n = BN(x,g,e,m,v) c = {conv}(x,w,b) {total}", f"y = {conv}(x,w1,b1)", "n: -> c",
+        old={"w": w, "b": b, **parameters},
+        new={"w1": tapped(w, sign * a, place), "b1": wide(b) + sign * s},
+    )  # fmt: skip
+    return beside(right, "y"), {
+        "no tap": {"w1": wide(w)},
+        "no shift": {"b1": wide(b)},
+        "the tap with the other sign": {"w1": tapped(w, -sign * a, place)},
+        "the shift with the other sign": {"b1": wide(b) - sign * s},
+        "the tap at another place": {"w1": tapped(w, sign * a, (place + 1) % kernel)},
+        "the taps of another group": {"w1": tapped(w, sign * a[[2, 3, 0, 1]], place)},
+        "the tap instead of the weight": {"w1": tapped(w * (np.arange(kernel) != place), sign * a, place)},
+        "a tap for all inputs": {"w1": wide(w) + sign * a[:, None, None] * (np.arange(kernel) == place)},
+        "the scale on the outputs too": {"w1": tapped(w, sign * a, place) * a[:, None, None]},
+        "one of the scales": {"w1": tapped(w, sign * a * [1, 1, 1, 0], place)},
+        "a tap of one": {"w1": tapped(w, sign * np.ones(4), place)},
+        "the shift of the tap": {"b1": wide(b) + sign * s * a},
+    }
+
+
+KINDS = {
+    "padded": layer(),
+    "a kernel of one": layer("Conv<group=2>", kernel=1, place=0),
+    "spread": layer("Conv<group=2,pads=[2,2],dilations=[2]>"),
+    "padded at one end": layer("Conv<group=2,pads=[2,0]>", place=2),
+    "the other operand": layer(total="y = Add(n,c)"),
+    "a difference": layer(total="y = Sub(c,n)", sign=-1.0),
+    "Sum": layer(total="y = Sum(n,c)"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_tap_beside_holds(name: str) -> None:
+    checked = KINDS[name][0].certificate()
+    assert (checked.failure, checked.uncertain) == (None, None)
+    assert checked.holds
+
+
+@pytest.mark.parametrize(("name", "wrong"), [(name, wrong) for name, (_, each) in KINDS.items() for wrong in each])
+def test_other_numbers_do_not_hold(name: str, wrong: str) -> None:
+    pair, numbers = KINDS[name][0], KINDS[name][1][wrong]
+    after = put(copied(pair.after), **{n: v.astype(np.float32) for n, v in numbers.items()})
+    checked = pair.certificate(after)
+    if (name, wrong) == ("a kernel of one", "the tap at another place"):
+        assert checked.holds, "there is one place"
+    else:
+        assert checked.failure is not None, checked.uncertain
+
+
+@pytest.mark.parametrize(
+    ("conv", "why"),
+    [
+        ("Conv<group=2,pads=[1,1],strides=[1]>", None),
+        ("Conv<group=2,auto_pad=\"SAME_UPPER\">", "a padding that is not written down"),
+        ("Conv<group=2,pads=[1,1],dilations=[2]>", "the size changes"),
+        ("Conv<group=2,pads=[1,1],strides=[2]>", "the places are others"),
+        ("Conv<group=2>", "the size changes"),
+        ("Conv<group=2,pads=[3,-1]>", "the place is none of the kernel's"),
+    ],
+)  # fmt: skip
+def test_only_a_convolution_whose_outputs_lie_as_its_data_has_such_a_tap(conv: str, why: str | None) -> None:
+    checked = layer(conv)[0].certificate()
+    assert checked.holds is (why is None), (checked.failure, checked.uncertain)
+
+
+def test_the_convolution_taken_away_is_no_sum_with_it() -> None:
+    for sign in (1.0, -1.0):
+        assert not layer(total="y = Sub(n,c)", sign=sign)[0].certificate().holds
+
+
+def test_another_input_of_the_same_shape_is_other_data() -> None:
+    pair = layer()[0]
+    models = [copied(model) for model in (pair.before, pair.after)]
+    for model in models:
+        model.graph.input.add().CopyFrom(model.graph.input[0])
+        model.graph.input[-1].name = "u"
+    models[0].graph.node[0].input[0] = "u"
+    checked = replace(pair, before=models[0], after=models[1]).certificate()
+    assert "do not read the same data" in str(checked.failure)
+
+
+def with_reader(name: str) -> Pair:
+    """The same, where something else reads the affine, or the convolution."""
+    pair = KINDS["padded"][0]
+    models = [copied(model) for model in (pair.before, pair.after)]
+    for model, read in zip(models, (name, "y"), strict=True):
+        model.graph.node.add(op_type="Relu", input=[read], output=["k"])
+        model.graph.output.add().CopyFrom(model.graph.output[0])
+        model.graph.output[-1].name = "k"
+    return replace(pair, before=models[0], after=models[1])
+
+
+@pytest.mark.parametrize("name", ["n", "c"])
+def test_whatever_else_reads_it_is_seen(name: str) -> None:
+    assert f"'{name}' changes, and something else reads it" in str(with_reader(name).certificate().failure)
+
+
+# By way of sums, and of a normalization that has gone backward into the same convolution.
+
+
+def block() -> Pair:
+    """Two convolutions and their normalizations beside one: `y = n1(c(x)) + n2(d(x)) + n(x)`, as training has it."""
+    draw = Draw(3)
+    w, u = draw.weights(4, 2, 3), draw.weights(4, 2, 1)
+    one, two, own = (draw.normalization(4, suffix) for suffix in ("1", "2", "0"))
+    found = pair_of(
+        draw, INTERFACE,
+        f"c = {CONV}(x,w) nc = BN(c,g1,e1,m1,v1) d = Conv<group=2>(x,u) nd = BN(d,g2,e2,m2,v2) "
+        "n = BN(x,g0,e0,m0,v0) t = Add(nc,nd) y = Add(t,n)",
+        f"c1 = {CONV}(x,w1,b1) nd = Conv<group=2>(x,u1,b2) y = Add(c1,nd)",
+        ["nc: -> c", "nd: -> d", "n: nc t -> c"],
+        old={"w": w, "u": u, **one[0], **two[0], **own[0]},
+        new={"w1": tapped(wide(w) * one[1][:, None, None], own[1]), "b1": one[2] + own[2],
+             "u1": wide(u) * two[1][:, None, None], "b2": two[2]},
+    )  # fmt: skip
+    claims = list(found.claims)
+    claims[2] = replace(claims[2], joint=(claimed(found.before, "y: ->").site,), unshifted=())
+    return replace(found, claims=tuple(claims))
+
+
+def test_a_tap_by_way_of_a_sum_and_a_normalization_that_went_holds() -> None:
+    checked = block().certificate()
+    assert (checked.failure, checked.uncertain) == (None, None)
+
+
+def no_joint(claim: Claim, _: Callable[[str], Claim]) -> Claim:
+    return replace(claim, joint=())
+
+
+def two_joints(claim: Claim, of: Callable[[str], Claim]) -> Claim:
+    return replace(claim, joint=(*claim.joint, of("t").site))
+
+
+def the_inner_sum(claim: Claim, of: Callable[[str], Claim]) -> Claim:
+    return replace(claim, joint=(of("t").site,))
+
+
+def the_home_as_joint(claim: Claim, _: Callable[[str], Claim]) -> Claim:
+    return replace(claim, joint=claim.homes)
+
+
+def the_other_convolution(claim: Claim, of: Callable[[str], Claim]) -> Claim:
+    return replace(claim, homes=(of("d").site,), path=(of("nd").site, of("t").site))
+
+
+def both_convolutions(claim: Claim, of: Callable[[str], Claim]) -> Claim:
+    return replace(claim, homes=(*claim.homes, of("d").site))
+
+
+def no_path(claim: Claim, _: Callable[[str], Claim]) -> Claim:
+    return replace(claim, path=())
+
+
+def ahead(claim: Claim, _: Callable[[str], Claim]) -> Claim:
+    return replace(claim, ahead=True)
+
+
+def unshifted(claim: Claim, _: Callable[[str], Claim]) -> Claim:
+    return replace(claim, unshifted=claim.homes)
+
+
+def other_data(claim: Claim, _: Callable[[str], Claim]) -> Claim:
+    return replace(claim, data=1)
+
+
+def data_that_there_are_not(claim: Claim, _: Callable[[str], Claim]) -> Claim:
+    return replace(claim, data=7)
+
+
+FALSE_CLAIMS = [
+    no_joint, two_joints, the_inner_sum, the_home_as_joint, the_other_convolution, both_convolutions, no_path, ahead,
+    unshifted, other_data, data_that_there_are_not,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", FALSE_CLAIMS, ids=lambda change: change.__name__)
+def test_a_claim_that_is_not_what_happened_does_not_hold(change: Callable[..., Claim]) -> None:
+    pair = block()
+    wrong = change(pair.claims[2], lambda name: claimed(pair.before, f"{name}: ->"))
+    checked = pair.certificate(claimed=(*pair.claims[:2], wrong))
+    assert not checked.holds
+    assert checked.failure or checked.uncertain
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_claim_left_out_does_not_hold(place: int) -> None:
+    pair = block()
+    claims = pair.claims[:place] + pair.claims[place + 1 :]
+    assert not pair.certificate(claimed=claims).holds
+
+
+def test_the_tap_before_the_scale_of_the_normalization_behind_does_not_hold() -> None:
+    """The normalization of the convolution does not act on what is added behind it."""
+    pair = block()
+    draw = Draw(3)
+    w = draw.weights(4, 2, 3)
+    draw.weights(4, 2, 1)
+    one, _, own = (draw.normalization(4, suffix) for suffix in ("1", "2", "0"))
+    weight = tapped(w, own[1]) * one[1][:, None, None]
+    checked = pair.certificate(put(copied(pair.after), w1=weight.astype(np.float32)))
+    assert "the weight of Conv#0" in str(checked.failure)
