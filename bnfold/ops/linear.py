@@ -83,7 +83,7 @@ def _center(node: Node, way: Linear) -> int | None:
         return None
     index = 0
     for size, step, first, last in zip(kernel, steps, pads, pads[len(kernel) :], strict=False):
-        if step < 1 or first % step or first + last != step * (size - 1):
+        if step < 1 or first not in range(0, step * size, step) or first + last != step * (size - 1):
             return None
         index = index * size + first // step
     return index
