@@ -112,10 +112,12 @@ VARIANCE = _reason(
 )
 NO_HOME = _reason(
     "no-home",
-    "nothing stands before the BatchNormalization that could take it",
+    "nothing before the BatchNormalization could take it, nor could all that reads it",
     "The input comes from outside the graph, from a constant, or from a node that has other duties: there is no weight "
-    "in which the affine could settle.",
-    "none is needed: it stays as one elementwise operation. If a Conv or Gemm follows, it may become foldable later",
+    "before it in which the affine could settle. And something that reads it is no layer, or one that cannot take a "
+    "shift on its data: where it pads with zeros, the border would see no shift.",
+    "none is needed: it stays as one elementwise operation. A Conv behind it takes it if it pads nothing, or if the "
+    "BatchNormalization has no shift",
 )
 MISMATCH = _reason(
     "mismatch",
