@@ -14,6 +14,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.nodes import Node
+from bnfold.ops.elementwise import FIRST_OPSET_WITH_BROADCASTING
 from bnfold.ops.facts import Facts
 from bnfold.ops.joining import aligned
 from bnfold.ops.passing import axes_of, input_shape, known_rank, known_size, normalised, target_shape
@@ -155,6 +156,8 @@ def _multiplied(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
     value, rank = node.inputs[index], None
     if affine.has_shift or (node.op == "Div" and index):
         return Obstacle(BLOCKED, f"{node.op} lets no shift pass", node)
+    if node.scope.opset < FIRST_OPSET_WITH_BROADCASTING:
+        return Obstacle(BLOCKED, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
     for operand in (operand for operand in node.inputs if operand is not None):
         found = known_rank(facts, operand)
         if found is None:

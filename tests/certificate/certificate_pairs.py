@@ -7,7 +7,7 @@ so that a right pair computes the very same outputs, bit for bit; other draws ha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import ml_dtypes
 import numpy as np
@@ -135,6 +135,22 @@ def pair_of(  # noqa: PLR0913  # a pair is that many things, and each is named w
         models.append(put(parsed(text, opset=opset, ir=10), **(shared or {}), **constants))
     lines = [claims] if isinstance(claims, str) else claims
     return Pair(*models, tuple(claimed(models[0], line) for line in lines), tuple(written))
+
+
+def ahead_pair(  # noqa: PLR0913  # as above
+    draw: Draw,
+    interface: str,
+    before: str,
+    after: str,
+    claims: str | list[str],
+    *,
+    old: Arrays,
+    new: Arrays,
+    shared: Arrays,
+) -> Pair:
+    """A pair whose claims lead forward."""
+    found = pair_of(draw, interface, before, after, claims, old=old, new=new, shared=shared)
+    return replace(found, claims=tuple(replace(claim, ahead=True, unshifted=()) for claim in found.claims))
 
 
 def claimed(model: onnx.ModelProto, line: str) -> Claim:

@@ -296,3 +296,16 @@ def test_a_weight_that_would_be_infinite_or_nothing_in_half_precision_stays() ->
         refusal(model(text, **held, k=np.full((4, 1, 1), factor, np.float16)), code, "Conv", op="Mul")
     legal = model(text, **held, k=w(4, 1, 1, dtype=np.float16))
     forward(legal, inputs(legal), 4)
+
+
+def test_where_a_version_says_on_which_axis_it_broadcasts_a_factor_does_not_pass() -> None:
+    """Before opset 7 `axis` says where the smaller value lies: here along the channels, and not along the rows."""
+    body = "t = Mul {} (x, n) u = Transpose <perm = [0,3,2,1]> (t) y = Conv (u, W) }}"
+    text = f"(float[4] v, float[2,4,4,4] x) => (float[] y) {{{{ n = Mul (v, k) {body}"
+    held = {"W": w(3, 4, 1, 1), "k": w(4)}
+    refusal(model(text.format("<broadcast = 1, axis = 1>"), opset=6, **held), "blocked", "Mul", op="Mul")
+    legal = model(text.format(""), **held)
+    forward(legal, inputs(legal), 4)
+    where = model(text.format("").replace("(x, n)", "(x, n4)").replace("t = Mul", "n4 = Reshape (n, to) t = Mul"),
+                  to=np.array([4, 1, 1]), **held)  # fmt: skip
+    assert clearly_wrong(where, legal, inputs(legal), 4)
