@@ -1,7 +1,7 @@
 """How operators register, so that planner, apply, `bnfold ops`, the docs and the tests read one table.
 
 Adding an operator is one decorated function in affine.py, linear.py, elementwise.py or passing.py. Its docstring is its
-entry in the support matrix: the first line says the rule, the paragraph that begins with "Not" says when it refuses.
+entry in the support matrix: the first paragraph says the rule, the paragraph that begins with "Not" says when it refuses.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Table:
             raise ValueError(f"{op} stands in the table twice as {kind}, or has no docstring")
         rule, *paragraphs = inspect.cleandoc(function.__doc__).split("\n\n")
         unless = next((" ".join(text.split()) for text in paragraphs if text.startswith("Not")), "")
-        self._rows[kind, op] = Row(op, kind, rule, unless.removesuffix("."))
+        self._rows[kind, op] = Row(op, kind, " ".join(rule.split()), unless.removesuffix("."))
 
     def __iter__(self) -> Iterator[Row]:
         return iter(sorted(self._rows.values(), key=lambda row: (row.kind, row.op)))

@@ -35,7 +35,7 @@ def test_a_plan_says_how_many_go_and_why_the_others_stay(cli: Cli) -> None:
     assert counts == "  BatchNorms  2 found, 1 to fold, 1 left"
     assert left == "  left"
     assert reason == f"    1 x blocked: {REASONS['blocked'].summary}"
-    assert site == "      BatchNormalization#3: Relu lets no per-channel affine pass (at Relu#2)"
+    assert site == "      BatchNormalization#3: Relu lets no shift pass (at Relu#2)"
     assert remedy[0].startswith("      remedy: ")
 
 
