@@ -1,8 +1,8 @@
 """How operators register, so that planner, apply, `bnfold ops`, the docs and the tests read one table.
 
-Adding an operator is one decorated function in the module of its kind (affine.py, linear.py, elementwise.py, passing.py,
-joining.py, positions.py, indexing.py, forward.py). Its docstring is its entry in the support matrix: the first paragraph
-says the rule, the paragraph that begins with "Not" says when it refuses.
+Adding an operator is one decorated function in the module of its kind (affine.py, linear.py, elementwise.py,
+passing.py, joining.py, positions.py, indexing.py, forward.py). Its docstring is its entry in the support matrix: the
+first paragraph says the rule, the paragraph that begins with "Not" says when it refuses.
 """
 
 from __future__ import annotations
