@@ -87,6 +87,7 @@ class _Way:
     gone: Mapping[int, _Gone]
     passed: dict[int, Node]
     ends: dict[int, Node]
+    stops: frozenset[Site]
     chains: list[Chain] = field(default_factory=list)
     order: list[Node] = field(default_factory=list)
     feeds: dict[int, tuple[tuple[int, Node], ...]] = field(default_factory=dict)
@@ -107,7 +108,8 @@ class _Way:
         if not set(claim.unshifted) <= set(claim.homes):
             raise DeviationError(f"the claim of {claim.site} names a home that takes no shift, and is none")
         passed = {nodes[site].id: nodes[site] for site in claim.path}
-        return cls(graph, claim, gone, passed, {nodes[site].id: nodes[site] for site in ends})
+        stops = frozenset(claim.homes) & on_path
+        return cls(graph, claim, gone, passed, {nodes[site].id: nodes[site] for site in ends}, stops)
 
     def tree(self) -> Tree:
         """Every branch, from the node that went to a home."""
@@ -129,7 +131,8 @@ class _Way:
                 else:
                     pending.append((producer, producer.outputs.index(root), links))
         named = (*self.passed.values(), *self.ends.values())
-        missed = [n for n in named if n.id not in self.gone and not self._is_reached(n)]
+        reached = self.feeds.keys() | {chain.home.id for chain in self.chains} | self.gone.keys()
+        missed = [n for n in named if n.id not in reached]
         if missed:
             raise DeviationError(f"{missed[0].site} does not stand before {self.claim.site}, as its claim says")
         return Tree(self.claim, site, tuple(self.chains), tuple(self.order), self.feeds)
@@ -155,12 +158,8 @@ class _Way:
     def _add(self, home: Node, root: Value, links: tuple[Link, ...]) -> None:
         if home.output(0) is not root:
             raise DeviationError(f"{root.name!r} is a further output of {home.site}, which is no home for it")
-        stops = {site for site in self.claim.homes if site in self.claim.path}
-        places = [place for place, link in enumerate(links) if link.node.site in stops]
+        places = [place for place, link in enumerate(links) if link.node.site in self.stops]
         self.chains.append(Chain(self.claim, home, links, tuple(reversed(places))))
-
-    def _is_reached(self, node: Node) -> bool:
-        return node.id in self.feeds or any(chain.home is node for chain in self.chains)
 
 
 def _ahead(graph: Graph, claim: Claim) -> Tree:
