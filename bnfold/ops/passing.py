@@ -99,7 +99,7 @@ def squeeze(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """
     axes = axes_of(facts, node)
     source = input_shape(facts, node)
-    if axes is None and source is not None and all(isinstance(d, int) for d in source):
+    if axes is None and node.input(1) is None and source is not None and all(isinstance(d, int) for d in source):
         axes = tuple(i for i, d in enumerate(source) if d == 1)
     if axes is None:
         return Obstacle(LAYOUT, "it is not known which axes are squeezed", node)
