@@ -27,9 +27,10 @@ from bnfold.ops.reasons import (
 )
 from bnfold.searching import Backward, Decided, Route, fed_to, is_shift_alone
 from bnfold.selecting import Selection
-from bnfold.tapping import Sideways
+from bnfold.tapping import Sideways, would_be_tapped
 
 EVERYTHING = Selection()
+BESIDE = "it could settle in an affine beside a convolution, which alone would become a tap of that"
 BN_ONLY = "it is written by hand, and --bn-only was asked for"
 
 
@@ -112,6 +113,9 @@ def _decided(facts: Facts, decided: Decided, affine: AffineOp) -> dict[int, Move
             group.clear()
             return together
     if isinstance(route, Route):
+        tapped = next((home for home, _ in route.totals if would_be_tapped(facts, decided, affine, home)), None)
+        if tapped is not None:
+            return {affine.node.id: _refusal(affine.node, Obstacle(NO_GAIN, BESIDE, tapped))}
         return {affine.node.id: decided.settle(facts.graph, affine, route)}
     if search.cancelled is not None:
         decided.stays_idle(affine, search.cancelled)

@@ -83,6 +83,8 @@ class Decided:
     """What homes take over of their data; they may have taken over something of their output as well (`homes`)."""
     taps: dict[int, Float64] = field(default_factory=dict)
     """By what homes multiply their data besides, and add that to their output."""
+    rows: dict[int, tuple[Node, Value] | None] = field(default_factory=dict)
+    """What alone reads the last of a row of affines that begins with a node, and that value."""
 
     def settle(self, graph: Graph, affine: AffineOp, route: Route) -> Move:
         """Make the move of a route that was found."""

@@ -16,11 +16,11 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.moves import Arrival, Move
 from bnfold.nodes import Node, Value
-from bnfold.ops.affine import AffineOp
+from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Facts
 from bnfold.ops.joining import is_sum, sign_of
 from bnfold.ops.reasons import Obstacle
-from bnfold.ops.taking import home_with
+from bnfold.ops.taking import has_tap, home_with
 from bnfold.searching import Backward, Decided, fed_to, not_free
 
 
@@ -31,6 +31,35 @@ class _Found:
     home: Node
     path: tuple[Node, ...]
     sign: float
+
+
+def would_be_tapped(facts: Facts, decided: Decided, affine: AffineOp, home: Node) -> bool:
+    """Whether an affine would settle in one that stays, and that stands beside a convolution of the same data.
+
+    Once the first had settled in it, the other would become a tap, but only in another fold.
+    """
+    other = affine_of(facts, home)
+    end = _end_of_row(facts, decided, affine.node) if isinstance(other, AffineOp) else None
+    return isinstance(other, AffineOp) and end is not None and Sideways(facts, decided, other, end[0]).is_beside(end[1])
+
+
+def _end_of_row(facts: Facts, decided: Decided, node: Node) -> tuple[Node, Value] | None:
+    walked: list[Node] = []
+    end: tuple[Node, Value] | None = None
+    while node.id not in decided.rows:
+        walked.append(node)
+        value = node.output(0)
+        readers = [] if value is None else [entry.node for entry in facts.graph.readers(value)]
+        if value is None or len(readers) != 1 or not_free(facts.graph, value, readers[0]) is not None:
+            break
+        if not isinstance(affine_of(facts, readers[0]), AffineOp):
+            end = readers[0], value
+            break
+        node = readers[0]
+    else:
+        end = decided.rows[node.id]
+    decided.rows.update((each.id, end) for each in walked)
+    return end
 
 
 @dataclass(slots=True)
@@ -57,6 +86,30 @@ class Sideways:
             return None
         sign = sign_of(self.joint, index) * found.sign
         return self._made(found, Affine(meant.scale * sign, meant.shift * sign), index, other)
+
+    def is_beside(self, output: Value | None) -> bool:
+        """Whether a value is added to what a convolution of the affine's data makes, with affines and sums between.
+
+        Nothing behind the affine need have been decided yet: this says where a later fold would look.
+        """
+        index = self._place(output)
+        other = None if index is None else self.joint.inputs[1 - index]
+        pending, seen = [other] if other is not None else [], set[int]()
+        while pending:
+            node = self.facts.graph.producer(pending.pop())
+            if node is None or node.id in seen:
+                continue
+            seen.add(node.id)
+            affine = affine_of(self.facts, node)
+            if isinstance(affine, AffineOp):
+                pending.append(fed_to(affine))
+            elif is_sum(node):
+                pending += [value for value in node.inputs if value is not None]
+            elif has_tap(self.facts, node):
+                data = node.input(0)
+                if data is not None and self._root(data) is self._root(fed_to(self.affine)):
+                    return True
+        return False
 
     def _place(self, output: Value | None) -> int | None:
         """At which input of the sum the affine stands; the other one has to be added, not subtracted."""

@@ -139,8 +139,11 @@ NO_GAIN = _reason(
     "an Add would only be replaced by another one, or by one that adds nothing",
     "MatMul and Einsum have no bias: a shift that settles there comes back as an Add behind them, so that moving an "
     "Add (or Sub) there saves nothing. It is the bias of the layer before it already. And where two constants cancel "
-    "exactly, a node would be left that does nothing.",
-    "none is needed: it stays as the layer's bias; two that cancel can both be removed by hand",
+    "exactly, a node would be left that does nothing. Or it stands behind an affine of x that is added to a "
+    "convolution of x: alone, that one becomes a tap of the convolution; with this one in it, only another fold would "
+    "see that.",
+    "none is needed: it stays as the layer's bias; two that cancel can both be removed by hand, and so can an Add of "
+    "zero, with which the affine before it becomes a tap",
 )
 OTHER_READERS = _reason(
     "other-readers",

@@ -72,6 +72,12 @@ def home_with(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | O
     return obstacles[0]
 
 
+def has_tap(facts: Facts, node: Node) -> bool:
+    """Whether it is a convolution whose outputs see the data of their own place by one tap each."""
+    ways = ways_of(facts, node)
+    return isinstance(ways, tuple) and any(isinstance(way, Linear) and way.center is not None for way in ways)
+
+
 def _tapped(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | Obstacle | None:
     """A convolution that gets one more tap, and takes over an affine of its output."""
     ways = ways_of(facts, node)
