@@ -15,7 +15,7 @@ from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.forward import forward
 from bnfold.ops.reasons import BLOCKED, GRAPH_OUTPUT, NO_GAIN, NO_HOME, OUTER_SCOPE, Obstacle
 from bnfold.ops.taking import Taken, home_with
-from bnfold.searching import Ahead, Arrived, Decided, has_add, is_shift_alone
+from bnfold.searching import Ahead, Arrived, Decided, has_add, is_shift_alone, one_add
 
 MOST_READERS = 64
 """How many values a search looks at: one that many layers read is no parameter of theirs."""
@@ -48,10 +48,7 @@ class Forward:
             if isinstance(found, Obstacle):
                 return found
             pending.extend(found)
-        adding = [each.node for each in self.arrivals if each.adds]
-        if len(adding) > 1:
-            return Obstacle(NO_GAIN, f"{len(adding)} layers without a bias would each get an Add", adding[0])
-        return Ahead(tuple(self.arrivals), tuple(self.totals.values()), tuple(self.path))
+        return one_add(self.arrivals) or Ahead(tuple(self.arrivals), tuple(self.totals.values()), tuple(self.path))
 
     def beyond(self, value: Value, affine: Affine) -> list[tuple[Value, Affine]] | Obstacle:
         """What an affine of a value becomes behind each of its readers; those that take it over are noted."""

@@ -8,7 +8,7 @@ another way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -143,6 +143,16 @@ def has_add(facts: Facts, node: Node, taken: Taken) -> bool:
     return isinstance(found, tuple) and found[0].needs_add(found[1])
 
 
+def one_add(arrivals: Iterable[Arrived]) -> Obstacle | None:
+    """An affine that goes may be paid for with one Add, and with no more."""
+    adding = [each.node for each in arrivals if each.adds]
+    return (
+        Obstacle(NO_GAIN, f"{len(adding)} layers without a bias would each get an Add", adding[0])
+        if adding[1:]
+        else None
+    )
+
+
 def is_shift_alone(affine: AffineOp) -> bool:
     """Whether what moves is itself no more than an Add."""
     return affine.channels is None and bool(np.all(np.abs(affine.scale) == 1))
@@ -211,10 +221,7 @@ class Backward:
         parted = self.parted()
         if parted is not None:
             return Obstacle(BLOCKED, f"another output of {parted.op} is read on the way too", parted)
-        adding = [each.node for each in self.arrivals if each.adds]
-        if len(adding) > 1:
-            return Obstacle(NO_GAIN, f"{len(adding)} layers without a bias would each get an Add", adding[0])
-        return Route(tuple(self.arrivals), tuple(self.totals), tuple(self.path))
+        return one_add(self.arrivals) or Route(tuple(self.arrivals), tuple(self.totals), tuple(self.path))
 
     def parted(self) -> Node | None:
         """A node of several outputs, of which more than one is read on the way: which of them changes is not plain."""

@@ -18,7 +18,7 @@ from bnfold.equality.data_stream import Stream, first_batches
 from bnfold.equality.end_to_end import compare
 from bnfold.equality.examine import Subject as Examined
 from bnfold.equality.examine import examine, judged
-from bnfold.equality.inputs import DISTRIBUTIONS, CannotFeed, random_batches
+from bnfold.equality.inputs import DISTRIBUTIONS, FILLS, CannotFeed, random_batches
 from bnfold.equality.runner import CannotRun, Limits, Runner
 from bnfold.equality.verdict import Differs, EndToEnd, Same, Unknown, Verdict
 from bnfold.errors import Undecided, UsageError
@@ -270,7 +270,7 @@ class _Job:
     def _runs(self, written: ModelFile, path: Path) -> None:
         """Raise `Undecided` unless onnxruntime runs the model, once."""
         refusal = "no input can be made up"
-        for fills in ((2, 1), (8,), (16,), (32,), (64,), (224,)):
+        for fills in FILLS:
             try:
                 batches = random_batches(written.proto, seed=self.seed, dims=self.dims or {}, fills=fills, integers=1)
                 self.runner.run(path, batches[0].feeds)

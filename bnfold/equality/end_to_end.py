@@ -19,7 +19,7 @@ from bnfold.equality.branches import Search, reaching
 from bnfold.equality.data import Data, data_batches
 from bnfold.equality.discrete import coarsest_half_unit, discrete_upstream
 from bnfold.equality.draws import draw
-from bnfold.equality.inputs import Batch, CannotFeed, random_batches
+from bnfold.equality.inputs import FILLS, Batch, CannotFeed, random_batches
 from bnfold.equality.measure import distance
 from bnfold.equality.nested import changes_its_constants, external_bytes
 from bnfold.equality.pair import Outcome, Pair, Sites, Stop, original_fails, upgrade_of
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from bnfold.equality.prepare import Copy
     from bnfold.equality.runner import Port, Runner
 
-# Free dimensions: 1 and 2 first; the others only while onnxruntime accepts none. Then integers that may be indices.
-_FILLS: Final = ((2, 1), (8,), (16,), (32,), (64,), (224,))
+# Integers that may be indices, the smaller ones once all sizes were tried.
 _INTEGERS: Final = (8, 1)
 _SEPARATE_INITIALIZERS_IR: Final = 4
 _FEW: Final = 3  # names in a note
@@ -170,7 +169,7 @@ def _accepted_random(pair: Pair, wanted: _Wanted) -> Generator[tuple[Batch, Outp
     """Random batches of the first sizes that onnxruntime accepts; what it said if it accepts none."""
     tried: set[object] = set()
     refusal = None
-    for integers, fills in itertools.product(_INTEGERS, _FILLS):
+    for integers, fills in itertools.product(_INTEGERS, FILLS):
         accepted = False
         for batch in wanted.random(fills, integers):
             # Without free dimensions or integers the next attempt would be the same one.

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Distribution = Literal["normal", "wide", "uniform"]
 
 DISTRIBUTIONS: Final[tuple[Distribution, ...]] = ("normal", "wide", "uniform")
+# Sizes of free dimensions: 1 and 2 first; the others, in order, only while onnxruntime accepts none.
+FILLS: Final = ((2, 1), (8,), (16,), (32,), (64,), (224,))
 _MOST_ELEMENTS: Final = 1 << 28
 _SMALL_INTEGERS: Final = 8
 _FARTHEST: Final = (1 << 31) - 1  # where a Slice may end, whatever is sliced

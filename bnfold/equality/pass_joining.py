@@ -42,7 +42,7 @@ def split(constants: Constants, link: Link, carried: Carried, unknown: int) -> C
     node = link.node
     axis = int_of(node, "axis", 0) % carried.ndim
     operand = node.input(1)
-    parts = ints_of(node, "split") if operand is None else tuple(int(n) for n in constants.array(operand).reshape(-1))
+    parts = ints_of(node, "split") if operand is None else _integers(constants, operand)
     if not parts and carried.shape[axis] == 1 and constants.sizes(link.source) is None:
         raise UncertainError(f"the parts of {node.site} are not known")
     full = whole_axis(constants, link.source, carried, axis, node)

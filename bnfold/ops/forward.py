@@ -16,8 +16,9 @@ from bnfold.affine import Affine
 from bnfold.nodes import Node
 from bnfold.ops.elementwise import FIRST_OPSET_WITH_BROADCASTING
 from bnfold.ops.facts import Facts
+from bnfold.ops.indexing import spread
 from bnfold.ops.joining import aligned
-from bnfold.ops.passing import axes_of, input_shape, known_rank, known_size, normalised, target_shape
+from bnfold.ops.passing import axes_of, input_shape, known_rank, known_size, normalised, squeezed_axes, target_shape
 from bnfold.ops.positions import may_pad, reduced_axes
 from bnfold.ops.reasons import BLOCKED, LAYOUT, Obstacle
 
@@ -65,10 +66,7 @@ def _transposed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
 
 @_ahead("Squeeze")
 def _squeezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    axes, source = axes_of(facts, node), input_shape(facts, node)
-    are_named = node.input(1) is not None or node.ints_attribute("axes") is not None
-    if not are_named and source is not None and all(isinstance(d, int) for d in source):
-        axes = tuple(i for i, d in enumerate(source) if d == 1)
+    axes = squeezed_axes(facts, node)
     normal = None if axes is None else normalised(axes, affine.rank)
     if index or normal is None or any(affine.shape[axis] != 1 for axis in normal):
         return Obstacle(LAYOUT, "it is not known which axes are squeezed", node)
@@ -138,16 +136,7 @@ def _beside(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
     if len(known) < len(sizes) or affine.shape[axis] not in {1, known[index]}:
         return Obstacle(LAYOUT, f"the sizes of what {node.op} joins are not known", node)
     first = sum(known[:index])
-    parts = []
-    for array, rest in ((affine.scale, 1.0), (affine.shift, 0.0)):
-        shape = list(array.shape)
-        shape[axis] = sum(known)
-        whole = np.full(shape, rest)
-        place = [slice(None)] * affine.rank
-        place[axis] = slice(first, first + known[index])
-        whole[tuple(place)] = array
-        parts.append(whole)
-    return Affine(*parts)
+    return spread(affine, axis, np.arange(first, first + known[index]), sum(known))
 
 
 @_ahead("Mul", "Div")

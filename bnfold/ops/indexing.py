@@ -35,7 +35,7 @@ def slice_(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
         size = None if value is None else known_size(facts, value, place)
         if size is None or len(range(*cut.indices(size))) != affine.shape[place]:
             return Obstacle(LAYOUT, f"the size of axis {place} before {node.op} is not known", node)
-        affine = _spread(affine, place, np.arange(size)[cut], size)
+        affine = spread(affine, place, np.arange(size)[cut], size)
     return alone(Passage(0, affine))
 
 
@@ -69,7 +69,7 @@ def gather(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     ):
         return Obstacle(LAYOUT, "which places it takes is not known", node)
     places = found.array().astype(np.int64) % size
-    before = _spread(affine, axis, places, size)
+    before = spread(affine, axis, places, size)
     if not np.array_equal(before.scale.take(places, axis), np.broadcast_to(affine.scale, affine.shape)) or not (
         np.array_equal(before.shift.take(places, axis), np.broadcast_to(affine.shift, affine.shape))
     ):
@@ -101,7 +101,7 @@ def split_at(facts: Facts, node: Node, affine: Affine, output: int) -> Passed | 
         return Obstacle(LAYOUT, "the parts are not known", node)
     first = sum(sizes[:output])
     places = np.arange(first, first + sizes[output])
-    return alone(Passage(0, _spread(affine, axis, places, sum(sizes))))
+    return alone(Passage(0, spread(affine, axis, places, sum(sizes))))
 
 
 FURTHER["Split"] = split_at
@@ -149,7 +149,7 @@ def _cuts(facts: Facts, node: Node) -> dict[int, slice] | None:
     return cuts
 
 
-def _spread(affine: Affine, axis: int, places: np.ndarray, size: int) -> Affine:
+def spread(affine: Affine, axis: int, places: np.ndarray, size: int) -> Affine:
     """The affine of a value of which these places bear this one, and all others (1, 0)."""
     parts = []
     for array, rest in ((affine.scale, 1.0), (affine.shift, 0.0)):

@@ -97,10 +97,7 @@ def squeeze(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 
     Not: axes that are not known.
     """
-    axes = axes_of(facts, node)
-    source = input_shape(facts, node)
-    if axes is None and node.input(1) is None and source is not None and all(isinstance(d, int) for d in source):
-        axes = tuple(i for i, d in enumerate(source) if d == 1)
+    axes = squeezed_axes(facts, node)
     if axes is None:
         return Obstacle(LAYOUT, "it is not known which axes are squeezed", node)
     rank = affine.rank + len(axes)
@@ -268,6 +265,16 @@ def axes_of(facts: Facts, node: Node) -> tuple[int, ...] | None:
         return node.ints_attribute("axes")
     operand = node.input(1)
     return None if operand is None else facts.integers(operand)
+
+
+def squeezed_axes(facts: Facts, node: Node) -> tuple[int, ...] | None:
+    """The axes that a Squeeze drops: those that it names, else all of size 1; None where they are not known."""
+    if node.input(1) is not None or node.ints_attribute("axes") is not None:
+        return axes_of(facts, node)
+    source = input_shape(facts, node)
+    if source is None or not all(isinstance(d, int) for d in source):
+        return None
+    return tuple(i for i, d in enumerate(source) if d == 1)
 
 
 def normalised(axes: tuple[int, ...], rank: int) -> tuple[int, ...] | None:

@@ -75,7 +75,11 @@ def home_with(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | O
 def has_tap(facts: Facts, node: Node) -> bool:
     """Whether it is a convolution whose outputs see the data of their own place by one tap each."""
     ways = ways_of(facts, node)
-    return isinstance(ways, tuple) and any(isinstance(way, Linear) and way.center is not None for way in ways)
+    return isinstance(ways, tuple) and _with_tap(ways) is not None
+
+
+def _with_tap(ways: tuple[Home, ...]) -> Linear | None:
+    return next((way for way in ways if isinstance(way, Linear) and way.center is not None), None)
 
 
 def _tapped(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | Obstacle | None:
@@ -83,7 +87,7 @@ def _tapped(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | Obs
     ways = ways_of(facts, node)
     if ways is None or isinstance(ways, Obstacle):
         return ways
-    way = next((way for way in ways if isinstance(way, Linear) and way.center is not None), None)
+    way = _with_tap(ways)
     if way is None or taken.tap is None or taken.before is not None or isinstance(way.weight, Dequantized):
         return Obstacle(BLOCKED, f"{node.op} has no tap by which its outputs see the data of their own place", node)
     if taken.tap.size not in {1, way.channels} or way.rank is None:
