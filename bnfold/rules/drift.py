@@ -9,7 +9,8 @@ n samples, c the running mean, s^2 the running variance, m_i a sample's mean and
 V estimates the variance of all elements: E[q_i] = s^2 where nothing drifted. The hypotheses are that the difference
 does not matter: |M - c| <= 0.1 s, and 0.9 <= sqrt(V)/s <= 1.1, which is the same tenth of a standard deviation. Each is
 tested by Student's t with n - 1 degrees of freedom at the nearest edge of what does not matter, all channels and
-both tests of all layers as one family by Holm: the chance of any false alarm in a run is at most 1 %.
+both tests of all layers as one family by Holm: the chance of any false alarm in a run is to be at most 1 %, and is
+larger where a variance hangs on a few extreme images.
 
 Where Student's t would err, on rare events (a channel that few images excite, and that no image of the data did): a
 sample's mean varies by no less than half of s^2 is taken for granted; for a variance that came out small, the relative
