@@ -49,11 +49,14 @@ def rewrite(graph: Graph, plan: Plan) -> Rewrite:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Moved:
-    """A node that goes, and which of its inputs takes the place of its output; or, with `ends`, nothing does."""
+    """A node that goes, and which of its inputs takes the place of its output; nothing does of a branch that `ends`.
+
+    `ended` are the values of that branch, up to the sum that read it.
+    """
 
     node: Node
     data: int
-    ends: bool = False
+    ended: tuple[Value, ...] = ()
 
 
 def _moved(facts: Facts, graph: Graph, move: Move) -> Iterator[_Moved]:
@@ -62,9 +65,21 @@ def _moved(facts: Facts, graph: Graph, move: Move) -> Iterator[_Moved]:
     found = affine_of(facts, node)
     if not isinstance(found, AffineOp):
         raise UsageError(f"the plan moves {node.site}, which is no affine")
-    yield _Moved(node, found.data, ends=move.joint is not None)
-    if move.joint is not None:
-        yield _Moved(graph.at(move.joint), move.joined)
+    if move.joint is None:
+        yield _Moved(node, found.data)
+        return
+    joint = graph.at(move.joint)
+    yield _Moved(node, found.data, tuple(_branch(facts, node, joint.inputs[1 - move.joined])))
+    yield _Moved(joint, move.joined)
+
+
+def _branch(facts: Facts, node: Node, value: Value | None) -> Iterator[Value]:
+    """What a node puts out and what affines make of that, up to a value."""
+    while value is not None:
+        yield value
+        producer = facts.graph.producer(value)
+        found = None if producer is None or producer is node else affine_of(facts, producer)
+        value = found.node.inputs[found.data] if isinstance(found, AffineOp) else None
 
 
 def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names:
@@ -78,7 +93,7 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
     is_fed: list[tuple[Value, Value]] = []
     for each in moved:
         x, y = each.node.inputs[each.data], each.node.output(0)
-        if each.ends:
+        if each.ended:
             continue
         if x is not None and y is not None and each.node.site in ahead and each.node.id not in crossed:
             is_fed.append((y, x))
@@ -156,7 +171,7 @@ def _copied(new: NewNode, fresh: Fresh) -> CopiedNode:
 
 def _removed(graph: Graph, moved: list[_Moved], homes: list[FurnishedHome]) -> Removed:
     """The moved nodes and all that nobody reads once they are gone, from reader to producer."""
-    ended = {value.id for each in moved if each.ends for value in each.node.outputs if value is not None}
+    ended = {value.id for each in moved for value in each.ended}
     removed = Removed({each.node.id for each in moved}, {}, ended)
     lost: Counter[int] = Counter()
     suspects = list(_left(moved, homes))

@@ -5,7 +5,7 @@ Every affine of a model stands in exactly one move or one refusal; `Plan.account
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -58,6 +58,10 @@ class Move:
     def is_forward(self) -> bool:
         """Whether it went to what reads it."""
         return any(arrival.data_input is not None for arrival in self.arrivals)
+
+    def goes_within(self, sites: Collection[Site]) -> bool:
+        """Whether all its homes are among some nodes."""
+        return all(arrival.home in sites for arrival in self.arrivals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,10 @@ class Plan:
             raise UsageError(f"this is no plan: {error!r}") from error
 
     def homes(self) -> dict[Site, Taken]:
-        """What each home takes over in all: the compositions of its arrivals, in the order of the moves."""
+        """What each home takes over in all: the compositions of its arrivals, in the order of the moves.
+
+        A home that goes itself has handed on what it took over.
+        """
         homes: dict[Site, Taken] = {}
         for move in self.moves:
             for arrival in move.arrivals:
@@ -144,7 +151,8 @@ class Plan:
                     if arrival.is_tap
                     else taken.and_then(arrival.after, arrival.data_input)
                 )
-        return homes
+        went = {move.site for move in self.moves}
+        return {site: taken for site, taken in homes.items() if site not in went}
 
 
 def _site_to_json(site: Site) -> dict[str, Json]:

@@ -83,8 +83,11 @@ class Decided:
     """What homes take over of their data; they may have taken over something of their output as well (`homes`)."""
     taps: dict[int, Float64] = field(default_factory=dict)
     """By what homes multiply their data besides, and add that to their output."""
-    rows: dict[int, tuple[Node, Value] | None] = field(default_factory=dict)
-    """What alone reads the last of a row of affines that begins with a node, and that value."""
+
+    def root(self, graph: Graph, value: Value) -> Value:
+        """What stands for a value once what has moved is gone."""
+        producer = graph.producer(value)
+        return value if producer is None or producer.id not in self.gone else self.gone[producer.id][1]
 
     def settle(self, graph: Graph, affine: AffineOp, route: Route) -> Move:
         """Make the move of a route that was found."""
@@ -355,8 +358,7 @@ class Backward:
 
     def through(self, value: Value) -> Value:
         """The value before the nodes that have moved away: the same as this one, once they are gone."""
-        node = self.facts.graph.producer(value)
-        return value if node is None or node.id not in self.decided.gone else self.decided.gone[node.id][1]
+        return self.decided.root(self.facts.graph, value)
 
     def without_rank(self, start: Value) -> Obstacle:
         """The obstacle of an input of unknown rank: the nearest one that a search would have met."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from bnfold.equality.ahead import composed, data_steps_of
-from bnfold.equality.claim import Claim, DeviationError, UncertainError, homes_of
+from bnfold.equality.claim import Claim, DeviationError, UncertainError, handed_on, homes_of
 from bnfold.equality.constants import Constants
 from bnfold.equality.covering import covers
 from bnfold.equality.homes import Home, HomeCheck
 from bnfold.equality.numbers import WrongNumberError
-from bnfold.equality.steps import reads_alone, steps_of
+from bnfold.equality.steps import grids_of_branches, reads_alone, steps_of
 from bnfold.equality.structure import pair
 from bnfold.equality.trees import crossed_by, trees_of
 from bnfold.graph import Graph
@@ -85,13 +85,16 @@ def _check(
     for tree in (tree for tree in trees if tree.chains):
         covers(originals, tree)
     written = Constants(after, assume_inference=assume_inference)
-    homes = {node.id: Home.of(originals, node, written, pairing, trees) for tree in trees for node in homes_of(tree)}
+    went = handed_on(trees)
+    named = {node.id: node for tree in trees for node in homes_of(tree) if node.id not in went}
+    homes = {id_: Home.of(originals, node, written, pairing, trees) for id_, node in named.items()}
     for link in (chain.links[place] for chain in chains for place in chain.stops):
-        if link.data == homes[link.node.id].before.linear.bias_index:
+        if link.node.id in homes and link.data == homes[link.node.id].before.linear.bias_index:
             raise UncertainError(f"the data of {link.node.site} are constant themselves")
     for link in crossed_by(before, trees):
         reads_alone(before, link)
-    steps = steps_of(originals, trees, {id_: home.grid for id_, home in homes.items()})
+    grids = grids_of_branches(originals, trees)
+    steps = steps_of(originals, trees, grids | {id_: home.grid for id_, home in homes.items()})
     fed = data_steps_of(originals, trees)
     for id_, home in homes.items():
         home.reads_what_it_read(pairing.rewired[id_])

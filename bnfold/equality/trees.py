@@ -200,10 +200,11 @@ def _beside(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Tree:
         raise DeviationError(f"the claim of {claim.site} names not one home, or an input that there is not")
     home, passed = _found(graph, claim.homes[0]), {_found(graph, each).id for each in claim.path}
     output = site.output(0)
-    if len(joint.inputs) != 2 or output is None or joint.inputs.count(output) != 1:
+    places = [i for i, value in enumerate(joint.inputs) if value is not None and _root(graph, value, gone) is output]
+    if len(joint.inputs) != 2 or output is None or len(places) != 1:
         raise DeviationError(f"{joint.site} is no sum of {claim.site} and one other value")
-    _read_by_one(graph, output, joint)
-    end = Link(joint, 1 - joint.inputs.index(output))
+    branch = tuple(_alone(graph, Link(joint, places[0]), output, gone))
+    end = Link(joint, 1 - places[0])
     links: list[Link] = []
     value, reader = end.source, joint
     while True:
@@ -229,8 +230,22 @@ def _beside(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Tree:
     own, theirs = (_root(graph, value, gone) for value in (Link(site, claim.data).source, Link(home, 0).source))
     if own is not theirs or home.output(0) is not root:
         raise DeviationError(f"{claim.site} and {home.site} do not read the same data")
-    beside = Beside(Link(site, claim.data), end, tuple(reversed(links)), home)
+    beside = Beside(Link(site, claim.data), end, tuple(reversed(links)), home, branch)
     return Tree(claim, site, (), (), {}, beside=beside)
+
+
+def _alone(graph: Graph, end: Link, output: Value, gone: Mapping[int, _Gone]) -> Iterator[Value]:
+    """The values from an output to what a sum reads of it, what went standing between; each is read by one node."""
+    link = end
+    while True:
+        _read_by_one(graph, link.source, link.node)
+        yield link.source
+        if link.source is output:
+            return
+        before = _gone_before(graph, link.source, gone)
+        if before is None:
+            raise DeviationError(f"{link.node.site} does not read what {output.name!r} becomes")
+        link = before.link
 
 
 def _leads(graph: Graph, value: Value, ends: set[int], gone: Mapping[int, _Gone]) -> bool:

@@ -72,12 +72,6 @@ def home_with(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | O
     return obstacles[0]
 
 
-def has_tap(facts: Facts, node: Node) -> bool:
-    """Whether it is a convolution whose outputs see the data of their own place by one tap each."""
-    ways = ways_of(facts, node)
-    return isinstance(ways, tuple) and _with_tap(ways) is not None
-
-
 def _with_tap(ways: tuple[Home, ...]) -> Linear | None:
     return next((way for way in ways if isinstance(way, Linear) and way.center is not None), None)
 
