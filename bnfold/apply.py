@@ -12,15 +12,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bnfold.affine import Affine
 from bnfold.assembly import Assembly, CopiedNode, Fresh, FurnishedHome, NamedConstant, Names, Removed
 from bnfold.errors import UsageError
 from bnfold.graph import Graph
+from bnfold.merging import finished_homes
 from bnfold.model import Edits
-from bnfold.moves import Move, Plan
+from bnfold.moves import Merge, Move, Plan
 from bnfold.nodes import Node, Value, nested_graphs
 from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Facts, reads_metadata_alone
-from bnfold.ops.home import NewNode
+from bnfold.ops.home import Home, NewNode
 from bnfold.ops.reasons import Obstacle
 from bnfold.ops.taking import Taken, home_with
 
@@ -40,8 +42,11 @@ def rewrite(graph: Graph, plan: Plan) -> Rewrite:
     fresh = Fresh(set(graph.names))
     facts = Facts(graph, assume_inference=plan.assumes_inference)
     moved = [each for move in plan.moves for each in _moved(facts, graph, move)]
+    joined = {graph.at(merge.joint).id: merge.joined for merge in plan.merges}
+    joined |= {graph.at(move.joint).id: move.joined for move in plan.moves if move.joint is not None}
+    moved += [each for merge in plan.merges for each in _merged(facts, graph, merge, joined)]
     names = _names(graph, plan, moved, fresh)
-    homes = [_home(facts, graph.at(site), taken, fresh) for site, taken in plan.homes().items()]
+    homes = list(_homes(facts, graph, plan, fresh))
     removed = _removed(graph, moved, homes)
     edits = Assembly(graph, names, homes, removed, fresh).edits()
     return Rewrite(edits, tuple(_cloned(graph, homes, removed)))
@@ -69,17 +74,43 @@ def _moved(facts: Facts, graph: Graph, move: Move) -> Iterator[_Moved]:
         yield _Moved(node, found.data)
         return
     joint = graph.at(move.joint)
-    yield _Moved(node, found.data, tuple(_branch(facts, node, joint.inputs[1 - move.joined])))
+    yield _Moved(node, found.data, tuple(_branch(facts, node, joint.inputs[1 - move.joined], {})))
     yield _Moved(joint, move.joined)
 
 
-def _branch(facts: Facts, node: Node, value: Value | None) -> Iterator[Value]:
-    """What a node puts out and what affines make of that, up to a value."""
+def _merged(facts: Facts, graph: Graph, merge: Merge, joined: dict[int, int]) -> Iterator[_Moved]:
+    """A convolution that is merged into another, and their sum."""
+    node, joint = graph.at(merge.site), graph.at(merge.joint)
+    yield _Moved(node, 0, tuple(_branch(facts, node, joint.inputs[1 - merge.joined], joined)))
+    yield _Moved(joint, merge.joined)
+
+
+def _homes(facts: Facts, graph: Graph, plan: Plan, fresh: Fresh) -> Iterator[FurnishedHome]:
+    """Every home with what it needs; what others are merged into is furnished once, with all of them."""
+    taken = {graph.at(site): each for site, each in plan.homes().items()}
+    finished = finished_homes(facts, taken, plan.merges)
+    went = {merge.site for merge in plan.merges}
+    for node, each in taken.items():
+        if node.id not in finished:
+            yield _home(facts, node, each, fresh)
+    for id_, done in finished.items():
+        if graph.nodes[id_].site not in went:
+            yield _furnished(graph.nodes[id_], done.linear, done.after, fresh)
+
+
+def _branch(facts: Facts, node: Node, value: Value | None, joined: dict[int, int]) -> Iterator[Value]:
+    """What a node puts out and what affines, and sums that have gone, make of that, up to a value.
+
+    `joined` has, by the sums that go, the input that stands for them.
+    """
     while value is not None:
         yield value
         producer = facts.graph.producer(value)
-        found = None if producer is None or producer is node else affine_of(facts, producer)
-        value = found.node.inputs[found.data] if isinstance(found, AffineOp) else None
+        if producer is None or producer is node:
+            return
+        found = affine_of(facts, producer)
+        data = found.data if isinstance(found, AffineOp) else joined.get(producer.id)
+        value = None if data is None else producer.inputs[data]
 
 
 def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names:
@@ -136,6 +167,8 @@ def _changing(graph: Graph, plan: Plan, moved: list[_Moved], crossed: set[int]) 
             outputs += [value for node in passed for value in node.outputs]
         else:
             outputs += _on_the_way(graph, graph.at(move.joint or move.site), passed)
+    for merge in plan.merges:
+        outputs += [graph.at(site).output(0) for site in (merge.home, *merge.path)]
     for each in (each for each in moved if each.node.id in crossed):
         outputs += (each.node.inputs[each.data], each.node.output(0))
     yield from (value for value in outputs if value is not None)
@@ -156,7 +189,10 @@ def _home(facts: Facts, node: Node, taken: Taken, fresh: Fresh) -> FurnishedHome
     found = home_with(facts, node, taken)
     if found is None or isinstance(found, Obstacle):
         raise UsageError(f"the plan names {node.site} as a home, and it is none")
-    home, after = found
+    return _furnished(node, *found, fresh)
+
+
+def _furnished(node: Node, home: Home, after: Affine, fresh: Fresh) -> FurnishedHome:
     needed = home.furnishing(after)
     constants = tuple(NamedConstant(fresh(new.hint), new) for new in needed.constants)
     copied = tuple(_copied(new, fresh) for new in needed.nodes)

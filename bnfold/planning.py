@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
+from bnfold.decided import Decided, Route, fed_to, not_free
 from bnfold.forwarding import Forward
 from bnfold.graph import Graph
+from bnfold.merging import Merging
 from bnfold.moves import Move, Plan, Refusal
 from bnfold.nodes import Node, Site, Value
 from bnfold.ops.affine import AffineOp, affine_nodes, affine_of, is_batch_norm
@@ -28,7 +30,7 @@ from bnfold.ops.reasons import (
     SKIPPED,
     Obstacle,
 )
-from bnfold.searching import Backward, Decided, Route, fed_to, is_shift_alone, not_free
+from bnfold.searching import Backward, is_shift_alone
 from bnfold.selecting import Selection
 from bnfold.tapping import LONGEST_ROW, sideways
 
@@ -36,18 +38,20 @@ EVERYTHING = Selection()
 BN_ONLY = "it is written by hand, and --bn-only was asked for"
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913  # each wish by its own name
     graph: Graph,
     selection: Selection = EVERYTHING,
     *,
     bn_only: bool = False,
     assume_inference: bool = False,
+    merge_branches: bool = False,
     mismatched: frozenset[Site] = frozenset(),
 ) -> Plan:
     """Decide everything that fold will do to a model; time is linear in its nodes and weights.
 
     `bn_only` leaves affines that are written by hand; `assume_inference` takes BatchNormalizations older than opset 7
-    for inference whatever their is_test says; `mismatched` are affines whose fold was found to differ, and which stay.
+    for inference whatever their is_test says; `merge_branches` makes one of parallel convolutions; `mismatched` are
+    affines whose fold was found to differ, and which stay.
     Raises UsageError for a selection that names what is not there.
     """
     facts, decided = Facts(graph, assume_inference=assume_inference), Decided()
@@ -70,7 +74,8 @@ def make_plan(
     found = list(verdicts.values())
     moves = tuple(entry for entry in found if isinstance(entry, Move))
     refusals = tuple(entry for entry in found if isinstance(entry, Refusal))
-    return Plan(graph.model.sha256, moves, refusals, assume_inference)
+    merges = tuple(Merging(facts, decided).merges()) if merge_branches else ()
+    return Plan(graph.model.sha256, moves, refusals, assume_inference, merges)
 
 
 def _verdict(facts: Facts, decided: Decided, node: Node) -> dict[int, Move | Refusal]:

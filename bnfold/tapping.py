@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnfold.affine import Affine
+from bnfold.decided import Decided, fed_to, not_free
 from bnfold.moves import Arrival, Move
 from bnfold.nodes import Node, Value
 from bnfold.ops.affine import AffineOp
@@ -22,7 +23,7 @@ from bnfold.ops.facts import Facts
 from bnfold.ops.joining import is_sum, sign_of
 from bnfold.ops.reasons import Obstacle
 from bnfold.ops.taking import home_with
-from bnfold.searching import Backward, Decided, fed_to, not_free
+from bnfold.searching import Backward
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +126,7 @@ class Sideways:
         decided, graph = self.decided, self.facts.graph
         decided.homes[found.home.id] = total.after
         decided.taps[found.home.id] = np.asarray(total.tap)
-        before = graph.producer(other)
-        first = None if before is None else decided.gone.get(before.id)
-        decided.gone[self.joint.id] = first or (self.joint, other)
+        decided.joins(graph, self.joint, other)
         arrival = Arrival(found.home.site, tap, is_tap=True)
         path = tuple(node.site for node in found.path)
         return Move(self.affine.node.site, (arrival,), path, self.affine.data, self.joint.site, 1 - index)

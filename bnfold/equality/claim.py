@@ -52,6 +52,15 @@ class Claim:
     joint: tuple[Site, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """What a fold says it merged: the convolution that went, the one that took it over, and the sum of both."""
+
+    site: Site
+    home: Site
+    joint: Site
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Link:
     """A node of a chain, which of its inputs reads the link before, and which of its outputs the next one reads."""

@@ -26,6 +26,11 @@ class Taken:
     tap: Float64 | None = None
     """By what its data are multiplied and added to its output, per channel."""
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it takes over nothing at all."""
+        return self.after is None and self.before is None and self.tap is None
+
     def and_tap(self, affine: Affine) -> Taken:
         """With an affine of its data added to its output, which is one more tap and a shift."""
         shift = Affine(np.ones_like(affine.shift), affine.shift)

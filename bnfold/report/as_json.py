@@ -58,6 +58,7 @@ def _result(result: FoldResult) -> Json:
         "left_behind": [str(path) for path in result.left_behind],
         "moves": [_move(move) for move in result.plan.moves],
         "refusals": result.plan.to_json()["refusals"],
+        "merges": result.plan.to_json()["merges"],
         "certificate": None if result.certificate is None else dict(result.certificate.to_json()),
         "verdict": None if result.verdict is None else verdict_fields(result.verdict),
     }

@@ -137,6 +137,8 @@ def _counts(plan: Plan, *, folded: str) -> Iterator[tuple[str, str]]:
     yield "BatchNorms", _counted(plan.batch_norms, folded)
     if plan.by_hand.moves or plan.by_hand.refusals:
         yield "by hand", f"{_counted(plan.by_hand, folded)} (Mul, Add, Sub, Div, Neg by a constant)"
+    if plan.merges:
+        yield "branches", f"{len(plan.merges)} parallel convolution(s) merged into another"
 
 
 def _counted(plan: Plan, folded: str) -> str:
