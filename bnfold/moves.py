@@ -44,7 +44,8 @@ class Move:
 
     It goes towards what makes its value, or forward to all that reads it, or into a convolution beside it: `joint` is
     then the sum of both, which goes too, and `joined` the input of it that has the convolution. `data` is the input
-    that the affine acts on.
+    that the affine acts on. `skips` are sums on the way that take the data of a home as they are (a skip connection),
+    each with that home, which gets a tap for it.
     """
 
     site: Site
@@ -53,6 +54,7 @@ class Move:
     data: int = 0
     joint: Site | None = None
     joined: int = 0
+    skips: tuple[tuple[Site, Site], ...] = ()
 
     @property
     def is_forward(self) -> bool:
@@ -195,6 +197,7 @@ def _move_to_json(move: Move) -> dict[str, Json]:
         "data": move.data,
         "joint": None if move.joint is None else _site_to_json(move.joint),
         "joined": move.joined,
+        "skips": [[_site_to_json(joint), _site_to_json(home)] for joint, home in move.skips],
     }
 
 
@@ -202,7 +205,8 @@ def _move_from_json(value: Mapping[str, Any]) -> Move:
     arrivals = tuple(_arrival_from_json(entry) for entry in value["homes"])
     path = tuple(_site_from_json(site) for site in value["path"])
     joint = None if value["joint"] is None else _site_from_json(value["joint"])
-    return Move(_site_from_json(value["site"]), arrivals, path, int(value["data"]), joint, int(value["joined"]))
+    skips = tuple((_site_from_json(one), _site_from_json(home)) for one, home in value["skips"])
+    return Move(_site_from_json(value["site"]), arrivals, path, int(value["data"]), joint, int(value["joined"]), skips)
 
 
 def _merge_to_json(merge: Merge) -> dict[str, Json]:

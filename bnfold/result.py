@@ -11,7 +11,7 @@ import onnx
 
 from bnfold.apply import Rewrite
 from bnfold.equality.certificate import Certificate, certify
-from bnfold.equality.claim import Claim, Merging
+from bnfold.equality.claim import Claim, Merging, Skip
 from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
 from bnfold.errors import BUG_EXIT_CODE, BnfoldError, UsageError
 from bnfold.graph import Graph
@@ -146,11 +146,12 @@ def claims(decided: Plan) -> tuple[Claim, ...]:
         Claim(
             move.site,
             move.path,
-            tuple(arrival.home for arrival in move.arrivals),
+            tuple(arrival.home for arrival in move.arrivals if not arrival.is_tap or move.joint is not None),
             tuple(arrival.home for arrival in move.arrivals if not arrival.takes_shift),
             move.is_forward,
             move.data,
             () if move.joint is None else (move.joint,),
+            tuple(Skip(joint, home) for joint, home in move.skips),
         )
         for move in decided.moves
     )

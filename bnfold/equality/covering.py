@@ -110,8 +110,12 @@ class _Join:
         return states.pop()
 
     def summed(self, bearing: tuple[int, ...]) -> State:
-        """Every input bears the scale (if there is one), and at most one of them the shift."""
-        if self.scale and set(self.found) != set(bearing):
+        """Every input bears the scale (if there is one), and at most one of them the shift.
+
+        One that does not is made up for by a tap (steps.py).
+        """
+        skipped = {each.joint.data for each in self.tree.skipped if each.joint.node is self.node}
+        if self.scale and set(self.found) != set(bearing) - skipped:
             raise DeviationError(f"not every value that {self.node.site} adds bears the scale")
         whole = sum(state == "whole" for state in self.found.values())
         if whole > 1:

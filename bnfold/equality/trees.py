@@ -12,6 +12,8 @@ from bnfold.equality.claim import (
     Claim,
     DeviationError,
     Link,
+    Skip,
+    Skipped,
     Tree,
     UncertainError,
     reads_form_alone,
@@ -141,7 +143,22 @@ class _Way:
         missed = [n for n in named if n.id not in reached]
         if missed:
             raise DeviationError(f"{missed[0].site} does not stand before {self.claim.site}, as its claim says")
-        return Tree(self.claim, site, tuple(self.chains), tuple(self.order), self.feeds)
+        skipped = tuple(self._skipped(skip) for skip in self.claim.skips)
+        return Tree(self.claim, site, tuple(self.chains), tuple(self.order), self.feeds, skipped=skipped)
+
+    def _skipped(self, skip: Skip) -> Skipped:
+        """The only input of a sum on the way that the claim does not lead to reads what one of the homes reads."""
+        joint = _found(self.graph, skip.joint)
+        fed = {index for index, _ in self.feeds.get(joint.id, ())}
+        others = [i for i, value in enumerate(joint.inputs) if value is not None and i not in fed]
+        chain = next((one for one in self.chains if one.home.site == skip.home), None)
+        place = None if chain is None else next((i for i, k in enumerate(chain.links) if k.node is joint), None)
+        if chain is None or place is None or len(others) != 1:
+            raise DeviationError(f"{skip.home} does not lead to {skip.joint}, which takes one value as it is")
+        link = Link(joint, others[0])
+        if _root(self.graph, link.source, self.gone) is not _root(self.graph, Link(chain.home, 0).source, self.gone):
+            raise DeviationError(f"{skip.joint} and {skip.home} do not read the same data")
+        return Skipped(link, chain.links[: place + 1], chain.home)
 
     def _feeding(self, node: Node) -> Iterable[tuple[int, Node, Value, _Gone | None]]:
         """The inputs of a node that the claim leads to: the node there, its value, and the last one gone between."""
