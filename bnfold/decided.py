@@ -9,7 +9,7 @@ import numpy as np
 
 from bnfold.affine import Affine, Float64
 from bnfold.graph import Graph
-from bnfold.moves import Arrival, Move
+from bnfold.moves import Arrival, Move, Onward
 from bnfold.nodes import Node, Value
 from bnfold.ops.affine import AffineOp
 from bnfold.ops.facts import reads_metadata_alone
@@ -102,6 +102,11 @@ class Decided:
         self.ahead.update((home.id, total) for home, total in route.totals)
         arrivals = tuple(Arrival(a.node.site, a.affine, a.takes_shift, a.data_input) for a in route.arrivals)
         return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path), affine.data)
+
+    def settle_both(self, graph: Graph, affine: AffineOp, route: Route, ahead: Ahead) -> Move:
+        """Make the move of a scale that goes back and a shift that goes forward."""
+        move, further = self.settle(graph, affine, route), self.settle_ahead(graph, affine, ahead)
+        return replace(move, onward=Onward(further.arrivals, further.path))
 
     def _goes(self, graph: Graph, affine: AffineOp) -> None:
         value = fed_to(affine)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from bnfold.nodes import Node, Reader, Site, Value
 
@@ -31,6 +32,10 @@ class UncertainError(Exception):
     """Something that the certificate cannot follow; the message says what, as one sentence."""
 
 
+Part = Literal["", "scale", "shift"]
+"""What of an affine a claim is about: all of it, or one of its two halves."""
+
+
 @dataclass(frozen=True, slots=True)
 class Skip:
     """A sum on the way that takes the data of a home as they are: the home gets a tap that makes up for it."""
@@ -49,6 +54,7 @@ class Claim:
     `ahead` the affine went to all that read it, and the homes take it over on their data. `data` is the input of the
     node that went which has its own. With `joint`, of one site, it became a tap of its only home, a convolution of the
     same data, and that sum of both went too. `skips` are sums on the way of which one value does not bear the scale.
+    `part` says that only its scale, or its shift, went this way: another claim has the rest.
     All sites are of the original model.
     """
 
@@ -60,6 +66,7 @@ class Claim:
     data: int = 0
     joint: tuple[Site, ...] = ()
     skips: tuple[Skip, ...] = ()
+    part: Part = ""
 
 
 @dataclass(frozen=True, slots=True)

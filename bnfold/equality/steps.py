@@ -20,6 +20,7 @@ from bnfold.equality.claim import (
     Chain,
     DeviationError,
     Link,
+    Part,
     Skipped,
     Tree,
     UncertainError,
@@ -37,6 +38,7 @@ from bnfold.equality.reference import (
     is_factor,
     is_normalization,
     is_term,
+    part_of,
     passing_of,
     reads_form_alone,
 )
@@ -84,7 +86,8 @@ def steps_of(constants: Constants, trees: Sequence[Tree], grids: Mapping[int, Sh
                 if home.id in told:  # a home before which the way parts
                     continue
                 told.add(home.id)
-                walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift=chain.takes_shift(home))
+                takes_shift, part = chain.takes_shift(home), tree.claim.part
+                walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift, part)
                 step = walk.step(grids[home.id], stops=home.id in stops)
                 for skipped in (each for each in tree.skipped if each.home is home):
                     step = replace(step, tap=tap_for_skip(constants, skipped, step, gone))
@@ -201,6 +204,7 @@ class _Walk:
     grown: Mapping[int, Float64]
     """What the factors that are homes of affines before this one have been multiplied by."""
     takes_shift: bool
+    part: Part
 
     def step(self, grid: Shape, *, stops: bool) -> Step:
         """What the affine is at a home with this grid."""
@@ -227,7 +231,7 @@ class _Walk:
             labels, gain = self.through(link, labels, gain, unknown)
             if cuts_away(link.node):
                 unread[np.setdiff1d(before[before >= 0], labels)] = True
-        affine = affine_of(self.constants, self.site, labels.ndim)
+        affine = part_of(affine_of(self.constants, self.site, labels.ndim), self.part)
         self.check_sizes(labels, affine)
         size = product(grid)
         scale = _by_cell(labels, affine.scale, size, unreached=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from bnfold.equality.claim import (
     Claim,
     DeviationError,
     Link,
+    Part,
     Skip,
     Skipped,
     Tree,
@@ -33,10 +35,13 @@ def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
     acts = {claim: _found(graph, claim.joint[0]) if claim.joint else sites[claim] for claim in claims}
     gone: dict[int, _Gone] = {}
     went: set[int] = set()
+    parted: dict[int, set[Part]] = defaultdict(set)
     trees: list[Tree] = []
     for claim in sorted(claims, key=lambda claim: order[acts[claim].id]):
-        if sites[claim].id in went or acts[claim].id in went:
+        again = claim.part != "" and claim.part not in parted[sites[claim].id] and parted[sites[claim].id]
+        if (sites[claim].id in went or acts[claim].id in went) and not again:
             raise DeviationError(f"{claim.site} is claimed twice")
+        parted[sites[claim].id].add(claim.part)
         tree = _tree(graph, claim, gone)
         if claim.data != tree.link.data:
             raise DeviationError(f"the data of {claim.site} are its input {tree.link.data}, not {claim.data}")
@@ -44,7 +49,21 @@ def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
         gone[tree.merged.node.id] = _Gone(tree.merged, tree.merged.source if before is None else before.root)
         went.update(node.id for node in tree.gone)
         trees.append(tree)
+    _check_parts(parted, trees)
     return tuple(trees)
+
+
+def _check_parts(parted: Mapping[int, set[Part]], trees: Iterable[Tree]) -> None:
+    """What went in two ways went back with its scale, and forward with its shift."""
+    for tree in trees:
+        part, parts = tree.claim.part, parted[tree.site.id]
+        ways = {
+            "": not parts - {""},
+            "scale": tree.ahead is None and tree.beside is None,
+            "shift": tree.ahead is not None,
+        }
+        if not ways[part] or (part and parts != {"scale", "shift"}):
+            raise DeviationError(f"a part of {tree.site.site} is claimed, and not the other one as well")
 
 
 def in_order(graph: Graph, trees: Iterable[Tree]) -> tuple[Tree, ...]:
