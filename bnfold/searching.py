@@ -17,8 +17,11 @@ from bnfold.affine import Affine
 from bnfold.beside import convolution_beside
 from bnfold.decided import Arrived, Decided, Route, fed_to, not_free
 from bnfold.nodes import Node, Value
+from bnfold.ops.absorb import Linear
 from bnfold.ops.affine import AffineOp
+from bnfold.ops.exact import sizes_of_rows
 from bnfold.ops.facts import Facts
+from bnfold.ops.home import Home
 from bnfold.ops.joining import is_sum, sign_of
 from bnfold.ops.linear import ways_of
 from bnfold.ops.passing import Passage, Passed, backward, known_rank, known_size, may_pass
@@ -74,7 +77,7 @@ class _Fallback:
 
 
 MOST_MADE_UP = 4.0
-"""How much larger than a*x the terms (a - 1)*x and x may be: beyond, the sum would be rounded to their size."""
+"""How much larger than a*(c + x) the terms (a - 1)*x and x may be: beyond, the sum would be rounded to their size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +151,7 @@ class Backward:
         """The tap of a convolution that makes up for a skip connection: a*(c + x) is (a*c + (a - 1)*x) + x.
 
         The convolution has to read what the skip connection reads, and stand in the same sum, with sums alone between.
-        Adding (a - 1)*x and then x rounds to the size of both, where the original rounds to that of a*x.
         """
-        scale = skip.affine.scale
-        lost = np.abs(scale - 1) + 1 > MOST_MADE_UP * np.abs(scale)
-        if np.any(lost):
-            detail = f"a skip connection that is to bear {scale[lost][0]:.3g} would cost more rounding than it may"
-            return Obstacle(PRECISION, detail, skip.joint)
         data = self.decided.root(self.facts.graph, skip.value)
         for index in (i for i in range(len(skip.joint.inputs)) if i != skip.index):
             found = convolution_beside(self.facts, self.decided, skip.joint, index, data)
@@ -166,8 +163,25 @@ class Backward:
             total = self.decided.taken(found.home).and_then(arrived.affine, None).and_tap(tap)
             home = home_with(self.facts, found.home, total)
             if isinstance(home, tuple):
-                return skip.joint, found.home, tap
+                return self.too_small(skip, home[0], arrived.affine) or (skip.joint, found.home, tap)
         return skip.obstacle
+
+    def too_small(self, skip: _Skip, home: Home, after: Affine) -> Obstacle | None:
+        """A scale beside which the rounding of (a - 1)*x and x would be seen.
+
+        The original rounds to the size of a*(c + x), which is about |a|*(1 + |W|) times that of x, with |W| the root of
+        the sum of the squares of an output's weights.
+        """
+        if not isinstance(home, Linear):
+            return skip.obstacle
+        scale, _ = after.along(home.axis_at(after.rank), home.channels)
+        earlier = self.decided.homes.get(home.node.id)
+        grown = 1.0 if earlier is None else np.abs(earlier.along(home.axis_at(earlier.rank), home.channels)[0])
+        lost = np.abs(scale - 1) + 1 > MOST_MADE_UP * np.abs(scale) * (1 + grown * sizes_of_rows(home))
+        if not np.any(lost):
+            return None
+        detail = f"a skip connection that is to bear {scale[lost][0]:.3g} would cost more rounding than it may"
+        return Obstacle(PRECISION, detail, skip.joint)
 
     def parted(self) -> Node | None:
         """A node of several outputs, of which more than one is read on the way: which of them changes is not plain."""

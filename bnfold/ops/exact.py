@@ -34,6 +34,15 @@ def products(linear: Linear, weight: Constant, after: Affine) -> Iterator[tuple[
                 yield group, piece, rows.at(group, piece)
 
 
+def sizes_of_rows(linear: Linear) -> Float64:
+    """For each output, the root of the sum of the squares of its weights, as they are in the model."""
+    if isinstance(linear.weight, Dequantized):
+        raise TypeError(f"the weight of {linear.node.site} is stored as integers")
+    source = linear.view(linear.weight.array())
+    rows = [np.sqrt(np.sum(source[group].astype(np.float64) ** 2, axis=(1, 2))) for group in range(len(source))]
+    return np.concatenate(rows)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
     """The rows of a new weight, exactly: those of its own, and those of what is merged into it."""
