@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bnfold.ops.reasons import REASONS
-from bnfold.report.findings_text import rule_text, rules_document
+from bnfold.report.reference import page_text, rules_document
 from bnfold.rules.rule import every_rule
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,7 +82,7 @@ def test_the_pages_of_the_rules_are_those_that_explain_prints(tmp_path: Path) ->
     written = (ROOT / "docs" / "rules.md").read_text()
     assert written == rules_document(every_rule())
     assert f"```text\n{bnfold_command('explain', 'BN005', cwd=tmp_path)}```" in written
-    assert all(rule_text(rule) in written for rule in every_rule())
+    assert all(page_text(rule) in written for rule in every_rule())
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:
