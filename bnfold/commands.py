@@ -178,7 +178,7 @@ def plan(  # noqa: PLR0913  # one parameter per option
     from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
     from bnfold.report.folding import planned  # noqa: PLC0415  # likewise
 
-    with told_everywhere("plan", [model], outlet):
+    with told_everywhere("plan", outlet, model=model):
         made = api.plan(
             model, only=only or (), skip=skip or (), bn_only=bn_only, freeze_inputs=freeze_inputs, inline=inline,
             assume_inference=assume_inference, max_bytes=max_bytes,
@@ -246,7 +246,7 @@ def insert(  # noqa: PLR0913  # one parameter per option
     from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
 
     target = None if output in {None, "-"} else batch.targets([model], str(output))[0]
-    telling = told_everywhere("insert", [model], outlet)
+    telling = told_everywhere("insert", outlet, source=model)
     with telling, progress(model) as tell, stdout_kept():
         result = api.insert(
             model, target, in_place=in_place, after=listed(after), at=at or (), skip=skip or (), axis=axis,
@@ -291,7 +291,7 @@ def verify(  # noqa: PLR0913  # one parameter per option
     from bnfold.report.comparing import compared  # noqa: PLC0415  # likewise
     from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
 
-    telling = told_everywhere("verify", [before, after], outlet)
+    telling = told_everywhere("verify", outlet, before=before, after=after)
     with telling, progress(after) as tell, stdout_kept():
         verdict = api.verify(
             before, after, assume_inference=assume_inference, certificate=certificate,
@@ -334,7 +334,7 @@ def validate(  # noqa: PLR0913  # one parameter per option
     from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
 
     settings = config.settings()
-    telling = told_everywhere("validate", [model], outlet)
+    telling = told_everywhere("validate", outlet, model=model)
     with telling, progress(model) as tell, stdout_kept():
         findings = api.validate(
             model, select=select or settings.select, ignore=ignore or settings.ignore,

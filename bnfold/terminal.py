@@ -84,14 +84,17 @@ def listed(entries: Sequence[str] | None) -> tuple[str, ...]:
 
 
 @contextmanager
-def told_everywhere(command: str, models: Sequence[str], outlet: Outlet) -> Iterator[None]:
-    """An error within is told in each report too, and to who asked for another format than text."""
+def told_everywhere(command: str, outlet: Outlet, **names: str) -> Iterator[None]:
+    """An error within is told in each report too, and to who asked for another format than text.
+
+    `names` are the models, as the command's answer in JSON calls them.
+    """
     try:
         yield
     except BnfoldError as error:
         from bnfold.report.failing import failed  # noqa: PLC0415  # heavy, and rarely needed
 
-        raise typer.Exit(complain(str(error), answer(failed(command, models, error), outlet))) from error
+        raise typer.Exit(complain(str(error), answer(failed(command, names, error), outlet))) from error
 
 
 def answer(document: Document, outlet: Outlet) -> int:

@@ -1,7 +1,7 @@
 """A document as Markdown, as GitHub and GitLab read it.
 
 Every text is escaped so that it shows as it stands, whatever is in it: what Markdown could take for its own becomes an
-entity, which is never part of a construct. Names stand in spans of code where they can.
+entity, which is never part of a construct. Places stand in spans of code.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from bnfold.report.as_text import by_code
 from bnfold.report.document import Block, Document, Line, Section
 from bnfold.report.escape import shown
 
-_SPECIAL = re.compile(r"[\\`*_{}\[\]<>#|~$&!@^]|(?<=\w):(?=//)|(?<=www)\.")
+_SPECIAL = re.compile(
+    r"[\\`*\[\]<>|~$&]"  # what begins or ends a construct anywhere
+    r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis, but for between letters
+    r"|(?<=\w):(?=//)|(?<=www)\."  # what would become a link
+    r"|^(?:[ #+=-]|\d(?=\d*[.)]))"  # what begins a block at the start of a line
+)
 _IN_CODE = re.compile(r"[^`|\\]+")
-_LISTS = re.compile(r"^(\s*)([-+]|\d+(?=[.)]))")
 
 CUT = "\n\n*cut here: there is no room for more; the other reports have all of it*\n"
 
@@ -40,8 +44,7 @@ def cut(text: str, room: int) -> bytes:
 
 def escaped(text: str) -> str:
     """Text that shows as it stands."""
-    safe = _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", shown(text))
-    return _LISTS.sub(lambda found: f"{found[1]}&#{ord(found[2][0])};{found[2][1:]}", safe)
+    return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", shown(text))
 
 
 def code(name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from urllib.parse import quote
@@ -89,7 +90,7 @@ def _message(text: str) -> str:
 def _uri(file: str) -> str:
     """The model as a reference: relative to the repository, or to the current folder, or a file: URI."""
     path = in_repository(file)
-    return Path(path).as_uri() if Path(path).is_absolute() else quote(path)
+    return Path(path).as_uri() if Path(path).is_absolute() else quote(os.fsencode(path))
 
 
 def _invocation(document: Document) -> Json:

@@ -89,7 +89,7 @@ def _rows(document: Document) -> Iterator[_Row]:
         yield from _block(block, document)
     if len(document.blocks) > 1 and document.sums:
         yield _Row(())
-        yield _Row(((document.sums, "bold"),))
+        yield _Row(((shown(document.sums), "bold"),))
 
 
 def _block(block: Block, document: Document) -> Iterator[_Row]:
@@ -119,13 +119,13 @@ def _section(section: Section, document: Document) -> Iterator[_Row]:
         return
     if not section.lines:
         return
-    yield _Row(((f"  {section.title}", "bold"),))
+    yield _Row(((f"  {shown(section.title)}", "bold"),))
     if section.layout == "list":
         yield from _some(section.lines, "    ", section.joint, verbose=document.verbose)
         return
     for code, lines in by_code(section.lines):
-        page = document.pages.get(code)
-        yield _Row(((f"    {len(lines)} x ", ""), (code, "cyan"), (f": {page.title}" if page else "", "")), hang=6)
+        title = f": {shown(document.pages[code].title)}" if code in document.pages else ""
+        yield _Row(((f"    {len(lines)} x ", ""), (shown(code), "cyan"), (title, "")), hang=6)
         yield from _some(lines, "      ", ": ", verbose=document.verbose)
         if lines[0].remedy:
             yield _Row(((f"      remedy: {shown(lines[0].remedy)}", "dim"),), hang=8, is_prose=True)
@@ -148,7 +148,7 @@ def _some(lines: Sequence[Line], indent: str, joint: str, *, verbose: bool) -> I
 def _table(lines: Sequence[Line], *, verbose: bool) -> Iterator[_Row]:
     """Code, level, place and sentence; of each kind of note a few, unless all are asked for."""
     some = lines if verbose else _few(lines)
-    rows = [(line.code, line.level or "", shown(line.place)) for line in some]
+    rows = [(shown(line.code), line.level or "", shown(line.place)) for line in some]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     for line, cells in zip(some, rows, strict=True):
         code, level, place = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
@@ -158,7 +158,7 @@ def _table(lines: Sequence[Line], *, verbose: bool) -> Iterator[_Row]:
             yield _Row(((f"      remedy: {shown(line.remedy)}", "dim"),), hang=8, is_prose=True)
     left_out = Counter(line.code for line in lines) - Counter(line.code for line in some)
     for code, count in sorted(left_out.items()):
-        yield _Row(((f"  {code}  and {count} more like that (-v names them)", "dim"),))
+        yield _Row(((f"  {shown(code)}  and {count} more like that (-v names them)", "dim"),))
 
 
 def _few(lines: Sequence[Line]) -> list[Line]:

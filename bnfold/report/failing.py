@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from bnfold.errors import BnfoldError
 from bnfold.moves import Json
 from bnfold.report.document import Block, Case, Document, Fact, Line, Page
 
 
-def failed(command: str, models: Sequence[str], error: BnfoldError) -> Document:
-    """The answer of a command about models of which it can say nothing else."""
+def failed(command: str, names: Mapping[str, str], error: BnfoldError) -> Document:
+    """The answer of a command that can say nothing else; `names` are the models as the answer has them, in order."""
     return Document(
         command,
-        (failed_block(models[-1], error),),
-        lambda: {"models": list(models), "error": error_fields(error)},
+        (failed_block(list(names.values())[-1], error),),
+        lambda: {**names, "error": error_fields(error)},
         exit_code=error.exit_code,
         pages=page_of(error),
         sums=f"failed: exit code {error.exit_code}",

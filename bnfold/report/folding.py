@@ -32,8 +32,8 @@ def folded(done: Sequence[Done], *, check: bool = False, verbose: bool = False) 
 
 def planned(name: str, plan: Plan, *, verbose: bool = False) -> Document:
     """The answer of `bnfold plan`."""
-    sites = tuple(_cases(plan, "note"))
-    block = Block(name, name, tuple(_count_facts(plan, "to fold")), tuple(_sections(plan, "note")), cases=sites)
+    cases = (Case("the model is read"), *_cases(plan, "note"))
+    block = Block(name, name, tuple(_count_facts(plan, "to fold")), tuple(_sections(plan, "note")), cases=cases)
     ours = plan.batch_norms
     return Document(
         "plan",
