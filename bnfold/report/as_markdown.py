@@ -29,7 +29,7 @@ def written(document: Document) -> str:
     lines = [line for block in document.blocks for line in _block(block, document)]
     if len(document.blocks) > 1 and document.sums:
         lines += ["", escaped(document.sums)]
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip("\n")
 
 
 def cut(text: str, room: int) -> bytes:

@@ -14,6 +14,8 @@ from bnfold.report.failing import error_fields, failed_block, failure_of, page_o
 from bnfold.report.reference import reason_pages
 from bnfold.result import Done, FoldResult, exit_code
 
+TO_FOLD = "to fold"
+
 
 def folded(done: Sequence[Done], *, check: bool = False, verbose: bool = False) -> Document:
     """The answer of `bnfold fold`: a block per model. `check`: nothing was to be written."""
@@ -23,7 +25,7 @@ def folded(done: Sequence[Done], *, check: bool = False, verbose: bool = False) 
         lambda: {"models": [_done_fields(one) for one in done]},
         exit_code=exit_code(done),
         pages=_pages(done),
-        sums=_sums(done, "to fold" if check else "folded"),
+        sums=_sums(done, TO_FOLD if check else "folded"),
         outcome=_outcome(done),
         is_failure=len(done) == 1 and done[0].result is None,
         verbose=verbose,
@@ -33,11 +35,11 @@ def folded(done: Sequence[Done], *, check: bool = False, verbose: bool = False) 
 def planned(name: str, plan: Plan, *, verbose: bool = False) -> Document:
     """The answer of `bnfold plan`."""
     cases = (Case("the model is read"), *_cases(plan, "note"))
-    block = Block(name, name, tuple(_count_facts(plan, "to fold")), tuple(_sections(plan, "note")), cases=cases)
+    facts, sections = tuple(_count_facts(plan, TO_FOLD)), tuple(_sections(plan, "note", TO_FOLD))
     ours = plan.batch_norms
     return Document(
         "plan",
-        (block,),
+        (Block(name, name, facts, sections, cases=cases),),
         lambda: {"model": name, "counts": _counts(plan), "plan": plan.to_json()},
         pages=reason_pages(refusal.reason for refusal in plan.refusals),
         sums=f"1 model: {len(ours.moves)} BatchNorms to fold, {len(ours.refusals)} left",
@@ -55,14 +57,14 @@ def _done_block(done: Done, *, check: bool) -> Block:
         done.source,
         f"{done.source}{arrow}",
         tuple(_result_facts(done.result, check=check)),
-        tuple(_sections(plan, level)),
+        tuple(_sections(plan, level, TO_FOLD if check else "folded")),
         failure=None if done.error is None else failure_of(done.error),
         cases=(_proof_case(done, check=check), *_cases(plan, level)),
     )
 
 
 def _result_facts(result: FoldResult, *, check: bool) -> Iterator[Fact]:
-    yield from _count_facts(result.plan, "to fold" if check else "folded")
+    yield from _count_facts(result.plan, TO_FOLD if check else "folded")
     if check:
         return
     before, after = result.before, result.after
@@ -107,10 +109,10 @@ def _verified(same: Same) -> str:
     return f"{same.word}, by the certificate and by running both models in onnxruntime"
 
 
-def _sections(plan: Plan, level: Level) -> Iterator[Section]:
+def _sections(plan: Plan, level: Level, folded: str) -> Iterator[Section]:
     """What goes, and what stays; of what is written by hand nothing is told."""
     ours, by_hand = plan.batch_norms, plan.by_hand
-    yield Section("folded", tuple(_moved(move) for move in plan.moves), "list", is_detail=True, joint=" ")
+    yield Section(folded, tuple(_moved(move) for move in plan.moves), "list", is_detail=True, joint=" ")
     yield Section("left", tuple(_left(refusal, level) for refusal in ours.refusals), "groups")
     yield Section("left, by hand", tuple(_left(one, None) for one in by_hand.refusals), "groups", is_detail=True)
 
