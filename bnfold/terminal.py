@@ -94,7 +94,8 @@ def told_everywhere(command: str, outlet: Outlet, **names: str) -> Iterator[None
     except BnfoldError as error:
         from bnfold.report.failing import failed  # noqa: PLC0415  # heavy, and rarely needed
 
-        raise typer.Exit(complain(str(error), answer(failed(command, names, error), outlet))) from error
+        complain(str(error))
+        raise typer.Exit(answer(failed(command, names, error), outlet)) from error
 
 
 def answer(document: Document, outlet: Outlet) -> int:

@@ -23,7 +23,8 @@ h1 { font-size: 1.3rem; } h2 { font-size: 1.15rem; overflow-wrap: anywhere; } h3
 section { border-top: 1px solid var(--line); margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1rem; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); }
-th { color: var(--quiet); font-weight: 500; white-space: nowrap; } td { overflow-wrap: anywhere; }
+th { color: var(--quiet); font-weight: 500; white-space: nowrap; } th + td { width: 100%; }
+td { overflow-wrap: anywhere; } td.code { white-space: nowrap; } a { color: inherit; }
 code { font: .9em ui-monospace, monospace; } .quiet { color: var(--quiet); } .good { color: var(--good); }
 .bad, .error { color: var(--bad); } .warning { color: var(--warn); } .note { color: var(--quiet); }
 """
@@ -77,24 +78,27 @@ def _block(parent: ET.Element, block: Block, document: Document) -> None:
 def _section(parent: ET.Element, section: Section, document: Document) -> None:
     _add(parent, "h3", f"{section.title} ({len(section.lines)})")
     if section.layout == "table":
-        rows = _table(parent, ("code", "severity", "node", "finding", "remedy"))
+        rows = _table(parent, ("code", "severity", "node", "finding"))
         for line in section.lines:
             row = ET.SubElement(rows, "tr")
-            _code(row, line.code)
+            _linked(ET.SubElement(row, "td", {"class": "code"}), line.code, document)
             _add(row, "td", line.level or "", line.level or "")
             _place(row, line)
-            _add(row, "td", line.remedy)
         return
     if section.layout == "list":
         _places(parent, section.lines)
         return
     for code, lines in by_code(section.lines):
-        heading = ET.SubElement(parent, "p")
-        heading.text = f"{len(lines)} x "
-        link = ET.SubElement(heading, "a", href=f"#{code}") if code in document.pages else heading
-        _add(link, "code", code).tail = f": {document.pages[code].title}" if code in document.pages else ""
+        heading = _add(parent, "p", f"{len(lines)} x ")
+        _linked(heading, code, document)
+        _add(heading, "span", f": {document.pages[code].title}" if code in document.pages else "")
         _places(parent, lines)
         _add(parent, "p", f"Remedy: {lines[0].remedy}." if lines[0].remedy else "", "quiet")
+
+
+def _linked(parent: ET.Element, code: str, document: Document) -> None:
+    """A code, which leads to its page if there is one."""
+    _add(ET.SubElement(parent, "a", href=f"#{code}") if code in document.pages else parent, "code", code)
 
 
 def _table(parent: ET.Element, names: Iterable[str]) -> ET.Element:
@@ -112,12 +116,8 @@ def _places(parent: ET.Element, lines: Sequence[Line]) -> None:
 
 
 def _place(row: ET.Element, line: Line) -> None:
-    _code(row, line.place)
+    _add(ET.SubElement(row, "td"), "code", line.place)
     _add(row, "td", line.sentence)
-
-
-def _code(row: ET.Element, text: str) -> None:
-    _add(ET.SubElement(row, "td"), "code", text)
 
 
 def _pages(parent: ET.Element, document: Document) -> None:
@@ -129,5 +129,5 @@ def _pages(parent: ET.Element, document: Document) -> None:
     for page in pages:
         heading = _add(parent, "h3", f"{page.code}: {page.title}")
         heading.set("id", page.code)
-        for paragraph in page.why:
+        for paragraph in (*page.why, *([f"What to do: {page.remedy}."] if page.remedy else ())):
             _add(parent, "p", paragraph)

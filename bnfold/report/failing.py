@@ -9,6 +9,12 @@ from bnfold.errors import BnfoldError
 from bnfold.moves import Json
 from bnfold.report.document import Block, Case, Document, Fact, Line, Page
 
+_WRITING = frozenset({"fold", "insert"})
+"""Commands that write models, which they do last: where they fail, nothing was written."""
+
+_ANSWERS = frozenset({1, 4})
+"""Exit codes of errors that are answers: bnfold came to one, and it was no."""
+
 
 def failed(command: str, names: Mapping[str, str], error: BnfoldError) -> Document:
     """The answer of a command that can say nothing else; `names` are the models as the answer has them, in order."""
@@ -19,6 +25,7 @@ def failed(command: str, names: Mapping[str, str], error: BnfoldError) -> Docume
         exit_code=error.exit_code,
         pages=page_of(error),
         sums=f"failed: exit code {error.exit_code}",
+        outcome="no model was written" if command in _WRITING else "",
         is_failure=True,
     )
 
@@ -26,13 +33,8 @@ def failed(command: str, names: Mapping[str, str], error: BnfoldError) -> Docume
 def failed_block(file: str, error: BnfoldError) -> Block:
     """The block of a model that came to an error."""
     sentence = str(error)
-    return Block(
-        file,
-        file,
-        (Fact("error", sentence, "bad"),),
-        failure=failure_of(error),
-        cases=(Case("the model", "error", sentence),),
-    )
+    case = Case("the model", "failed" if error.exit_code in _ANSWERS else "error", sentence)
+    return Block(file, file, (Fact("error", sentence, "bad"),), failure=failure_of(error), cases=(case,))
 
 
 def failure_of(error: BnfoldError) -> Line:

@@ -20,8 +20,15 @@ import pytest
 from command_line import Answer, command, environment
 from onnx import numpy_helper
 
+import bnfold
+from bnfold.equality.verdict import Counterexample, Differs, EndToEnd, Unknown
+from bnfold.errors import BnfoldError, Bug, InputRefused, NotVerified, Undecided
+from bnfold.report import as_json, as_junit, as_sarif, as_text
 from bnfold.report.as_json import SCHEMA
+from bnfold.report.folding import folded, planned
 from bnfold.report.forms import OF_PAGES, SUFFIXES, Format
+from bnfold.report.several import several
+from bnfold.result import Done
 
 Cli = Callable[..., Answer]
 OFFICIAL = json.loads((Path(__file__).parent / "schemas" / "sarif-2.1.0-rtm.5.json").read_text())
@@ -284,6 +291,55 @@ def test_the_schema_takes_nothing_else(cli: Cli, change: Callable[[Any], object]
     assert not check.is_valid(value), why
 
 
+def test_a_fold_that_was_not_verified_has_its_verdict_everywhere() -> None:
+    shows = Counterexample("y", (0, 2), 1.0, float("inf"), 1e-6, "seed 0", {})
+    verdict = Differs("y is another value", shows, EndToEnd((), notes=("a remark",)), site="Conv#0", value="y")
+    unknown = Unknown("it cannot be run")
+    errors = NotVerified("y is another value", verdict), Undecided("it cannot be run", unknown), Bug("a bug")
+    done = [Done(f"{place}.onnx", None, None, error) for place, error in enumerate(errors)]
+    value = json.loads(as_json.written(folded(done)))
+    jsonschema.Draft202012Validator(strict(OURS)).validate(value)
+    assert value["exit_code"] == 70
+    assert value["models"][0]["verdict"]["counterexample"]["after"] == "inf"
+    suites = ET.fromstring(as_junit.written(folded(done)))  # noqa: S314  # our own
+    assert [child.tag for suite in suites for case in suite for child in case] == ["failure", "error", "error"]
+    sarif = json.loads(as_sarif.written(folded(done)))
+    jsonschema.Draft4Validator(OFFICIAL).validate(sarif)
+    assert [result["ruleId"] for result in sarif["runs"][0]["results"]] == ["not-verified", "undecided", "bug"]
+
+
+@pytest.mark.usefixtures("desk")
+def test_several_models_have_a_block_each_and_one_list() -> None:
+    plans = [Ended(name, bnfold.plan(name), None) for name in ("m.onnx", "two.onnx")]
+    missing = Ended("missing.onnx", None, InputRefused("'missing.onnx' does not exist"))
+    document = several("plan", [*plans, missing], planned)
+    value = json.loads(as_json.written(document))
+    jsonschema.Draft202012Validator(strict(OURS)).validate(value)
+    assert [(one["source"], one["exit_code"]) for one in value["models"]] == [
+        ("m.onnx", 0), ("two.onnx", 0), ("missing.onnx", 3)
+    ]  # fmt: skip
+    assert value["exit_code"] == document.exit_code == 3
+    assert value["models"][1]["result"]["counts"]["left"] == 1
+    text = as_text.written(document)
+    assert text.startswith(as_text.written(planned("m.onnx", bnfold.plan("m.onnx"))) + "\n\ntwo.onnx\n")
+    assert text.endswith("\n\n3 models, 1 failed")
+    assert len(ET.fromstring(as_junit.written(document))) == 3  # noqa: S314  # our own
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a batch holds of one model."""
+
+    source: str
+    result: bnfold.Plan | None
+    error: BnfoldError | None
+    target: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.error is None else self.error.exit_code
+
+
 # What is asked for, and what cannot be had.
 
 
@@ -325,6 +381,7 @@ def test_the_suffix_says_the_form_in_any_case(cli: Cli, desk: Path, name: str, b
         ("fold m.onnx --check", "; no model was written"),
         ("fold missing.onnx -o out.onnx", "; no model was written"),
         ("insert without.onnx --after Conv -o out.onnx --verify off", "; the model was written to 'out.onnx'"),
+        ("insert missing.onnx --after Conv -o out.onnx", "; no model was written"),
         ("plan m.onnx", ""),
         ("plan missing.onnx", ""),
     ],
