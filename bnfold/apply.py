@@ -12,15 +12,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bnfold.affine import Affine
 from bnfold.assembly import Assembly, CopiedNode, Fresh, FurnishedHome, NamedConstant, Names, Removed
 from bnfold.errors import UsageError
 from bnfold.graph import Graph
+from bnfold.merging import finished_homes
 from bnfold.model import Edits
-from bnfold.moves import Move, Plan
+from bnfold.moves import Merge, Move, Plan
 from bnfold.nodes import Node, Value, nested_graphs
 from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Facts, reads_metadata_alone
-from bnfold.ops.home import NewNode
+from bnfold.ops.home import Home, NewNode
 from bnfold.ops.reasons import Obstacle
 from bnfold.ops.taking import Taken, home_with
 
@@ -40,8 +42,11 @@ def rewrite(graph: Graph, plan: Plan) -> Rewrite:
     fresh = Fresh(set(graph.names))
     facts = Facts(graph, assume_inference=plan.assumes_inference)
     moved = [each for move in plan.moves for each in _moved(facts, graph, move)]
+    joined = {graph.at(merge.joint).id: merge.joined for merge in plan.merges}
+    joined |= {graph.at(move.joint).id: move.joined for move in plan.moves if move.joint is not None}
+    moved += [each for merge in plan.merges for each in _merged(facts, graph, merge, joined)]
     names = _names(graph, plan, moved, fresh)
-    homes = [_home(facts, graph.at(site), taken, fresh) for site, taken in plan.homes().items()]
+    homes = list(_homes(facts, graph, plan, fresh))
     removed = _removed(graph, moved, homes)
     edits = Assembly(graph, names, homes, removed, fresh).edits()
     return Rewrite(edits, tuple(_cloned(graph, homes, removed)))
@@ -49,11 +54,14 @@ def rewrite(graph: Graph, plan: Plan) -> Rewrite:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Moved:
-    """A node that goes, and which of its inputs takes the place of its output; or, with `ends`, nothing does."""
+    """A node that goes, and which of its inputs takes the place of its output; nothing does of a branch that `ends`.
+
+    `ended` are the values of that branch, up to the sum that read it.
+    """
 
     node: Node
     data: int
-    ends: bool = False
+    ended: tuple[Value, ...] = ()
 
 
 def _moved(facts: Facts, graph: Graph, move: Move) -> Iterator[_Moved]:
@@ -62,9 +70,47 @@ def _moved(facts: Facts, graph: Graph, move: Move) -> Iterator[_Moved]:
     found = affine_of(facts, node)
     if not isinstance(found, AffineOp):
         raise UsageError(f"the plan moves {node.site}, which is no affine")
-    yield _Moved(node, found.data, ends=move.joint is not None)
-    if move.joint is not None:
-        yield _Moved(graph.at(move.joint), move.joined)
+    if move.joint is None:
+        yield _Moved(node, found.data)
+        return
+    joint = graph.at(move.joint)
+    yield _Moved(node, found.data, tuple(_branch(facts, node, joint.inputs[1 - move.joined], {})))
+    yield _Moved(joint, move.joined)
+
+
+def _merged(facts: Facts, graph: Graph, merge: Merge, joined: dict[int, int]) -> Iterator[_Moved]:
+    """A convolution that is merged into another, and their sum."""
+    node, joint = graph.at(merge.site), graph.at(merge.joint)
+    yield _Moved(node, 0, tuple(_branch(facts, node, joint.inputs[1 - merge.joined], joined)))
+    yield _Moved(joint, merge.joined)
+
+
+def _homes(facts: Facts, graph: Graph, plan: Plan, fresh: Fresh) -> Iterator[FurnishedHome]:
+    """Every home with what it needs; what others are merged into is furnished once, with all of them."""
+    taken = {graph.at(site): each for site, each in plan.homes().items()}
+    finished = finished_homes(facts, taken, plan.merges)
+    went = {merge.site for merge in plan.merges}
+    for node, each in taken.items():
+        if node.id not in finished:
+            yield _home(facts, node, each, fresh)
+    for id_, done in finished.items():
+        if graph.nodes[id_].site not in went:
+            yield _furnished(graph.nodes[id_], done.linear, done.after, fresh)
+
+
+def _branch(facts: Facts, node: Node, value: Value | None, joined: dict[int, int]) -> Iterator[Value]:
+    """What a node puts out and what affines, and sums that have gone, make of that, up to a value.
+
+    `joined` has, by the sums that go, the input that stands for them.
+    """
+    while value is not None:
+        yield value
+        producer = facts.graph.producer(value)
+        if producer is None or producer is node:
+            return
+        found = affine_of(facts, producer)
+        data = found.data if isinstance(found, AffineOp) else joined.get(producer.id)
+        value = None if data is None else producer.inputs[data]
 
 
 def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names:
@@ -78,7 +124,7 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
     is_fed: list[tuple[Value, Value]] = []
     for each in moved:
         x, y = each.node.inputs[each.data], each.node.output(0)
-        if each.ends:
+        if each.ended:
             continue
         if x is not None and y is not None and each.node.site in ahead and each.node.id not in crossed:
             is_fed.append((y, x))
@@ -121,6 +167,8 @@ def _changing(graph: Graph, plan: Plan, moved: list[_Moved], crossed: set[int]) 
             outputs += [value for node in passed for value in node.outputs]
         else:
             outputs += _on_the_way(graph, graph.at(move.joint or move.site), passed)
+    for merge in plan.merges:
+        outputs += [graph.at(site).output(0) for site in (merge.home, *merge.path)]
     for each in (each for each in moved if each.node.id in crossed):
         outputs += (each.node.inputs[each.data], each.node.output(0))
     yield from (value for value in outputs if value is not None)
@@ -141,7 +189,10 @@ def _home(facts: Facts, node: Node, taken: Taken, fresh: Fresh) -> FurnishedHome
     found = home_with(facts, node, taken)
     if found is None or isinstance(found, Obstacle):
         raise UsageError(f"the plan names {node.site} as a home, and it is none")
-    home, after = found
+    return _furnished(node, *found, fresh)
+
+
+def _furnished(node: Node, home: Home, after: Affine, fresh: Fresh) -> FurnishedHome:
     needed = home.furnishing(after)
     constants = tuple(NamedConstant(fresh(new.hint), new) for new in needed.constants)
     copied = tuple(_copied(new, fresh) for new in needed.nodes)
@@ -156,7 +207,7 @@ def _copied(new: NewNode, fresh: Fresh) -> CopiedNode:
 
 def _removed(graph: Graph, moved: list[_Moved], homes: list[FurnishedHome]) -> Removed:
     """The moved nodes and all that nobody reads once they are gone, from reader to producer."""
-    ended = {value.id for each in moved if each.ends for value in each.node.outputs if value is not None}
+    ended = {value.id for each in moved for value in each.ended}
     removed = Removed({each.node.id for each in moved}, {}, ended)
     lost: Counter[int] = Counter()
     suspects = list(_left(moved, homes))

@@ -30,6 +30,7 @@ from bnfold.options import (
     Init,
     Inline,
     MaxBytes,
+    MergeBranches,
     Model,
     Only,
     Provider,
@@ -102,6 +103,7 @@ def fold(  # noqa: PLR0913  # one parameter per option
     freeze_inputs: FreezeInputs = False,
     inline: Inline = False,
     assume_inference: AssumeInference = False,
+    merge_branches: MergeBranches = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any BatchNormalization stays.")] = False,
     max_left: Annotated[int | None, typer.Option("--max-left", min=0, help="Exit 1 if more than N stay.")] = None,
     verify: Annotated[Verify, typer.Option("--verify", help="How much is shown before writing.")] = Verify.FULL,
@@ -140,10 +142,10 @@ def fold(  # noqa: PLR0913  # one parameter per option
         with progress(source) as tell, stdout_kept():
             return api.fold(
                 source, target, in_place=in_place, check=check, only=only or (), skip=skip or (), bn_only=bn_only,
-                freeze_inputs=freeze_inputs, inline=inline, assume_inference=assume_inference, strict=strict,
-                max_left=max_left, verify=verify.value, drop_mismatched=drop_mismatched, data=data,
-                certificate=certificate, seed=seed, dims=dims, provider=provider, custom_ops=custom_ops or (),
-                timeout=timeout, max_bytes=max_bytes, progress=tell,
+                freeze_inputs=freeze_inputs, inline=inline, assume_inference=assume_inference,
+                merge_branches=merge_branches, strict=strict, max_left=max_left, verify=verify.value,
+                drop_mismatched=drop_mismatched, data=data, certificate=certificate, seed=seed, dims=dims,
+                provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes, progress=tell,
             )  # fmt: skip
 
     done = list(batch.each(model, outputs, fold_one))
@@ -167,6 +169,7 @@ def plan(  # noqa: PLR0913  # one parameter per option
     freeze_inputs: FreezeInputs = False,
     inline: Inline = False,
     assume_inference: AssumeInference = False,
+    merge_branches: MergeBranches = False,
     max_bytes: MaxBytes = None,
     format_: FormatOption = Format.TEXT,
     report: Report = None,
@@ -181,7 +184,7 @@ def plan(  # noqa: PLR0913  # one parameter per option
     with told_everywhere("plan", outlet, model=model):
         made = api.plan(
             model, only=only or (), skip=skip or (), bn_only=bn_only, freeze_inputs=freeze_inputs, inline=inline,
-            assume_inference=assume_inference, max_bytes=max_bytes,
+            assume_inference=assume_inference, merge_branches=merge_branches, max_bytes=max_bytes,
         )  # fmt: skip
     raise typer.Exit(answer(planned(model, made, verbose=verbose), outlet))
 

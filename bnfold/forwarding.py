@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bnfold.affine import Affine
+from bnfold.decided import Ahead, Arrived, Decided
 from bnfold.nodes import Node, Reader, Value
 from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.forward import forward
 from bnfold.ops.reasons import BLOCKED, GRAPH_OUTPUT, NO_GAIN, NO_HOME, OUTER_SCOPE, Obstacle
 from bnfold.ops.taking import Taken, home_with
-from bnfold.searching import Ahead, Arrived, Decided, has_add, is_shift_alone, one_add
+from bnfold.searching import has_add, is_shift_alone, one_add
 
 MOST_READERS = 64
 """How many values a search looks at: one that many layers read is no parameter of theirs."""

@@ -5,7 +5,7 @@ Every affine of a model stands in exactly one move or one refusal; `Plan.account
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -59,6 +59,10 @@ class Move:
         """Whether it went to what reads it."""
         return any(arrival.data_input is not None for arrival in self.arrivals)
 
+    def goes_within(self, sites: Collection[Site]) -> bool:
+        """Whether all its homes are among some nodes."""
+        return all(arrival.home in sites for arrival in self.arrivals)
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -76,17 +80,39 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Merge:
+    """A convolution that goes because another one of the same data takes it over, and the sum of both, which goes too.
+
+    `joined` is the input of the sum that has the home; `path` are affines between both that have gone, nearest to the
+    sum first.
+    """
+
+    site: Site
+    home: Site
+    joint: Site
+    joined: int
+    path: tuple[Site, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """All that will be done to one model, and all that will not: `fingerprint` is a SHA-256.
 
     It is that of the model planned for: the file, or what --inline and --freeze-inputs make of it.
-    `assumes_inference`: whether BatchNormalizations older than opset 7 were taken for inference unasked.
+    `assumes_inference`: whether BatchNormalizations older than opset 7 were taken for inference unasked. `merges` are
+    convolutions that become one, when all affines have found their homes.
     """
 
     fingerprint: str
     moves: tuple[Move, ...]
     refusals: tuple[Refusal, ...]
     assumes_inference: bool = False
+    merges: tuple[Merge, ...] = ()
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether nothing goes."""
+        return not self.moves and not self.merges
 
     def accounts_for(self, graph: Graph) -> bool:
         """Whether every affine of the graph stands in exactly one move or refusal (the invariant of a plan)."""
@@ -121,6 +147,7 @@ class Plan:
             "assumes_inference": self.assumes_inference,
             "moves": [_move_to_json(move) for move in self.moves],
             "refusals": [_refusal_to_json(refusal) for refusal in self.refusals],
+            "merges": [_merge_to_json(merge) for merge in self.merges],
         }
 
     @classmethod
@@ -129,12 +156,16 @@ class Plan:
         try:
             moves = tuple(_move_from_json(entry) for entry in value["moves"])
             refusals = tuple(_refusal_from_json(entry) for entry in value["refusals"])
-            return cls(str(value["fingerprint"]), moves, refusals, bool(value["assumes_inference"]))
+            merges = tuple(_merge_from_json(entry) for entry in value.get("merges", ()))
+            return cls(str(value["fingerprint"]), moves, refusals, bool(value["assumes_inference"]), merges)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"this is no plan: {error!r}") from error
 
     def homes(self) -> dict[Site, Taken]:
-        """What each home takes over in all: the compositions of its arrivals, in the order of the moves."""
+        """What each home takes over in all: the compositions of its arrivals, in the order of the moves.
+
+        A home that goes itself has handed on what it took over.
+        """
         homes: dict[Site, Taken] = {}
         for move in self.moves:
             for arrival in move.arrivals:
@@ -144,7 +175,8 @@ class Plan:
                     if arrival.is_tap
                     else taken.and_then(arrival.after, arrival.data_input)
                 )
-        return homes
+        went = {move.site for move in self.moves}
+        return {site: taken for site, taken in homes.items() if site not in went}
 
 
 def _site_to_json(site: Site) -> dict[str, Json]:
@@ -171,6 +203,17 @@ def _move_from_json(value: Mapping[str, Any]) -> Move:
     path = tuple(_site_from_json(site) for site in value["path"])
     joint = None if value["joint"] is None else _site_from_json(value["joint"])
     return Move(_site_from_json(value["site"]), arrivals, path, int(value["data"]), joint, int(value["joined"]))
+
+
+def _merge_to_json(merge: Merge) -> dict[str, Json]:
+    sites = {"site": merge.site, "home": merge.home, "joint": merge.joint}
+    found: dict[str, Json] = {name: _site_to_json(site) for name, site in sites.items()}
+    return found | {"joined": merge.joined, "path": [_site_to_json(site) for site in merge.path]}
+
+
+def _merge_from_json(value: Mapping[str, Any]) -> Merge:
+    site, home, joint = (_site_from_json(value[name]) for name in ("site", "home", "joint"))
+    return Merge(site, home, joint, int(value["joined"]), tuple(_site_from_json(each) for each in value["path"]))
 
 
 def _arrival_to_json(arrival: Arrival) -> dict[str, Json]:

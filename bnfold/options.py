@@ -109,6 +109,9 @@ Ignore = Annotated[
     typer.Option("--ignore", metavar="CODES", help="Not these rules, even if selected. Repeatable."),
 ]
 ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever is found.")]
+MergeBranches = Annotated[
+    bool, typer.Option("--merge-branches", help="Make one convolution of parallel ones whose outputs are added.")
+]
 AssumeInference = Annotated[
     bool,
     typer.Option("--assume-inference", help="Below opset 7: take nodes with is_test=0 and one output for inference."),

@@ -10,10 +10,15 @@ has moved away is transparent, and a home composes what settles in it. Nothing i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
+from bnfold.decided import Decided, Route, fed_to, not_free
 from bnfold.forwarding import Forward
 from bnfold.graph import Graph
+from bnfold.merging import Merging
 from bnfold.moves import Move, Plan, Refusal
-from bnfold.nodes import Node, Site
+from bnfold.nodes import Node, Site, Value
 from bnfold.ops.affine import AffineOp, affine_nodes, affine_of, is_batch_norm
 from bnfold.ops.facts import Facts
 from bnfold.ops.joining import is_sum
@@ -25,27 +30,28 @@ from bnfold.ops.reasons import (
     SKIPPED,
     Obstacle,
 )
-from bnfold.searching import Backward, Decided, Route, fed_to, is_shift_alone
+from bnfold.searching import Backward, is_shift_alone
 from bnfold.selecting import Selection
-from bnfold.tapping import Sideways, would_be_tapped
+from bnfold.tapping import LONGEST_ROW, sideways
 
 EVERYTHING = Selection()
-BESIDE = "it could settle in an affine beside a convolution, which alone would become a tap of that"
 BN_ONLY = "it is written by hand, and --bn-only was asked for"
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913  # each wish by its own name
     graph: Graph,
     selection: Selection = EVERYTHING,
     *,
     bn_only: bool = False,
     assume_inference: bool = False,
+    merge_branches: bool = False,
     mismatched: frozenset[Site] = frozenset(),
 ) -> Plan:
     """Decide everything that fold will do to a model; time is linear in its nodes and weights.
 
     `bn_only` leaves affines that are written by hand; `assume_inference` takes BatchNormalizations older than opset 7
-    for inference whatever their is_test says; `mismatched` are affines whose fold was found to differ, and which stay.
+    for inference whatever their is_test says; `merge_branches` makes one of parallel convolutions; `mismatched` are
+    affines whose fold was found to differ, and which stay.
     Raises UsageError for a selection that names what is not there.
     """
     facts, decided = Facts(graph, assume_inference=assume_inference), Decided()
@@ -68,7 +74,8 @@ def make_plan(
     found = list(verdicts.values())
     moves = tuple(entry for entry in found if isinstance(entry, Move))
     refusals = tuple(entry for entry in found if isinstance(entry, Refusal))
-    return Plan(graph.model.sha256, moves, refusals, assume_inference)
+    merges = tuple(Merging(facts, decided).merges()) if merge_branches else ()
+    return Plan(graph.model.sha256, moves, refusals, assume_inference, merges)
 
 
 def _verdict(facts: Facts, decided: Decided, node: Node) -> dict[int, Move | Refusal]:
@@ -86,17 +93,32 @@ def _beside(facts: Facts, decided: Decided, verdicts: dict[int, Move | Refusal],
     """
     if not is_sum(joint):
         return
-    for value in joint.inputs:
-        node = None if value is None else facts.graph.producer(value)
-        refused = None if node is None else verdicts.get(node.id)
-        if node is None or not isinstance(refused, Refusal) or refused.reason in {SKIPPED, MISMATCH}:
+    for value in (value for value in joint.inputs if value is not None):
+        row = list(islice(_row(facts, verdicts, value, joint), LONGEST_ROW))
+        sites = {affine.node.site for affine in row}
+        settled = (verdicts.get(affine.node.id) for affine in row)
+        if any(isinstance(each, Move) and not each.goes_within(sites) for each in settled):
             continue
-        affine = affine_of(facts, node)
-        move = Sideways(facts, decided, affine, joint).search() if isinstance(affine, AffineOp) else None
-        if move is not None:
-            del verdicts[node.id]  # moves stand in the order in which they act
-            verdicts[node.id] = move
+        moves = sideways(facts, decided, row, joint)
+        for move in moves:
+            verdicts.pop(facts.graph.at(move.site).id)  # moves stand in the order in which they act
+            verdicts[facts.graph.at(move.site).id] = move
+        if moves:
             return
+
+
+def _row(facts: Facts, verdicts: dict[int, Move | Refusal], value: Value, reader: Node) -> Iterator[AffineOp]:
+    """The affines in a row before a value, the nearest first, each read by the next one alone."""
+    while not_free(facts.graph, value, reader) is None:
+        node = facts.graph.producer(value)
+        affine = None if node is None else affine_of(facts, node)
+        if node is None or not isinstance(affine, AffineOp):
+            return
+        refused = verdicts.get(node.id)
+        if isinstance(refused, Refusal) and refused.reason in {SKIPPED, MISMATCH}:
+            return
+        yield affine
+        reader, value = node, fed_to(affine)
 
 
 def _decided(facts: Facts, decided: Decided, affine: AffineOp) -> dict[int, Move | Refusal]:
@@ -113,9 +135,6 @@ def _decided(facts: Facts, decided: Decided, affine: AffineOp) -> dict[int, Move
             group.clear()
             return together
     if isinstance(route, Route):
-        tapped = next((home for home, _ in route.totals if would_be_tapped(facts, decided, affine, home)), None)
-        if tapped is not None:
-            return {affine.node.id: _refusal(affine.node, Obstacle(NO_GAIN, BESIDE, tapped))}
         return {affine.node.id: decided.settle(facts.graph, affine, route)}
     if search.cancelled is not None:
         decided.stays_idle(affine, search.cancelled)

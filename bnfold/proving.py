@@ -80,7 +80,7 @@ class Job:
     @property
     def changes_nothing(self) -> bool:
         """Whether the candidate is the file that was read."""
-        return self.subject.is_original and not self.plan.moves
+        return self.subject.is_original and self.plan.changes_nothing
 
 
 @contextmanager
@@ -215,6 +215,7 @@ def evidence_of(job: Job, checked: Certificate | None, folded: Path) -> Evidence
         assumed_inference=job.wishes.assume_inference,
         holds=checked.holds,
         claims=checked.claims,
+        mergings=checked.mergings,
         homes=checked.homes,
     )
 

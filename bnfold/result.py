@@ -11,7 +11,7 @@ import onnx
 
 from bnfold.apply import Rewrite
 from bnfold.equality.certificate import Certificate, certify
-from bnfold.equality.structure import Claim
+from bnfold.equality.claim import Claim, Merging
 from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
 from bnfold.errors import BUG_EXIT_CODE, BnfoldError, UsageError
 from bnfold.graph import Graph
@@ -70,7 +70,7 @@ class FoldResult:
     @property
     def is_unchanged(self) -> bool:
         """Whether the folded model is the input, byte for byte."""
-        return self._subject.is_original and not self.plan.moves
+        return self._subject.is_original and self.plan.changes_nothing
 
     @property
     def sha256_read(self) -> str:
@@ -161,13 +161,19 @@ def claims(decided: Plan) -> tuple[Claim, ...]:
     )
 
 
+def mergings(decided: Plan) -> tuple[Merging, ...]:
+    """What a plan merged, in the certificate's own words."""
+    return tuple(Merging(merge.site, merge.home, merge.joint) for merge in decided.merges)
+
+
 def certificate_of(subject: Subject, decided: Plan, path: Path, *, assume_inference: bool) -> Certificate:
     """The certificate of the model written at `path`.
 
     It begins before the inputs were frozen, so that this step is checked as well, by code that did not take it.
     """
     before = Graph.of(subject.inlined, freeze_inputs=bool(subject.inputs))
-    return certify(before, Graph.of(read(path)), claims(decided), assume_inference=assume_inference)
+    said = claims(decided), mergings(decided)
+    return certify(before, Graph.of(read(path)), *said, assume_inference=assume_inference)
 
 
 def certified(checked: Certificate) -> Verdict:

@@ -4,24 +4,26 @@
 
 The convolution's outputs have to lie as its data do (stride 1, and a padding that keeps the size), so that one tap sees
 the data of the output's own place. Between the convolution and the sum may stand affines that have settled in it and
-further sums, each read by one node alone. The affine goes, and so does the sum.
+further sums, each read by one node alone. The affine goes, with all that has settled in it, and so does the sum.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bnfold.affine import Affine
+from bnfold.decided import Decided, fed_to, not_free
 from bnfold.moves import Arrival, Move
 from bnfold.nodes import Node, Value
-from bnfold.ops.affine import AffineOp, affine_of
+from bnfold.ops.affine import AffineOp
 from bnfold.ops.facts import Facts
 from bnfold.ops.joining import is_sum, sign_of
 from bnfold.ops.reasons import Obstacle
-from bnfold.ops.taking import has_tap, home_with
-from bnfold.searching import Backward, Decided, fed_to, not_free
+from bnfold.ops.taking import home_with
+from bnfold.searching import Backward
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,94 +35,67 @@ class _Found:
     sign: float
 
 
-def would_be_tapped(facts: Facts, decided: Decided, affine: AffineOp, home: Node) -> bool:
-    """Whether an affine would settle in one that stays, and that stands beside a convolution of the same data.
+LONGEST_ROW = 8
+"""How many affines in a row may go sideways together."""
 
-    Once the first had settled in it, the other would become a tap, but only in another fold.
+
+def sideways(facts: Facts, decided: Decided, row: Sequence[AffineOp], joint: Node) -> list[Move]:
+    """The moves of the last affines of a row that a sum reads, if they become a tap together; else none.
+
+    `row` has the nearest one first; each but that is read by the one before it alone. All settle in the one that acts
+    on the data, which goes with them; where one had settled in another of them, this takes the place of that.
     """
-    other = affine_of(facts, home)
-    end = _end_of_row(facts, decided, affine.node) if isinstance(other, AffineOp) else None
-    return isinstance(other, AffineOp) and end is not None and Sideways(facts, decided, other, end[0]).is_beside(end[1])
-
-
-def _end_of_row(facts: Facts, decided: Decided, node: Node) -> tuple[Node, Value] | None:
-    walked: list[Node] = []
-    end: tuple[Node, Value] | None = None
-    while node.id not in decided.rows:
-        walked.append(node)
-        value = node.output(0)
-        readers = [] if value is None else [entry.node for entry in facts.graph.readers(value)]
-        if value is None or len(readers) != 1 or not_free(facts.graph, value, readers[0]) is not None:
-            break
-        if not isinstance(affine_of(facts, readers[0]), AffineOp):
-            end = readers[0], value
-            break
-        node = readers[0]
-    else:
-        end = decided.rows[node.id]
-    decided.rows.update((each.id, end) for each in walked)
-    return end
+    meant = [Backward(facts, decided, affine).meant() for affine in row]
+    for place, first in enumerate(row):
+        whole, moves = meant[place], list[Move]()
+        for affine, own in zip(reversed(row[:place]), reversed(meant[:place]), strict=True):
+            if isinstance(whole, Obstacle) or isinstance(own, Obstacle) or whole.rank != own.rank:
+                break
+            whole = own @ whole
+            moves.append(Move(affine.node.site, (Arrival(first.node.site, own),), (), affine.data))
+        if isinstance(whole, Obstacle) or len(moves) < place:
+            continue
+        found = Sideways(facts, decided, first, joint, row[:place]).search(whole)
+        if found is not None:
+            return [*moves, found]
+    return []
 
 
 @dataclass(slots=True)
 class Sideways:
-    """One search from an affine, beside the sum that alone reads it."""
+    """One search from an affine, beside the sum that reads it, or what the affines between make of it, alone."""
 
     facts: Facts
     decided: Decided
     affine: AffineOp
     joint: Node
+    between: Sequence[AffineOp] = ()
 
-    def search(self) -> Move | None:
-        """The move, once it is made; None where there is no such convolution, or its numbers do not allow that."""
-        graph, output = self.facts.graph, self.affine.node.output(0)
-        meant = Backward(self.facts, self.decided, self.affine).meant()
-        index = self._place(output)
-        if output is None or index is None or isinstance(meant, Obstacle) or self.affine.node.id in self.decided.homes:
-            return None
-        if not_free(graph, output, self.joint) is not None:
+    def search(self, whole: Affine) -> Move | None:
+        """The move, once it is made; None where there is no such convolution, or its numbers do not allow that.
+
+        `whole` is what all affines of the row make of the data together.
+        """
+        index = self._place()
+        if index is None:
             return None
         other = self.joint.inputs[1 - index]
         found = None if other is None else self._convolution(other, self.joint, sign_of(self.joint, 1 - index))
         if found is None or other is None:
             return None
         sign = sign_of(self.joint, index) * found.sign
-        return self._made(found, Affine(meant.scale * sign, meant.shift * sign), index, other)
+        return self._made(found, Affine(whole.scale * sign, whole.shift * sign), index, other)
 
-    def is_beside(self, output: Value | None) -> bool:
-        """Whether a value is added to what a convolution of the affine's data makes, with affines and sums between.
-
-        Nothing behind the affine need have been decided yet: this says where a later fold would look.
-        """
-        index = self._place(output)
-        other = None if index is None else self.joint.inputs[1 - index]
-        pending, seen = [other] if other is not None else [], set[int]()
-        while pending:
-            node = self.facts.graph.producer(pending.pop())
-            if node is None or node.id in seen:
-                continue
-            seen.add(node.id)
-            affine = affine_of(self.facts, node)
-            if isinstance(affine, AffineOp):
-                pending.append(fed_to(affine))
-            elif is_sum(node):
-                pending += [value for value in node.inputs if value is not None]
-            elif has_tap(self.facts, node):
-                data = node.input(0)
-                if data is not None and self._root(data) is self._root(fed_to(self.affine)):
-                    return True
-        return False
-
-    def _place(self, output: Value | None) -> int | None:
-        """At which input of the sum the affine stands; the other one has to be added, not subtracted."""
+    def _place(self) -> int | None:
+        """At which input of the sum the affine stands, alone; the other one has to be added, not subtracted."""
+        output = (self.between[0] if self.between else self.affine).node.output(0)
         if not is_sum(self.joint) or len(self.joint.inputs) != 2 or self.joint.inputs.count(output) != 1:
             return None
         index = self.joint.inputs.index(output)
         return index if sign_of(self.joint, 1 - index) > 0 else None
 
     def _root(self, value: Value) -> Value:
-        producer = self.facts.graph.producer(value)
-        return value if producer is None or producer.id not in self.decided.gone else self.decided.gone[producer.id][1]
+        return self.decided.root(self.facts.graph, value)
 
     def _convolution(self, value: Value, reader: Node, sign: float) -> _Found | None:
         """A convolution of the same data, by way of sums and of what has gone."""
@@ -151,9 +126,7 @@ class Sideways:
         decided, graph = self.decided, self.facts.graph
         decided.homes[found.home.id] = total.after
         decided.taps[found.home.id] = np.asarray(total.tap)
-        before = graph.producer(other)
-        first = None if before is None else decided.gone.get(before.id)
-        decided.gone[self.joint.id] = first or (self.joint, other)
+        decided.joins(graph, self.joint, other)
         arrival = Arrival(found.home.site, tap, is_tap=True)
         path = tuple(node.site for node in found.path)
         return Move(self.affine.node.site, (arrival,), path, self.affine.data, self.joint.site, 1 - index)

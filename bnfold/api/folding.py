@@ -33,18 +33,26 @@ def plan(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     freeze_inputs: bool = False,
     inline: bool = False,
     assume_inference: bool = False,
+    merge_branches: bool = False,
     max_bytes: int | None = None,
 ) -> Plan:
     """What `fold` would do with each BatchNormalization of a model; writes nothing, runs nothing.
 
     `model`: a path, the bytes of a model file, or an onnx.ModelProto. `only`, `skip`, `bn_only`, `freeze_inputs`,
-    `inline`, `assume_inference`: as for `fold`. The plan is for the model with inputs frozen and functions inlined,
-    if that is asked for, and bears its fingerprint: the SHA-256 of what fold would write if nothing could be folded.
+    `inline`, `assume_inference`, `merge_branches`: as for `fold`. The plan is for the model with inputs frozen and
+    functions inlined, if that is asked for, and bears its fingerprint: the SHA-256 of what fold would write if nothing
+    could be folded.
     Raises InputRefused for what is no model, UsageError for a glob that names nothing.
     """
     subject = subject_of(read(model, max_bytes=max_bytes), inline=inline, freeze_inputs=freeze_inputs)
     selection = Selection(tuple(only), tuple(skip))
-    return make_plan(Graph.of(subject.model), selection, bn_only=bn_only, assume_inference=assume_inference)
+    return make_plan(
+        Graph.of(subject.model),
+        selection,
+        bn_only=bn_only,
+        assume_inference=assume_inference,
+        merge_branches=merge_branches,
+    )
 
 
 def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same as on the command line
@@ -59,6 +67,7 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     freeze_inputs: bool = False,
     inline: bool = False,
     assume_inference: bool = False,
+    merge_branches: bool = False,
     strict: bool = False,
     max_left: int | None = None,
     verify: Level = "full",
@@ -81,7 +90,8 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     `bn_only` leaves hand-written Mul and Add alone. `freeze_inputs` makes constants of initializers that a caller may
     override, and drops their inputs; `inline` inlines the model's own functions; both are written even if nothing
     folds. `assume_inference` takes BatchNormalization (of one output) and Dropout below opset 7 for inference,
-    though is_test is 0, as old exporters wrote it.
+    though is_test is 0, as old exporters wrote it. `merge_branches` makes one of parallel convolutions of the same data
+    whose outputs are added, once everything has folded.
     `strict` (none) and `max_left` (at most so many) raise BatchNormsLeft if more stay; the model is written all the
     same. `verify`: "full" recomputes every constant and runs both models, "certificate" only recomputes, "off" trusts.
     `drop_mismatched` leaves a BatchNormalization whose fold is found to differ where it is, instead of raising.
@@ -113,7 +123,14 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     selection = Selection(tuple(only), tuple(skip))
 
     def planned(mismatched: frozenset[Site] = frozenset()) -> Plan:
-        return make_plan(graph, selection, bn_only=bn_only, assume_inference=assume_inference, mismatched=mismatched)
+        return make_plan(
+            graph,
+            selection,
+            bn_only=bn_only,
+            assume_inference=assume_inference,
+            merge_branches=merge_branches,
+            mismatched=mismatched,
+        )
 
     decided = planned()
     most = 0 if strict else max_left
@@ -160,17 +177,18 @@ def _unchanged(subject: Subject, decided: Plan) -> FoldResult:
 def _checked(subject: Subject, decided: Plan) -> FoldResult:
     """The answer of check."""
     result = _unchanged(subject, decided)
-    if decided.moves:
+    if not decided.changes_nothing:
         by_hand = len(decided.by_hand.moves)
         further = f" and {by_hand} affine(s) written by hand" if by_hand else ""
-        raise WouldFold(f"{len(decided.batch_norms.moves)} BatchNormalization(s){further} would fold", result)
+        merged = f" and {len(decided.merges)} parallel convolution(s) be merged" if decided.merges else ""
+        raise WouldFold(f"{len(decided.batch_norms.moves)} BatchNormalization(s){further} would fold{merged}", result)
     return result
 
 
 def _left_behind(job: Job, made: Candidate) -> tuple[Path, ...]:
     """The data files that the model named before, and names no longer."""
     # Where no edit moved the data, the model that was written names the files that the one planned for names.
-    named = {made.data_path} if job.plan.moves else {*job.subject.model.data_files}
+    named = {made.data_path} if not job.plan.changes_nothing else {*job.subject.model.data_files}
     return tuple(path for path in job.subject.original.data_files if path not in named)
 
 

@@ -8,17 +8,19 @@ a step at each of its homes (steps.py), and a home's constants are what its step
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from bnfold.equality.ahead import composed, data_steps_of
-from bnfold.equality.claim import Claim, DeviationError, UncertainError, homes_of
+from bnfold.equality.claim import Claim, DeviationError, Merging, UncertainError, handed_on, homes_of
 from bnfold.equality.constants import Constants
 from bnfold.equality.covering import covers
 from bnfold.equality.homes import Home, HomeCheck
+from bnfold.equality.merging import branches_of, grids_of_merged, merging_trees
 from bnfold.equality.numbers import WrongNumberError
-from bnfold.equality.steps import reads_alone, steps_of
+from bnfold.equality.references import Reference
+from bnfold.equality.steps import grids_of_branches, reads_alone, steps_of
 from bnfold.equality.structure import pair
-from bnfold.equality.trees import crossed_by, trees_of
+from bnfold.equality.trees import crossed_by, in_order, trees_of
 from bnfold.graph import Graph
 from bnfold.nodes import Site
 
@@ -33,6 +35,7 @@ class Certificate:
     before: str
     after: str
     claims: tuple[Claim, ...]
+    mergings: tuple[Merging, ...] = ()
     homes: tuple[HomeCheck, ...] = ()
     failure: str | None = None
     failed_site: Site | None = None
@@ -52,47 +55,61 @@ class Certificate:
             "failure": self.failure,
             "uncertain": self.uncertain,
             "claims": [asdict(claim) for claim in self.claims],
+            "mergings": [asdict(merging) for merging in self.mergings],
             "homes": [asdict(check) for check in self.homes],
         }
 
 
-def certify(before: Graph, after: Graph, claims: tuple[Claim, ...], *, assume_inference: bool = False) -> Certificate:
+def certify(
+    before: Graph,
+    after: Graph,
+    claims: tuple[Claim, ...],
+    mergings: tuple[Merging, ...] = (),
+    *,
+    assume_inference: bool = False,
+) -> Certificate:
     """Check the claims on two models; the answer is in the certificate, nothing is raised for a wrong fold.
+
+    `mergings` are convolutions that became one, after all that the claims say.
 
     With `assume_inference` a BatchNormalization of before opset 7 is one at inference, whatever its `is_test` says.
     """
-    hashes = before.model.sha256, after.model.sha256
     checks: list[HomeCheck] = []
+    said = Certificate(before.model.sha256, after.model.sha256, claims, mergings)
     try:
-        _check(before, after, claims, checks, assume_inference=assume_inference)
+        _check(before, after, said, checks, assume_inference=assume_inference)
     except DeviationError as error:
-        return Certificate(*hashes, claims, tuple(checks), failure=str(error))
+        return replace(said, homes=tuple(checks), failure=str(error))
     except WrongNumberError as error:
-        return Certificate(*hashes, claims, tuple(checks), failure=str(error), failed_site=error.site)
+        return replace(said, homes=tuple(checks), failure=str(error), failed_site=error.site)
     except UncertainError as error:
-        return Certificate(*hashes, claims, tuple(checks), uncertain=str(error))
-    return Certificate(*hashes, claims, tuple(checks))
+        return replace(said, homes=tuple(checks), uncertain=str(error))
+    return replace(said, homes=tuple(checks))
 
 
-def _check(
-    before: Graph, after: Graph, claims: tuple[Claim, ...], checks: list[HomeCheck], *, assume_inference: bool
-) -> None:
+def _check(before: Graph, after: Graph, said: Certificate, checks: list[HomeCheck], *, assume_inference: bool) -> None:
     """Adds one check per home to `checks`; raises at the first thing that is wrong or cannot be followed."""
-    trees = trees_of(before, claims)
+    trees = trees_of(before, said.claims)
+    merged = merging_trees(before, said.mergings, trees)
     chains = tuple(chain for tree in trees for chain in tree.chains)
-    pairing = pair(before, after, trees)
+    pairing = pair(before, after, in_order(before, (*trees, *merged)))
     originals = Constants(before, assume_inference=assume_inference)
     for tree in (tree for tree in trees if tree.chains):
         covers(originals, tree)
     written = Constants(after, assume_inference=assume_inference)
-    homes = {node.id: Home.of(originals, node, written, pairing, trees) for tree in trees for node in homes_of(tree)}
+    went = handed_on((*trees, *merged))
+    named = {node.id: node for tree in (*trees, *merged) for node in homes_of(tree) if node.id not in went}
+    homes = {id_: Home.of(originals, node, written, pairing, trees) for id_, node in named.items()}
     for link in (chain.links[place] for chain in chains for place in chain.stops):
-        if link.data == homes[link.node.id].before.linear.bias_index:
+        if link.node.id in homes and link.data == homes[link.node.id].before.linear.bias_index:
             raise UncertainError(f"the data of {link.node.site} are constant themselves")
     for link in crossed_by(before, trees):
         reads_alone(before, link)
-    steps = steps_of(originals, trees, {id_: home.grid for id_, home in homes.items()})
-    fed = data_steps_of(originals, trees)
+    grids = grids_of_branches(originals, trees) | grids_of_merged(originals, merged)
+    steps = steps_of(originals, trees, grids | {id_: home.grid for id_, home in homes.items()})
+    fed = {id_: composed(each) for id_, each in data_steps_of(originals, trees).items()}
+    branches = branches_of(originals, merged, steps, fed)
     for id_, home in homes.items():
         home.reads_what_it_read(pairing.rewired[id_])
-        checks.append(home.checked(steps.get(id_, []), composed(fed.get(id_, []))))
+        own = Reference(home.before, home.grid, steps.get(id_, []), fed.get(id_), branches.get(id_, ()))
+        checks.append(home.checked(own))

@@ -8,7 +8,7 @@ at exactly one input, its data input; what stands at the others is constant, or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bnfold.nodes import Node, Reader, Site, Value
@@ -50,6 +50,15 @@ class Claim:
     ahead: bool = False
     data: int = 0
     joint: tuple[Site, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """What a fold says it merged: the convolution that went, the one that took it over, and the sum of both."""
+
+    site: Site
+    home: Site
+    joint: Site
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,13 +127,15 @@ class Ahead:
 class Beside:
     """A claim that leads into a convolution beside: the node that went, the sum, and what stands between.
 
-    `links` lead from the home to `joint`, the sum, whose data are what the convolution has become there.
+    `links` lead from the home to `joint`, the sum, whose data are what the convolution has become there. `branch` are
+    the values from the node that went to the sum, which no longer are.
     """
 
     site: Link
     joint: Link
     links: tuple[Link, ...]
     home: Node
+    branch: tuple[Value, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,6 +170,13 @@ class Tree:
     def gone(self) -> tuple[Node, ...]:
         """All that goes."""
         return (self.site,) if self.beside is None else (self.site, self.beside.joint.node)
+
+
+def handed_on(trees: Iterable[Tree]) -> frozenset[int]:
+    """The homes that go themselves, with all that settled in them."""
+    trees = tuple(trees)
+    homes = {home.id for tree in trees for home in homes_of(tree)}
+    return frozenset(tree.site.id for tree in trees) & homes
 
 
 def homes_of(tree: Tree) -> tuple[Node, ...]:

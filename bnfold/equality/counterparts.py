@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from bnfold.equality.fingerprints import Digest, Fingerprints
 from bnfold.equality.outline import Outline
@@ -64,17 +65,21 @@ class Correspondence:
 
 
 class Counterparts:
-    """Looks for counterparts in an original; asked again under other decisions, it hashes nothing anew."""
+    """Looks for counterparts in an original; asked again under other decisions, it hashes nothing anew.
 
-    def __init__(self, before: Outline, after: Outline) -> None:
+    With `by_name` False, what a value is called says nothing, but for inputs and outputs.
+    """
+
+    def __init__(self, before: Outline, after: Outline, *, by_name: bool = True) -> None:
         self._before = before
         self._after = after
+        self._by_name = by_name
         originals = Fingerprints(before)
         self._originals = originals.all_values()
         self._prints = Fingerprints(after, originals)
         self._by_print: dict[Digest, list[Value]] = defaultdict(list)
         self._by_kind: dict[tuple[object, ...], list[Node]] = defaultdict(list)
-        self._names_are_kept = _share_of_names(before, after) >= _MOST_NAMES
+        self._names_are_kept = by_name and _share_of_names(before, after) >= _MOST_NAMES
         self._known: dict[int, Digest] = {}
         for value in before.names.values():
             if value.id in self._originals:
@@ -123,6 +128,16 @@ class Counterparts:
                     sites.append(self._site(node, value, candidates, stands_for))
         return tuple(sites)
 
+    def namesake(self, id_: int) -> Value | None:
+        """The value of the original that has the name of one of the rewritten model, if it varies."""
+        named = self._namesakes.get(id_)
+        return named if named is not None and named.id in self._before.varying else None
+
+    @cached_property
+    def _namesakes(self) -> dict[int, Value]:
+        names = self._before.names
+        return {v.id: names[v.name] for v in self._after.names.values() if v.name in names}
+
     def _is_new(self, value: Value) -> bool:
         return self._names_are_kept and value.name not in self._before.names
 
@@ -156,7 +171,7 @@ class Counterparts:
         named = self._before.names.get(value.name)
         if self._after.graph.is_graph_output(value):
             return () if named is None or named.id not in self._before.varying else (named,)
-        starts = [] if named is None else [named]
+        starts = [] if named is None or not self._by_name else [named]
         alike = self._by_kind.get(self._kind(self._after, node, self._known), ())
         starts += [v for other in alike[:_MOST_CANDIDATES] for v in [other.output(index)] if v is not None]
         if not starts:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bnfold.equality.certificate import Certificate
-from bnfold.equality.claim import Claim
+from bnfold.equality.claim import Claim, Merging
 from bnfold.equality.homes import HomeCheck
 from bnfold.equality.numbers import BOUND, PartCheck
 from bnfold.equality.strict_json import BrokenJsonError, count, each, fields, flag, number, parsed, sha256, text
@@ -26,7 +26,7 @@ from bnfold.model import ModelFile, Span
 from bnfold.nodes import Site
 
 FORMAT = "bnfold-certificate"
-VERSION = 2
+VERSION = 3
 
 MOST_BYTES = 32 << 20
 """A claim and its home take about 2 kB; a larger file is none that a fold of a real network wrote."""
@@ -78,13 +78,15 @@ class Evidence:
     assumed_inference: bool
     holds: bool
     claims: tuple[Claim, ...]
+    mergings: tuple[Merging, ...]
     homes: tuple[HomeCheck, ...]
 
     def to_bytes(self) -> bytes:
         """The content of the file."""
         head = {"format": FORMAT, "version": VERSION}
-        body = {name: value for name, value in asdict(self).items() if name not in {"claims", "homes"}}
+        body = {name: value for name, value in asdict(self).items() if name not in {"claims", "mergings", "homes"}}
         checked = {"bound": BOUND, "claims": [asdict(claim) for claim in self.claims],
+                   "mergings": [asdict(merging) for merging in self.mergings],
                    "homes": [asdict(check) for check in self.homes]}  # fmt: skip
         return (json.dumps(head | body | checked, indent=2, allow_nan=False) + "\n").encode()
 
@@ -147,6 +149,7 @@ def _evidence(value: object) -> Evidence:
         assumed_inference=flag(found["assumed_inference"], "assumed_inference"),
         holds=flag(found["holds"], "holds"),
         claims=each(found["claims"], "claims", _claim),
+        mergings=each(found["mergings"], "mergings", _merging),
         homes=each(found["homes"], "homes", _home),
     )
 
@@ -179,6 +182,11 @@ def _claim(value: object, where: str) -> Claim:
         each(found[name], f"{where}.{name}", _site) for name in ("path", "homes", "unshifted", "joint")
     )
     return Claim(_site(found["site"], f"{where}.site"), path, homes, rest, ahead, data, joint)
+
+
+def _merging(value: object, where: str) -> Merging:
+    found = fields(value, where, *Merging.__dataclass_fields__)
+    return Merging(*(_site(found[name], f"{where}.{name}") for name in Merging.__dataclass_fields__))
 
 
 def _site(value: object, where: str) -> Site:

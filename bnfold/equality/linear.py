@@ -99,6 +99,11 @@ def conv(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     return LinearMap(_along(1, shape[0], len(shape)), cell, 1, 2, vector_bias=True, data=data)
 
 
+def is_convolution(node: Node) -> bool:
+    """Whether it is a Conv."""
+    return node.op == "Conv"
+
+
 def sees_own_place(node: Node, shape: Shape) -> bool:
     """Whether each output of a Conv lies where its data do, and one tap sees the data of its own place and channel."""
     kernel = shape[2:]

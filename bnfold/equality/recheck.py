@@ -38,7 +38,8 @@ def rechecked(evidence: Evidence, before: ModelFile, after: ModelFile, *, assume
     if mistold:
         return Recheck(None, f"the certificate does not hold: {mistold}")
     begun = Graph.of(subject.inlined, freeze_inputs=bool(subject.inputs))
-    found = certify(begun, Graph.of(after), evidence.claims, assume_inference=assume_inference)
+    said = evidence.claims, evidence.mergings
+    found = certify(begun, Graph.of(after), *said, assume_inference=assume_inference)
     inlined = bool(subject.functions)
     if not found.holds:
         return Recheck(found, _broken(evidence, found, assume_inference=assume_inference), inlined)

@@ -84,10 +84,12 @@ def compare_sites(before: Side, after: Side, batches: Sequence[Batch], runner: R
 class Comparison:
     """One comparison: decisions grow, and what was judged under the same circumstances is not judged again."""
 
-    def __init__(self, before: Side, after: Side, runner: Runner, seed: int) -> None:
+    def __init__(self, before: Side, after: Side, runner: Runner, seed: int, *, by_name: bool = True) -> None:
+        self._sides = before, after, runner, seed
+        self._by_name = by_name
         self._after = after
         self._outputs = [v for v in before.outline.names.values() if before.source.graph.is_graph_output(v)]
-        self._counterparts = Counterparts(before.outline, after.outline)
+        self._counterparts = Counterparts(before.outline, after.outline, by_name=by_name)
         self._judge = SiteJudge(before, after, runner, seed)
         self._decided: dict[int, Value | None] = {}
         self._failed: dict[int, Judged] = {}
@@ -106,7 +108,26 @@ class Comparison:
         return {value.name: values[value.id] for value in self._outputs if value.id in values}
 
     def over(self, batches: Sequence[Batch]) -> SiteOutcome:
-        """Settle what corresponds on the first batch, and compare on all of them. Raises `CannotRun`."""
+        """Settle what corresponds on the first batch, and compare on all of them. Raises `CannotRun`.
+
+        Where it differs and most names turn out to mean something else than in the original, it is done once more
+        without them: any correspondence by which every site agrees shows that both are the same function.
+        """
+        outcome = self._over(batches)
+        if outcome.divergence is None or not self._by_name or not self._names_mislead():
+            return outcome
+        nameless = Comparison(*self._sides, by_name=False)._over(batches)
+        return nameless if nameless.is_same else outcome
+
+    def _names_mislead(self) -> bool:
+        """Whether more values have been found to be no copy of their namesake than to be one."""
+        named = self._counterparts.namesake
+        others = sum(named(id_) not in {None, found} for id_, found in self._decided.items())
+        standing = {id_: found for id_, found in self._found.stands_for.items() if id_ not in self._decided}
+        open_ = {site.value.id for site in self._found.sites if not self._judged[site.key].agrees}
+        return others > sum(named(id_) is found for id_, found in standing.items() if id_ not in open_)
+
+    def _over(self, batches: Sequence[Batch]) -> SiteOutcome:
         worst: list[Judged] = []
         for batch in batches:
             self._judge.on(batch.feeds)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.equality.claim import Beside, Chain, DeviationError, Link, Tree, UncertainError
+from bnfold.equality.claim import Beside, Chain, DeviationError, Link, Tree, UncertainError, handed_on, homes_of
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.layout import Labels
 from bnfold.equality.linear import sees_own_place
@@ -31,6 +31,7 @@ from bnfold.equality.reference import (
     reads_form_alone,
 )
 from bnfold.graph import Graph
+from bnfold.nodes import Node
 
 UNKNOWN_SIZES = (2, 3)
 
@@ -63,7 +64,8 @@ def steps_of(constants: Constants, trees: Sequence[Tree], grids: Mapping[int, Sh
     steps: dict[int, list[Step]] = defaultdict(list)
     for tree in trees:
         if tree.beside is not None:
-            steps[tree.beside.home.id].append(tap_of(constants, tree.beside, gone))
+            taken = steps.pop(tree.site.id, [])
+            steps[tree.beside.home.id].append(tap_of(constants, tree.beside, gone, taken))
         told: set[int] = set()
         for chain in tree.chains:
             _undisturbed(constants, chain, gone)
@@ -75,13 +77,17 @@ def steps_of(constants: Constants, trees: Sequence[Tree], grids: Mapping[int, Sh
                 walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift=chain.takes_shift(home))
                 step = walk.step(grids[home.id], stops=home.id in stops)
                 steps[home.id].append(step)
+                steps[home.id] += _handed_on(tree, steps.pop(tree.site.id, []))
                 if is_factor(home):
                     grown[home.id] = grown.get(home.id, np.ones(())) * step.scale.reshape(grids[home.id])
     return steps
 
 
-def tap_of(constants: Constants, beside: Beside, gone: frozenset[int]) -> Step:
-    """What an affine beside a convolution is to it: a tap and a shift, with the sign of the sums between them."""
+def tap_of(constants: Constants, beside: Beside, gone: frozenset[int], taken: Sequence[Step]) -> Step:
+    """What an affine beside a convolution is to it: a tap and a shift, with the sign of the sums between them.
+
+    `taken` is what the affine has taken over itself.
+    """
     shape = constants.shape(beside.home.inputs[1]) if beside.home.inputs[1] is not None else None
     if shape is None or not sees_own_place(beside.home, shape):
         raise DeviationError(f"{beside.home.site} has no tap by which its outputs see the data of their own place")
@@ -97,8 +103,43 @@ def tap_of(constants: Constants, beside: Beside, gone: frozenset[int]) -> Step:
     scale, shift, size = (
         np.broadcast_to(part.reshape(-1), (shape[0],)) for part in (affine.scale, affine.shift, affine.magnitude)
     )
-    one, none = np.ones(shape[0]), np.zeros(shape[0], bool)
-    return Step(one, sign * shift, size, none, terms=2, stops=False, channels=None, tap=sign * scale)
+    for step in taken:
+        if step.stops or step.tap is not None or np.any(step.unread):
+            raise UncertainError(f"{beside.site.node.site} goes, and has taken over a part of something")
+        scale, shift = scale * step.scale, shift * step.scale + step.shift
+        size = size * np.abs(step.scale) + step.magnitude
+    one, none, terms = np.ones(shape[0]), np.zeros(shape[0], bool), 2 + sum(step.terms for step in taken)
+    return Step(one, sign * shift, size, none, terms=terms, stops=False, channels=None, tap=sign * scale)
+
+
+def grids_of_branches(constants: Constants, trees: Sequence[Tree]) -> dict[int, Shape]:
+    """The cells of homes that go themselves into a convolution beside: one for each channel."""
+    grids: dict[int, Shape] = {}
+    went = handed_on(trees)
+    for tree in reversed(trees):
+        if tree.beside is not None:
+            grids[tree.site.id] = _grid_of_outputs(constants, tree.beside.home)
+        found = next((home.id for home in homes_of(tree) if home.id in grids), None)
+        if tree.site.id in went and tree.beside is None and found is not None:
+            grids[tree.site.id] = grids[found]
+    if not went <= grids.keys():
+        raise UncertainError("a home goes itself, and not into a convolution beside")
+    return grids
+
+
+def _grid_of_outputs(constants: Constants, conv: Node) -> Shape:
+    weight = conv.inputs[1]
+    shape = None if weight is None else constants.shape(weight)
+    if shape is None:
+        raise DeviationError(f"the weight of {conv.site} is not constant")
+    return (1, shape[0], *[1] * (len(shape) - 2))
+
+
+def _handed_on(tree: Tree, taken: Sequence[Step]) -> Sequence[Step]:
+    """What a node that goes has taken over itself, for its only home, right before it."""
+    if taken and (tree.claim.path or len(tree.claim.homes) > 1):
+        raise UncertainError(f"{tree.claim.site} goes another way than right before it, and has taken over something")
+    return taken
 
 
 def _undisturbed(constants: Constants, chain: Chain, gone: frozenset[int]) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import Message  # type: ignore[import-untyped]  # protobuf ships no types
 from onnx import TensorProto
 
-from bnfold.equality.claim import Claim, DeviationError, Tree, UncertainError, homes_of
+from bnfold.equality.claim import Claim, DeviationError, Tree, UncertainError, handed_on, homes_of
 from bnfold.equality.messages import bare, same_message, same_tensor, tensors, without
 from bnfold.equality.reference import dequantises, lacks_bias, reads_form_alone
 from bnfold.equality.trees import crossed_by
@@ -59,7 +59,7 @@ def pair(before: Graph, after: Graph, trees: Sequence[Tree]) -> Pairing:
     ahead = [tree.ahead for tree in trees if tree.ahead is not None]
     beside = [tree.beside for tree in trees if tree.beside is not None]
     gone = {node.id for tree in trees for node in tree.gone}
-    homes = {home.id for tree in trees for home in homes_of(tree)}
+    homes = {home.id for tree in trees for home in homes_of(tree)} - handed_on(trees)
     passed = {link.node.id for chain in chains for link in chain.links[:-1]}
     passed |= {link.node.id for each in ahead for link in each.passed}
     passed |= {link.node.id for each in beside for link in each.links}
@@ -249,8 +249,11 @@ def _name_values(before: Graph, trees: Sequence[Tree], pairing: Pairing) -> None
         value = before.nodes[id_].output(0)
         if value is not None:
             pairing.names[value.id] = node.scope.path, node.proto.output[0]
+    ended = {value.id for tree in trees if tree.beside is not None for value in tree.beside.branch}
     for tree in trees:
         target, source = tree.merged.node.output(0), tree.merged.source
+        if target is not None and target.id in ended:
+            continue
         if target is None or (tree.ahead is None and source.id not in pairing.names):
             raise DeviationError(f"the input of {tree.claim.site} is no node's output")
         pairing.names[target.id] = _meant(source, pairing)

@@ -45,6 +45,12 @@ def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
     return tuple(trees)
 
 
+def in_order(graph: Graph, trees: Iterable[Tree]) -> tuple[Tree, ...]:
+    """Trees in the order in which the values run through the nodes whose output is what they were fed."""
+    order = {node.id: place for place, node in enumerate(graph.producers_first())}
+    return tuple(sorted(trees, key=lambda tree: order[tree.merged.node.id]))
+
+
 def crossed_by(graph: Graph, trees: Iterable[Tree]) -> tuple[Link, ...]:
     """The nodes that went and through which a claim leads back, given the trees in the order of the values.
 
@@ -200,10 +206,11 @@ def _beside(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Tree:
         raise DeviationError(f"the claim of {claim.site} names not one home, or an input that there is not")
     home, passed = _found(graph, claim.homes[0]), {_found(graph, each).id for each in claim.path}
     output = site.output(0)
-    if len(joint.inputs) != 2 or output is None or joint.inputs.count(output) != 1:
+    places = [i for i, value in enumerate(joint.inputs) if value is not None and _root(graph, value, gone) is output]
+    if len(joint.inputs) != 2 or output is None or len(places) != 1:
         raise DeviationError(f"{joint.site} is no sum of {claim.site} and one other value")
-    _read_by_one(graph, output, joint)
-    end = Link(joint, 1 - joint.inputs.index(output))
+    branch = tuple(_alone(graph, Link(joint, places[0]), output, gone))
+    end = Link(joint, 1 - places[0])
     links: list[Link] = []
     value, reader = end.source, joint
     while True:
@@ -229,8 +236,46 @@ def _beside(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Tree:
     own, theirs = (_root(graph, value, gone) for value in (Link(site, claim.data).source, Link(home, 0).source))
     if own is not theirs or home.output(0) is not root:
         raise DeviationError(f"{claim.site} and {home.site} do not read the same data")
-    beside = Beside(Link(site, claim.data), end, tuple(reversed(links)), home)
+    beside = Beside(Link(site, claim.data), end, tuple(reversed(links)), home, branch)
     return Tree(claim, site, (), (), {}, beside=beside)
+
+
+def merged_tree(  # noqa: PLR0913, PLR0917  # the claim, its three nodes, and what went before
+    graph: Graph, claim: Claim, site: Node, home: Node, joint: Node, trees: Iterable[Tree]
+) -> Tree:
+    """A convolution that is added to another one of the same data; nothing but what has gone stands between."""
+    gone: dict[int, _Gone] = {}
+    for tree in trees:
+        before = _gone_before(graph, tree.merged.source, gone)
+        gone[tree.merged.node.id] = _Gone(tree.merged, tree.merged.source if before is None else before.root)
+    roots = [None if value is None else _root(graph, value, gone) for value in joint.inputs]
+    outputs = [site.output(0), home.output(0)]
+    if len(roots) != 2 or None in outputs or sorted(map(id, roots)) != sorted(map(id, outputs)):
+        raise DeviationError(f"{joint.site} is no sum of {site.site} and {home.site}")
+    place = next(i for i, root in enumerate(roots) if root is outputs[0])
+    ends = [Link(joint, place), Link(joint, 1 - place)]
+    branch, own = (
+        tuple(_alone(graph, end, root, gone)) for end, root in zip(ends, outputs, strict=True) if root is not None
+    )
+    if _root(graph, Link(site, 0).source, gone) is not _root(graph, Link(home, 0).source, gone):
+        raise DeviationError(f"{site.site} and {home.site} do not read the same data")
+    makers = (None if value is outputs[1] else graph.producer(value) for value in reversed(own))
+    links = tuple(gone[node.id].link for node in makers if node is not None)
+    return Tree(claim, site, (), (), {}, beside=Beside(Link(site, 0), ends[1], links, home, branch))
+
+
+def _alone(graph: Graph, end: Link, output: Value, gone: Mapping[int, _Gone]) -> Iterator[Value]:
+    """The values from an output to what a sum reads of it, what went standing between; each is read by one node."""
+    link = end
+    while True:
+        _read_by_one(graph, link.source, link.node)
+        yield link.source
+        if link.source is output:
+            return
+        before = _gone_before(graph, link.source, gone)
+        if before is None:
+            raise DeviationError(f"{link.node.site} does not read what {output.name!r} becomes")
+        link = before.link
 
 
 def _leads(graph: Graph, value: Value, ends: set[int], gone: Mapping[int, _Gone]) -> bool:

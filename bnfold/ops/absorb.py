@@ -12,12 +12,13 @@ as an Add behind it. An affine (c, r) of the data before it gives
     W'[g, o, i, t] = W[g, o, i, t] * c[g, i]               b' = b + sum over i, t of W[g, o, i, t] * r[g, i]
 
 where a shift r is exact only if every output sees every tap: what is added for padding is not shifted. And t*x beside a
-convolution of the same x, whose output lies as its data do, is one more tap: W'[g, o, o, center] += t[g, o].
+convolution of the same x, whose output lies as its data do, is one more tap: W'[g, o, o, center] += t[g, o]. A whole
+convolution of the same x beside it is as many taps as it has, where each sees what one of these sees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -27,14 +28,12 @@ from onnx import TensorProto
 
 from bnfold.affine import Affine, Float64
 from bnfold.nodes import Node
+from bnfold.ops.exact import exact_bias, products
 from bnfold.ops.facts import Array, Constant
 from bnfold.ops.home import Furnishing, NewConstant, NewNode
 from bnfold.ops.quantized import Dequantized
 from bnfold.ops.reasons import AXIS, BLOCKED, NOT_FINITE, OVERFLOW, PRECISION, QUANTIZED, Obstacle
 from bnfold.ops.rounding import HALF_UNITS, rounded
-
-BLOCK = 1 << 18
-"""Elements computed at a time: 2 MB in float64."""
 
 MOST_ROUNDING = 4.0
 """Units of rounding, as a root mean square over a channel, beyond which a narrow type has lost the weight."""
@@ -89,6 +88,8 @@ class Linear:
     """The tap by which each output sees the data of its own place, where there are as many outputs as data."""
     tap: Float64 | None = field(default=None, repr=False)
     """By what each channel of the data is multiplied and added to the output, besides all else."""
+    branches: tuple[Branch, ...] = field(default=(), repr=False)
+    """What is merged into it: other operators of the same data, added to its output."""
     channels: int = field(init=False)
     groups: int = field(init=False)
 
@@ -147,7 +148,7 @@ class Linear:
         """A shift, and no place for it; one of the data may come to nothing."""
         if self.bias_input is not None:
             return False
-        return after.has_shift or (self.has_shift_before and _exact_bias(self, after) is not None)
+        return after.has_shift or (self.has_shift_before and exact_bias(self, after) is not None)
 
     def is_idle(self, after: Affine) -> bool:
         """Never: it does more than scale and shift, or is planned itself."""
@@ -156,7 +157,7 @@ class Linear:
 
     def furnishing(self, after: Affine) -> Furnishing:
         """The new weight, computed when it is written, and the new bias."""
-        exact = _exact_bias(self, after)
+        exact = exact_bias(self, after)
         weight, bias = _new_weight(self, after), _new_bias(self, after, exact)
         parts = [part for part in (weight, bias) if part is not None]
         return Furnishing(
@@ -167,11 +168,24 @@ class Linear:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Branch:
+    """An operator of the same data and an affine behind it, added to the output of another (`sign`).
+
+    `places` are the taps of that other one by which it sees what this one sees by its own, in order.
+    """
+
+    linear: Linear
+    after: Affine
+    places: tuple[int, ...]
+    sign: float
+
+
 def absorbed_weight(linear: Linear, weight: Constant, after: Affine) -> Array:
     """W' = a*W in the weight's own type and shape, rounded once; requires that no obstacle stands."""
     folded = np.empty(weight.dims, weight.dtype)
     target = linear.view(folded)
-    for group, outputs, exact in _products(linear, weight, after):
+    for group, outputs, exact in products(linear, weight, after):
         target[group, outputs] = rounded(exact, weight.dtype)
     return folded
 
@@ -227,82 +241,6 @@ def _factors(linear: Linear, axis: int | None, after: Affine) -> tuple[Float64, 
     return (scale[:1], 0) if axis is None else (scale, axis)
 
 
-def _products(linear: Linear, weight: Constant, after: Affine) -> Iterator[tuple[int, slice, Float64]]:
-    """(group, slice of its outputs, a*W exactly there), in pieces of about BLOCK elements."""
-    source = linear.view(weight.array())
-    groups, outputs, *rest = source.shape
-    scale, _ = after.along(linear.axis_at(after.rank), groups * outputs)
-    factors = scale.reshape(groups, outputs, *[1] * len(rest))
-    of_inputs = _of_inputs(linear, source.ndim)
-    step = max(1, BLOCK // max(1, int(np.prod(rest, dtype=np.int64))))
-    for group in range(groups):
-        for first in range(0, outputs, step):
-            piece = slice(first, first + step)
-            with np.errstate(over="ignore", invalid="ignore"):
-                exact = np.multiply(source[group, piece], factors[group, piece], dtype=np.float64)
-                if of_inputs is not None:
-                    exact *= of_inputs[0][group]
-            if linear.tap is not None and linear.center is not None:
-                own = np.arange(outputs)[piece]
-                exact[np.arange(len(own)), own, linear.center] += linear.tap.reshape(groups, outputs)[group, piece]
-            yield group, piece, exact
-
-
-def _of_inputs(linear: Linear, rank: int) -> tuple[Float64, Float64] | None:
-    """The scale and shift of the data, by group, as they multiply the weight's view without its first axis."""
-    if linear.before is None or linear.fed is None:
-        return None
-    axis = linear.fed.axis if linear.fed.axis >= 0 else linear.fed.axis + linear.before.rank
-    shape = [1] * rank
-    shape[0], shape[linear.fed.view_axis] = linear.groups, linear.inputs // linear.groups
-    scale, shift = linear.before.along(axis, linear.inputs)
-    return np.asarray(scale.reshape(shape)), np.asarray(shift.reshape(shape))
-
-
-def _of_shift(linear: Linear) -> Float64 | None:
-    """What a shift of the data adds to each output: the sum of its weights times the shift."""
-    weight = linear.weight
-    if not linear.has_shift_before or isinstance(weight, Dequantized):
-        return None
-    source = linear.view(weight.array())
-    parts = _of_inputs(linear, source.ndim)
-    if parts is None:
-        return None
-    added = np.empty((linear.groups, linear.channels // linear.groups))
-    for group in range(linear.groups):
-        for output in range(added.shape[1]):
-            added[group, output] = np.sum(source[group, output].astype(np.float64) * parts[1][group][0])
-    return added.reshape(-1) * (1.0 if linear.fed is None else linear.fed.factor)
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def _exact_bias(linear: Linear, after: Affine) -> Float64 | None:
-    """a*b + s in float64 and in the shape that the operator wants; None for nothing at all."""
-    axis = linear.axis_at(after.rank)
-    scale, shift = after.along(axis, linear.channels)
-    if isinstance(linear.bias, Dequantized):
-        return None
-    added = _of_shift(linear)
-    if added is not None:
-        shift = scale * added + shift
-    if linear.bias is None:
-        if not np.any(shift):
-            return None
-        return shift if linear.bias_is_vector or axis == after.rank - 1 else shift[:, np.newaxis]
-    original = linear.bias.array().astype(np.float64) * linear.bias_factor
-    if linear.bias_is_vector:
-        return _shifted(original * scale, shift)
-    shape = [1] * after.rank
-    shape[axis] = linear.channels
-    exact = _shifted(original * after.scale, after.shift if added is None else shift.reshape(shape))
-    return exact[0] if original.ndim < exact.ndim and exact.shape[0] == 1 else exact
-
-
-def _shifted(product: Float64, shift: Float64) -> Float64:
-    """Their sum; where there is no shift, the product with its own sign, also that of a negative zero."""
-    return np.asarray(np.where(shift == 0, product, product + shift))
-
-
 def _axis_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
     axis = linear.axis_at(after.rank)
     right_rank = after.rank >= linear.least_rank if linear.rank is None else after.rank == linear.rank
@@ -321,7 +259,7 @@ def _weight_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
     weight = linear.weight
     if isinstance(weight, Dequantized):
         return _scale_obstacle(linear, weight, linear.weight_axis, after)
-    for group, outputs, exact in _products(linear, weight, after):
+    for group, outputs, exact in products(linear, weight, after):
         new = rounded(exact, weight.dtype)
         each = tuple(range(1, exact.ndim))
         if np.all(np.isfinite(new)):
@@ -354,7 +292,7 @@ def _bias_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
         if after.has_shift:
             return Obstacle(QUANTIZED, "the bias is stored as integers, which take no shift", linear.node)
         return _scale_obstacle(linear, linear.bias, 0, after)
-    exact, dtype = _exact_bias(linear, after), linear.weight.dtype
+    exact, dtype = exact_bias(linear, after), linear.weight.dtype
     if exact is None or np.all(np.isfinite(rounded(exact, dtype))):
         return None
     if linear.bias is not None and not np.all(np.isfinite(linear.bias.array())):

@@ -26,6 +26,11 @@ class Taken:
     tap: Float64 | None = None
     """By what its data are multiplied and added to its output, per channel."""
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it takes over nothing at all."""
+        return self.after is None and self.before is None and self.tap is None
+
     def and_tap(self, affine: Affine) -> Taken:
         """With an affine of its data added to its output, which is one more tap and a shift."""
         shift = Affine(np.ones_like(affine.shift), affine.shift)
@@ -70,12 +75,6 @@ def home_with(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | O
             return fed, after
         obstacles.append(obstacle)
     return obstacles[0]
-
-
-def has_tap(facts: Facts, node: Node) -> bool:
-    """Whether it is a convolution whose outputs see the data of their own place by one tap each."""
-    ways = ways_of(facts, node)
-    return isinstance(ways, tuple) and _with_tap(ways) is not None
 
 
 def _with_tap(ways: tuple[Home, ...]) -> Linear | None:

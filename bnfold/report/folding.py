@@ -96,6 +96,8 @@ def _count_facts(plan: Plan, folded: str) -> Iterator[Fact]:
     yield Fact("BatchNorms", _counted(plan.batch_norms, folded))
     if plan.by_hand.moves or plan.by_hand.refusals:
         yield Fact("by hand", f"{_counted(plan.by_hand, folded)} (Mul, Add, Sub, Div, Neg by a constant)")
+    if plan.merges:
+        yield Fact("branches", f"{len(plan.merges)} parallel convolution(s) merged into another")
 
 
 def _counted(plan: Plan, folded: str) -> str:
@@ -195,6 +197,7 @@ def _result_fields(result: FoldResult) -> Json:
         "left_behind": [str(path) for path in result.left_behind],
         "moves": [_move_fields(move) for move in result.plan.moves],
         "refusals": result.plan.to_json()["refusals"],
+        "merges": result.plan.to_json()["merges"],
         "certificate": None if result.certificate is None else dict(result.certificate.to_json()),
         "verdict": None if result.verdict is None else verdict_fields(result.verdict),
     }

@@ -15,7 +15,7 @@ import onnx
 from certificate_folds import parsed, put
 
 from bnfold.equality.certificate import Certificate, certify
-from bnfold.equality.claim import Claim
+from bnfold.equality.claim import Claim, Merging
 from bnfold.graph import Graph
 from bnfold.model import read
 
@@ -92,12 +92,16 @@ def wide(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pair:
-    """A model, its fold, and what the fold did. `new` are the names of the constants that are the fold's own."""
+    """A model, its fold, and what the fold did. `new` are the names of the constants that are the fold's own.
+
+    `mergings` are convolutions that became one, after all that the claims say.
+    """
 
     before: onnx.ModelProto
     after: onnx.ModelProto
     claims: tuple[Claim, ...]
     new: tuple[str, ...]
+    mergings: tuple[Merging, ...] = ()
 
     def certificate(
         self,
@@ -108,7 +112,8 @@ class Pair:
     ) -> Certificate:
         """What the certificate says of a candidate (default: the right one) under the claims."""
         graphs = (Graph.of(read(model)) for model in (self.before, self.after if after is None else after))
-        return certify(*graphs, self.claims if claimed is None else claimed, assume_inference=assume_inference)
+        said = (self.claims if claimed is None else claimed), self.mergings
+        return certify(*graphs, *said, assume_inference=assume_inference)
 
 
 def pair_of(  # noqa: PLR0913  # a pair is that many things, and each is named where it is given
@@ -151,6 +156,12 @@ def ahead_pair(  # noqa: PLR0913  # as above
     """A pair whose claims lead forward."""
     found = pair_of(draw, interface, before, after, claims, old=old, new=new, shared=shared)
     return replace(found, claims=tuple(replace(claim, ahead=True, unshifted=()) for claim in found.claims))
+
+
+def merged(model: onnx.ModelProto, site: str, home: str, joint: str) -> Merging:
+    """The convolution that puts out `site` went into the one that puts out `home`; `joint` was the sum of both."""
+    nodes = {node.proto.output[0]: node.site for node in Graph.of(read(model)).nodes}
+    return Merging(nodes[site], nodes[home], nodes[joint])
 
 
 def claimed(model: onnx.ModelProto, line: str) -> Claim:

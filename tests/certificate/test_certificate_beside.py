@@ -165,6 +165,69 @@ def test_a_tap_by_way_of_a_sum_and_a_normalization_that_went_holds() -> None:
     assert (checked.failure, checked.uncertain) == (None, None)
 
 
+# A row of affines: what settled in the one that goes goes with it.
+
+
+def row() -> tuple[Pair, dict[str, Arrays]]:
+    """`y = c(x) + ((n(x) + k) * q)`, and wrong numbers by name."""
+    draw = Draw(5)
+    w, b, (parameters, a, s) = draw.weights(4, 2, 3), draw.terms(4), draw.normalization(4)
+    k, q = draw.weights(1, 4, 1), draw.weights(1, 4, 1)
+    added, factor = wide(k).ravel(), wide(q).ravel()
+    found = pair_of(
+        draw, INTERFACE, f"n = BN(x,g,e,m,v) i = Add(n,k) j = Mul(i,q) c = {CONV}(x,w,b) y = Add(c,j)",
+        f"y = {CONV}(x,w1,b1)", ["i: -> n", "j: -> n", "n: -> c"],
+        old={"w": w, "b": b, "k": k, "q": q, **parameters},
+        new={"w1": tapped(w, a * factor), "b1": wide(b) + (s + added) * factor},
+    )  # fmt: skip
+    claims = (*found.claims[:2], replace(found.claims[2], joint=(claimed(found.before, "y: ->").site,)))
+    return replace(found, claims=claims), {
+        "the normalization alone": {"w1": tapped(w, a), "b1": wide(b) + s},
+        "the tap without the factor": {"w1": tapped(w, a)},
+        "the shift without the term": {"b1": wide(b) + s * factor},
+        "the term without the factor": {"b1": wide(b) + s * factor + added},
+        "the shift without the factor": {"b1": wide(b) + s + added * factor},
+        "the bias times the factor": {"b1": (wide(b) + s + added) * factor},
+    }
+
+
+def test_a_row_of_affines_beside_a_convolution_holds() -> None:
+    checked = row()[0].certificate()
+    assert (checked.failure, checked.uncertain) == (None, None)
+
+
+@pytest.mark.parametrize("wrong", row()[1])
+def test_what_settled_in_an_affine_that_goes_is_not_lost(wrong: str) -> None:
+    pair, numbers = row()
+    after = put(copied(pair.after), **{n: v.astype(np.float32) for n, v in numbers[wrong].items()})
+    assert pair.certificate(after).failure is not None
+
+
+@pytest.mark.parametrize("left_out", [0, 1, 2])
+def test_a_row_of_which_one_is_not_claimed_does_not_hold(left_out: int) -> None:
+    pair = row()[0]
+    claims = tuple(claim for place, claim in enumerate(pair.claims) if place != left_out)
+    assert not replace(pair, claims=claims).certificate().holds
+
+
+def test_a_home_that_goes_and_takes_nothing_with_it_does_not_hold() -> None:
+    pair = row()[0]
+    claims = (*pair.claims[:2], replace(pair.claims[2], joint=()))
+    assert not replace(pair, claims=claims).certificate().holds
+
+
+@pytest.mark.parametrize("name", ["i", "j"])
+def test_whatever_else_reads_the_row_is_seen(name: str) -> None:
+    pair = row()[0]
+    models = [copied(model) for model in (pair.before, pair.after)]
+    for model, read in zip(models, (name, "y"), strict=True):
+        model.graph.node.add(op_type="Relu", input=[read], output=["z"])
+        model.graph.output.add().CopyFrom(model.graph.output[0])
+        model.graph.output[-1].name = "z"
+    checked = replace(pair, before=models[0], after=models[1]).certificate()
+    assert f"'{name}' changes, and something else reads it" in str(checked.failure)
+
+
 def no_joint(claim: Claim, _: Callable[[str], Claim]) -> Claim:
     return replace(claim, joint=())
 

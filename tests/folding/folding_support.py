@@ -119,10 +119,16 @@ def plan_of(proto: onnx.ModelProto) -> Plan:
     return plan
 
 
-def fold(source: onnx.ModelProto | bytes, *, assume_inference: bool = False, bn_only: bool = False) -> Folded:
+def fold(
+    source: onnx.ModelProto | bytes,
+    *,
+    assume_inference: bool = False,
+    bn_only: bool = False,
+    merge_branches: bool = False,
+) -> Folded:
     """Plan and apply, without verification."""
     graph = Graph.of(read(source))
-    plan = make_plan(graph, assume_inference=assume_inference, bn_only=bn_only)
+    plan = make_plan(graph, assume_inference=assume_inference, bn_only=bn_only, merge_branches=merge_branches)
     assert plan.accounts_for(graph)
     done = rewrite(graph, plan)
     data = to_bytes(graph.model, done.edits)
@@ -281,18 +287,20 @@ def assert_same_function(before: onnx.ModelProto, after: onnx.ModelProto, feeds:
     assert off <= 1, f"{off:.3g} bounds off"
 
 
-def proven(before: onnx.ModelProto, feeds: Feeds, fan_in: int, *, left: int = 0) -> Folded:
+def proven(
+    before: onnx.ModelProto, feeds: Feeds, fan_in: int, *, left: int = 0, merge_branches: bool = False
+) -> Folded:
     """A fold that leaves `left` affines, and what holds of every one.
 
     It is the same function; folding again changes no byte; the file is valid; and no more nodes than before (an Add
     that a home gets is paid for by the node that went), Constants apart, which are weights.
     """
-    done = fold(before)
+    done = fold(before, merge_branches=merge_branches)
     assert len(done.plan.refusals) == left, done.plan.refusals
     assert is_valid(done.proto) or not is_valid(before)
     assert working_nodes(done.proto) <= working_nodes(before)
-    assert fold(done.bytes).bytes == done.bytes
-    if done.plan.moves:
+    assert fold(done.bytes, merge_branches=merge_branches).bytes == done.bytes
+    if not done.plan.changes_nothing:
         assert_same_function(before, done.proto, feeds, fan_in)
     return done
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bnfold.equality.certificate import certify
 from bnfold.graph import Graph
 from bnfold.model import read
-from bnfold.result import claims
+from bnfold.result import claims, mergings
 
 
 def forward(before: onnx.ModelProto, feeds: Mapping[str, Array], fan_in: int, *, moves: int = 1) -> Folded:
@@ -28,7 +28,8 @@ def forward(before: onnx.ModelProto, feeds: Mapping[str, Array], fan_in: int, *,
 
 def certified(before: onnx.ModelProto, done: Folded) -> None:
     """The certificate of a fold holds."""
-    checked = certify(Graph.of(read(before)), Graph.of(read(done.bytes)), claims(done.plan))
+    said = claims(done.plan), mergings(done.plan)
+    checked = certify(Graph.of(read(before)), Graph.of(read(done.bytes)), *said)
     assert (checked.failure, checked.uncertain) == (None, None)
 
 

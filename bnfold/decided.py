@@ -1,0 +1,154 @@
+"""What has been decided so far, and what that means for the next search: values of the planner, changed by it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from bnfold.affine import Affine, Float64
+from bnfold.graph import Graph
+from bnfold.moves import Arrival, Move
+from bnfold.nodes import Node, Value
+from bnfold.ops.affine import AffineOp
+from bnfold.ops.facts import reads_metadata_alone
+from bnfold.ops.reasons import GRAPH_OUTPUT, OTHER_READERS, OUTER_SCOPE, Obstacle
+from bnfold.ops.taking import Taken
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """What a home takes over, whether a shift comes with it, whether it gets an Add for that, and by which input.
+
+    Without `data_input` it is an affine of the home's output.
+    """
+
+    node: Node
+    affine: Affine
+    takes_shift: bool
+    adds: bool
+    data_input: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A search that succeeded: the homes, what each takes over in all, and the nodes on the way."""
+
+    arrivals: tuple[Arrived, ...]
+    totals: tuple[tuple[Node, Affine], ...]
+    path: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A search forward that succeeded: the homes, all that each takes over now, and the nodes on the way."""
+
+    arrivals: tuple[Arrived, ...]
+    totals: tuple[tuple[Node, Taken], ...]
+    path: tuple[Node, ...]
+
+
+@dataclass(slots=True)
+class Decided:
+    """What the moves made so far mean for the next search.
+
+    `gone` leads from a node that has moved past all that moved before it: to the first of them and what that was fed.
+    `idle` are affines that stay because a node before them would do nothing then; by that node, and each by its own.
+    """
+
+    gone: dict[int, tuple[Node, Value]] = field(default_factory=dict)
+    homes: dict[int, Affine] = field(default_factory=dict)
+    kept: set[int] = field(default_factory=set)
+    idle: dict[int, list[AffineOp]] = field(default_factory=dict)
+    ahead: dict[int, Taken] = field(default_factory=dict)
+    """What homes take over of their data; they may have taken over something of their output as well (`homes`)."""
+    joined: dict[int, Value] = field(default_factory=dict)
+    """What stands for a sum that has gone, by the sum."""
+    taps: dict[int, Float64] = field(default_factory=dict)
+    """By what homes multiply their data besides, and add that to their output."""
+
+    def root(self, graph: Graph, value: Value) -> Value:
+        """What stands for a value once what has moved is gone."""
+        producer = graph.producer(value)
+        return value if producer is None or producer.id not in self.gone else self.gone[producer.id][1]
+
+    def settle(self, graph: Graph, affine: AffineOp, route: Route) -> Move:
+        """Make the move of a route that was found."""
+        self._goes(graph, affine)
+        self.homes.update((home.id, total) for home, total in route.totals)
+        for each in route.arrivals:
+            if each.node.id in self.taps:
+                self.taps[each.node.id] = self.taps[each.node.id] * each.affine.scale.reshape(-1)
+        arrivals = tuple(Arrival(each.node.site, each.affine, each.takes_shift) for each in route.arrivals)
+        return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path), affine.data)
+
+    def taken(self, node: Node) -> Taken:
+        """All that a node has taken over so far."""
+        ahead = self.ahead.get(node.id, Taken())
+        return replace(ahead, after=self.homes.get(node.id), tap=self.taps.get(node.id))
+
+    def settle_ahead(self, graph: Graph, affine: AffineOp, route: Ahead) -> Move:
+        """Make the move of a route forward."""
+        self._goes(graph, affine)
+        self.ahead.update((home.id, total) for home, total in route.totals)
+        arrivals = tuple(Arrival(a.node.site, a.affine, a.takes_shift, a.data_input) for a in route.arrivals)
+        return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path), affine.data)
+
+    def _goes(self, graph: Graph, affine: AffineOp) -> None:
+        value = fed_to(affine)
+        before = graph.producer(value)
+        # What went forward may have been read by others too: then nothing goes back through it.
+        passable = before is not None and not_free(graph, value, affine.node) is None
+        first = self.gone.get(before.id) if before is not None and passable else None
+        self.gone[affine.node.id] = first or (affine.node, value)
+
+    def joins(self, graph: Graph, joint: Node, value: Value) -> None:
+        """A sum goes, for one of its values has taken over the other."""
+        before = graph.producer(value)
+        first = None if before is None else self.gone.get(before.id)
+        self.gone[joint.id] = first or (joint, value)
+        self.joined[joint.id] = value
+
+    def stays_idle(self, affine: AffineOp, home: Node) -> None:
+        """With this affine, the home would do nothing."""
+        group = self.idle.setdefault(home.id, [])
+        group.append(affine)
+        self.idle[affine.node.id] = group
+
+    def restore(self, gone: dict[int, tuple[Node, Value]], homes: dict[int, Affine]) -> None:
+        """What it was before some moves that are taken back."""
+        self.gone, self.homes = gone, homes
+
+
+def fed_to(affine: AffineOp) -> Value:
+    """What an affine acts on."""
+    value = affine.node.inputs[affine.data]
+    if value is None:
+        raise ValueError(f"{affine.node.site} has no input, and is no affine")
+    return value
+
+
+def not_free(graph: Graph, value: Value, reader: Node) -> Obstacle | None:
+    """What else depends on the content of a value that is about to change."""
+    if value.scope is not reader.scope:
+        return Obstacle(OUTER_SCOPE, f"{value.name!r} belongs to an outer graph", graph.producer(value))
+    if graph.is_graph_output(value):
+        return Obstacle(GRAPH_OUTPUT, f"{value.name!r} is an output of the graph")
+    others = list(_other_readers(graph, value, reader))
+    nested = next((node for node in others if node.scope is not value.scope), None)
+    if nested is not None:
+        return Obstacle(OUTER_SCOPE, f"{value.name!r} is read in a nested graph", nested)
+    if others:
+        return Obstacle(OTHER_READERS, f"{value.name!r} has {len(others) + 1} readers", others[0])
+    return None
+
+
+def _other_readers(graph: Graph, value: Value, reader: Node) -> Iterator[Node]:
+    """Nodes besides `reader` that read what a value holds; a reader that reads it twice counts as another."""
+    seen = False
+    for entry in graph.readers(value):
+        if reads_metadata_alone(entry):
+            continue
+        if entry.node is reader and not seen:
+            seen = True
+            continue
+        yield entry.node

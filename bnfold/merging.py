@@ -1,0 +1,124 @@
+"""Parallel convolutions: the sum of two of the same data is one, when all affines have found their homes.
+
+    (W1 x + b1) + (W2 x + b2) = (W1 + W2 where its taps lie) x + (b1 + b2)
+
+Both may have taken over affines, or other convolutions; each new weight is computed from all that it is made of at
+once, and rounded once. The one whose taps cover those of the other stays, and the sum goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from bnfold.affine import Affine
+from bnfold.decided import Decided, not_free
+from bnfold.moves import Merge
+from bnfold.nodes import Node, Value
+from bnfold.ops.absorb import Branch, Linear
+from bnfold.ops.affine import AffineOp, affine_of
+from bnfold.ops.branches import is_branch, places_in
+from bnfold.ops.facts import Facts
+from bnfold.ops.joining import is_sum, sign_of
+from bnfold.ops.linear import ways_of
+from bnfold.ops.taking import Taken, home_with
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finished:
+    """A convolution with all that it has taken over, and the affine behind it."""
+
+    linear: Linear
+    after: Affine
+
+    @classmethod
+    def of(cls, facts: Facts, node: Node, taken: Taken) -> Finished | None:
+        """None for what is no convolution that may be merged."""
+        if taken.is_nothing:
+            ways = ways_of(facts, node)
+            way = ways[0] if isinstance(ways, tuple) and ways else None
+            return cls(way, Affine.identity(len(way.weight.dims))) if isinstance(way, Linear) else None
+        found = home_with(facts, node, taken)
+        return cls(found[0], found[1]) if isinstance(found, tuple) and isinstance(found[0], Linear) else None
+
+    def merged_with(self, other: Finished, sign: float) -> Finished | None:
+        """With another one added to it; None where it does not fit, or the numbers do not."""
+        places = places_in(self.linear, other.linear)
+        if places is None:
+            return None
+        branch = Branch(other.linear, other.after, places, sign)
+        linear = replace(self.linear, branches=(*self.linear.branches, branch))
+        return None if linear.obstacle_to(self.after) is not None else replace(self, linear=linear)
+
+
+@dataclass(slots=True)
+class Merging:
+    """One pass over the sums of a graph, producers first."""
+
+    facts: Facts
+    decided: Decided
+    finished: dict[int, Finished] = field(default_factory=dict)
+
+    def merges(self) -> Iterator[Merge]:
+        """Every merge, in the order in which they act."""
+        for joint in self.facts.order:
+            if is_sum(joint) and len(joint.inputs) == 2 and joint.id not in self.decided.gone:
+                ends = [self._end(joint, index) for index in (0, 1)]
+                yield from self._merge(joint, ends)
+
+    def _end(self, joint: Node, index: int) -> tuple[Node, Finished, tuple[Node, ...]] | None:
+        """The convolution that makes an operand of a sum, alone, and what has gone between."""
+        value, reader, between = joint.inputs[index], joint, list[Node]()
+        while value is not None and not_free(self.facts.graph, value, reader) is None:
+            node = self.facts.graph.producer(value)
+            if node is None or node.id in self.decided.kept or node.output(0) is not value:
+                return None
+            if node.id not in self.decided.gone:
+                done = self.finished.get(node.id) or Finished.of(self.facts, node, self.decided.taken(node))
+                found = done is not None and is_branch(done.linear)
+                return (node, done, tuple(between)) if found and done is not None else None
+            between.append(node)
+            reader, value = node, self._fed_to(node)
+        return None
+
+    def _fed_to(self, node: Node) -> Value | None:
+        """What a node that goes was fed: an affine its data, a sum what it is merged into."""
+        affine = affine_of(self.facts, node)
+        if isinstance(affine, AffineOp):
+            return node.inputs[affine.data]
+        return self.decided.joined.get(node.id)
+
+    def _merge(self, joint: Node, ends: list[tuple[Node, Finished, tuple[Node, ...]] | None]) -> Iterator[Merge]:
+        for index in (0, 1):
+            home, other, fed = ends[index], ends[1 - index], joint.inputs[index]
+            if home is None or other is None or fed is None or sign_of(joint, index) < 0 or home[0] is other[0]:
+                continue
+            root = self.decided.root
+            data = [node.inputs[0] for node in (home[0], other[0])]
+            if len({root(self.facts.graph, value).id for value in data if value is not None}) != 1:
+                continue
+            done = home[1].merged_with(other[1], sign_of(joint, 1 - index))
+            if done is None:
+                continue
+            self.finished[home[0].id] = done
+            self.decided.joins(self.facts.graph, joint, fed)
+            yield Merge(other[0].site, home[0].site, joint.site, index, tuple(node.site for node in home[2]))
+            return
+
+
+def finished_homes(facts: Facts, homes: Mapping[Node, Taken], merges: tuple[Merge, ...]) -> dict[int, Finished]:
+    """What each convolution that others are merged into has become, by node id; those merged away included."""
+    graph, finished = facts.graph, dict[int, Finished]()
+    for merge in merges:
+        home, other = graph.at(merge.home), graph.at(merge.site)
+        for node in (home, other):
+            if node.id not in finished:
+                done = Finished.of(facts, node, homes.get(node, Taken()))
+                if done is None:
+                    raise ValueError(f"the plan merges {node.site}, which is no convolution")
+                finished[node.id] = done
+        merged = finished[home.id].merged_with(finished[other.id], sign_of(graph.at(merge.joint), 1 - merge.joined))
+        if merged is None:
+            raise ValueError(f"the plan merges {other.site} into {home.site}, where it does not fit")
+        finished[home.id] = merged
+    return finished

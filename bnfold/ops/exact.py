@@ -1,0 +1,137 @@
+"""What the constants of a linear operator become, exactly: in float64 and not rounded yet (absorb.py has the formulas).
+
+A weight is computed in pieces, so that it is never held in float64 as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bnfold.affine import Affine, Float64
+from bnfold.ops.facts import Array, Constant
+from bnfold.ops.quantized import Dequantized
+
+if TYPE_CHECKING:
+    from bnfold.ops.absorb import Linear
+
+BLOCK = 1 << 18
+"""Elements computed at a time: 2 MB in float64."""
+
+
+def products(linear: Linear, weight: Constant, after: Affine) -> Iterator[tuple[int, slice, Float64]]:
+    """(group, slice of its outputs, a*W exactly there), in pieces of about BLOCK elements."""
+    rows = _Rows.of(linear, weight, after)
+    groups, outputs, *rest = rows.source.shape
+    step = max(1, BLOCK // max(1, int(np.prod(rest, dtype=np.int64))))
+    for group in range(groups):
+        for first in range(0, outputs, step):
+            piece = slice(first, first + step)
+            with np.errstate(over="ignore", invalid="ignore"):
+                yield group, piece, rows.at(group, piece)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """The rows of a new weight, exactly: those of its own, and those of what is merged into it."""
+
+    linear: Linear
+    source: Array
+    factors: Float64
+    of_inputs: Float64 | None
+    branches: tuple[_Rows, ...]
+
+    @classmethod
+    def of(cls, linear: Linear, weight: Constant, after: Affine) -> _Rows:
+        source = linear.view(weight.array())
+        groups, outputs, *rest = source.shape
+        scale, _ = after.along(linear.axis_at(after.rank), groups * outputs)
+        fed = of_inputs(linear, source.ndim)
+        branches = (
+            cls.of(branch.linear, branch.linear.weight, branch.after)
+            for branch in linear.branches
+            if isinstance(branch.linear.weight, Constant)
+        )
+        factors = scale.reshape(groups, outputs, *[1] * len(rest))
+        return cls(linear, source, factors, None if fed is None else fed[0], tuple(branches))
+
+    def at(self, group: int, piece: slice) -> Float64:
+        """Some outputs of a group."""
+        linear, outputs = self.linear, self.source.shape[1]
+        exact = np.multiply(self.source[group, piece], self.factors[group, piece], dtype=np.float64)
+        if self.of_inputs is not None:
+            exact *= self.of_inputs[group]
+        if linear.tap is not None and linear.center is not None:
+            own = np.arange(outputs)[piece]
+            taps = linear.tap.reshape(self.source.shape[0], outputs)
+            exact[np.arange(len(own)), own, linear.center] += taps[group, piece]
+        for branch, rows in zip(linear.branches, self.branches, strict=True):
+            exact[:, :, branch.places] += branch.sign * rows.at(group, piece)
+        return exact
+
+
+def of_inputs(linear: Linear, rank: int) -> tuple[Float64, Float64] | None:
+    """The scale and shift of the data, by group, as they multiply the weight's view without its first axis."""
+    if linear.before is None or linear.fed is None:
+        return None
+    axis = linear.fed.axis if linear.fed.axis >= 0 else linear.fed.axis + linear.before.rank
+    shape = [1] * rank
+    shape[0], shape[linear.fed.view_axis] = linear.groups, linear.inputs // linear.groups
+    scale, shift = linear.before.along(axis, linear.inputs)
+    return np.asarray(scale.reshape(shape)), np.asarray(shift.reshape(shape))
+
+
+def of_shift(linear: Linear) -> Float64 | None:
+    """What a shift of the data adds to each output: the sum of its weights times the shift."""
+    weight = linear.weight
+    if not linear.has_shift_before or isinstance(weight, Dequantized):
+        return None
+    source = linear.view(weight.array())
+    parts = of_inputs(linear, source.ndim)
+    if parts is None:
+        return None
+    added = np.empty((linear.groups, linear.channels // linear.groups))
+    for group in range(linear.groups):
+        for output in range(added.shape[1]):
+            added[group, output] = np.sum(source[group, output].astype(np.float64) * parts[1][group][0])
+    return added.reshape(-1) * (1.0 if linear.fed is None else linear.fed.factor)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def exact_bias(linear: Linear, after: Affine) -> Float64 | None:
+    """a*b + s in float64 and in the shape that the operator wants, with all branches; None for nothing at all."""
+    own = _own_bias(linear, after)
+    for branch in linear.branches:
+        other = exact_bias(branch.linear, branch.after)
+        if other is not None:
+            own = branch.sign * other if own is None else own + branch.sign * other
+    return own
+
+
+def _own_bias(linear: Linear, after: Affine) -> Float64 | None:
+    axis = linear.axis_at(after.rank)
+    scale, shift = after.along(axis, linear.channels)
+    if isinstance(linear.bias, Dequantized):
+        return None
+    added = of_shift(linear)
+    if added is not None:
+        shift = scale * added + shift
+    if linear.bias is None:
+        if not np.any(shift):
+            return None
+        return shift if linear.bias_is_vector or axis == after.rank - 1 else shift[:, np.newaxis]
+    original = linear.bias.array().astype(np.float64) * linear.bias_factor
+    if linear.bias_is_vector:
+        return _shifted(original * scale, shift)
+    shape = [1] * after.rank
+    shape[axis] = linear.channels
+    exact = _shifted(original * after.scale, after.shift if added is None else shift.reshape(shape))
+    return exact[0] if original.ndim < exact.ndim and exact.shape[0] == 1 else exact
+
+
+def _shifted(product: Float64, shift: Float64) -> Float64:
+    """Their sum; where there is no shift, the product with its own sign, also that of a negative zero."""
+    return np.asarray(np.where(shift == 0, product, product + shift))
