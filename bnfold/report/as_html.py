@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree as ET
 
 from bnfold import __version__
-from bnfold.report.as_text import by_code
-from bnfold.report.document import Block, Document, Line, Section
+from bnfold.report.document import Block, Document, Line, Section, by_code
 from bnfold.report.escape import shown
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from bnfold.report.as_text import by_code
-from bnfold.report.document import Block, Document, Line, Section
+from bnfold.report.document import Block, Document, Line, Section, by_code
 from bnfold.report.escape import shown
 
 _SPECIAL = re.compile(

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
-from bnfold.report.document import Block, Document, Fact, Line, Section
+from bnfold.report.document import Block, Document, Fact, Line, Section, by_code
 from bnfold.report.escape import shown
 
 if TYPE_CHECKING:
@@ -129,13 +128,6 @@ def _section(section: Section, document: Document) -> Iterator[_Row]:
         yield from _some(lines, "      ", ": ", verbose=document.verbose)
         if lines[0].remedy:
             yield _Row(((f"      remedy: {shown(lines[0].remedy)}", "dim"),), hang=8, is_prose=True)
-
-
-def by_code(lines: Iterable[Line]) -> list[tuple[str, tuple[Line, ...]]]:
-    """The lines of each code, the largest group first."""
-    ordered = sorted(lines, key=lambda line: line.code)
-    groups = [(code, tuple(group)) for code, group in groupby(ordered, key=lambda line: line.code)]
-    return sorted(groups, key=lambda entry: (-len(entry[1]), entry[0]))
 
 
 def _some(lines: Sequence[Line], indent: str, joint: str, *, verbose: bool) -> Iterator[_Row]:

@@ -7,8 +7,9 @@ All text is raw, as it stands in the model: each format escapes what it must.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 from bnfold.moves import Json
@@ -124,3 +125,10 @@ class Document:
     outcome: str = ""
     is_failure: bool = False
     verbose: bool = False
+
+
+def by_code(lines: Iterable[Line]) -> list[tuple[str, tuple[Line, ...]]]:
+    """The lines of each code, the largest group first."""
+    ordered = sorted(lines, key=lambda line: line.code)
+    groups = [(code, tuple(group)) for code, group in groupby(ordered, key=lambda line: line.code)]
+    return sorted(groups, key=lambda entry: (-len(entry[1]), entry[0]))

@@ -17,7 +17,7 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
-from command_line import Answer, command, environment
+from command_line import Answer, command, environment, parsed
 from onnx import numpy_helper
 
 import bnfold
@@ -44,6 +44,8 @@ ANSWERS = {
     "a fold that was not verified": ("fold m.onnx -o out.onnx --verify off", 0),
     "a fold that leaves one": (f"fold two.onnx -o out.onnx {CERTIFICATE}", 0),
     "a fold that may leave none": (f"fold two.onnx -o out.onnx --strict {CERTIFICATE}", 1),
+    "a fold that merges": (f"fold twin.onnx -o out.onnx --merge-branches {CERTIFICATE}", 0),
+    "a plan that merges": ("plan twin.onnx --merge-branches", 0),
     "a check": ("fold m.onnx --check", 1),
     "a check of nothing": ("fold without.onnx --check", 0),
     "a fold of nothing": ("fold without.onnx -o out.onnx", 0),
@@ -96,7 +98,7 @@ class Told:
 
 @pytest.fixture
 def models(desk: Path) -> Path:
-    """Beside the models of every command: one that another tool broke, one with a bad variance, data, a certificate."""
+    """Beside the models of every command: one that another tool broke, one with bad variances, twins, data."""
     model = onnx.load(desk / "m.onnx")
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.01), "w"))
@@ -108,6 +110,8 @@ def models(desk: Path) -> Path:
     variance = next(tensor for tensor in model.graph.initializer if tensor.name == "v")
     variance.CopyFrom(numpy_helper.from_array(np.array([1, -1, np.nan, 1], np.float32), "v"))
     onnx.save(model, desk / "bad.onnx")
+    twin = "(float[N,4,8] x) => (float[N,4,6] y) { a = Conv(x,w) b = Conv(x,w) s = Add(a,b) y = Relu(s) }"
+    onnx.save(parsed(twin), desk / "twin.onnx")
     random = np.random.default_rng(0)
     np.savez(desk / "d.npz", x=random.standard_normal((200, 4, 8)).astype(np.float32))
     return desk
@@ -145,6 +149,7 @@ def test_an_answer_in_every_format(cli: Cli, desk: Path, name: str) -> None:
     assert found.json["command"] == line.split(maxsplit=1)[0]
     self_contained(found.html)
     assert found.text.strip()
+    assert ("merged into another" in found.text) == ("--merge-branches" in line)
     assert found.markdown.strip()
     if found.sarif is not None:
         jsonschema.Draft4Validator(OFFICIAL).validate(found.sarif)
@@ -418,6 +423,33 @@ def test_the_reports_are_there_when_nobody_reads_stdout(desk: Path) -> None:
         os.close(writing)
     assert (done.returncode, done.stderr) == (141, b"")
     assert json.loads((desk / "r.json").read_text())["command"] == "explain"
+
+
+def test_the_summary_of_a_job_is_added_to_what_is_there(cli: Cli, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = desk / "summary"
+    summary.write_text("# before\n\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    assert cli("plan", "m.onnx").code == 0
+    assert summary.read_text() == "# before\n\n"
+    for options in ((), ("-q",)):
+        assert cli("plan", "two.onnx", "--format", "github", "--report", "r.md", *options).code == 0
+    assert summary.read_text() == "# before\n\n" + 2 * ((desk / "r.md").read_text() + "\n")
+
+
+def test_a_summary_that_is_full_stays_as_it_is(cli: Cli, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = desk / "summary"
+    summary.write_bytes(b"x" * 1024 * 1024)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    assert cli("plan", "two.onnx", "--format", "github").code == 0
+    assert summary.stat().st_size == 1024 * 1024
+
+
+def test_a_summary_that_cannot_be_written_is_a_report_that_cannot(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "no/summary")
+    answer = cli("plan", "m.onnx", "--format", "github")
+    assert answer.code == 5
+    assert answer.out == "1 model: 1 BatchNorms to fold, 0 left\n"
+    assert answer.err == "bnfold: the report 'no/summary' cannot be written: No such file or directory\n"
 
 
 def test_the_same_answer_is_the_same_bytes(cli: Cli, desk: Path) -> None:
