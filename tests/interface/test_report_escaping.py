@@ -6,14 +6,16 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 from xml.etree import ElementTree as ET
 
 import onnx
 import pytest
 from command_line import BLOCKED, command, environment, parsed
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from test_reports import self_contained
@@ -21,6 +23,8 @@ from test_reports import self_contained
 from bnfold.report import as_github, as_html, as_json, as_junit, as_markdown, as_sarif, as_text
 from bnfold.report.document import Block, Case, Document, Fact, Level, Line, Page, Section
 from bnfold.report.escape import shown
+
+Test = TypeVar("Test", bound=Callable[..., None])
 
 NASTY = (
     "\x1b[31mred", "a\nb", "::error::x", "##[error]x", "%0A::warning::y", "a,b:c%", "<script>alert(1)</script>", "]]>",
@@ -31,7 +35,17 @@ NASTY = (
 NAMES = st.one_of(
     st.sampled_from(NASTY), st.text(max_size=30), st.lists(st.sampled_from(NASTY), max_size=4).map("".join)
 )
-FEW = settings(max_examples=60, deadline=None)
+
+
+def drawn(count: int) -> Callable[[Test], Test]:
+    """A test of so many names: some at random, and each of the nasty ones."""
+
+    def decorate(test: Test) -> Test:
+        for name in NASTY:
+            test = example(*[name] * count)(test)
+        return settings(max_examples=25, deadline=None)(given(*[NAMES] * count)(test))
+
+    return decorate
 
 
 def document(
@@ -66,8 +80,7 @@ def parsed_command(line: str) -> tuple[str, dict[str, str], str]:
     return found[1], properties, message
 
 
-@FEW
-@given(NAMES, NAMES)
+@drawn(2)
 def test_a_name_stays_within_its_annotation(place: str, sentence: str) -> None:
     lines = as_github.written(document(place, sentence, file=f"{shown(place)}.onnx")).split("\n")
     assert lines[-1] == "sums"
@@ -141,8 +154,7 @@ def test_a_file_is_named_as_the_repository_has_it(
 # XML, SARIF and JSON.
 
 
-@FEW
-@given(NAMES, NAMES)
+@drawn(2)
 def test_a_name_is_text_in_xml(place: str, sentence: str) -> None:
     root = ET.fromstring(as_junit.written(document(place, sentence)))  # noqa: S314  # our own
     assert [case.get("name") for case in root.iter("testcase")] == [shown(place)] * 3
@@ -158,8 +170,7 @@ def unescaped(message: str, *, as_link: bool, as_argument: bool) -> str:
     return text.replace("{{", "{").replace("}}", "}") if as_argument else text
 
 
-@FEW
-@given(NAMES, NAMES)
+@drawn(2)
 def test_a_name_is_no_link_and_no_argument_in_sarif(place: str, sentence: str) -> None:
     (run,) = json.loads(as_sarif.written(document(place, sentence)))["runs"]
     whole = shown(f"{place}: {sentence}" if place else sentence)
@@ -183,8 +194,7 @@ def test_a_path_is_a_reference_in_sarif(file: str) -> None:
     assert unquote_to_bytes(uri) == os.fsencode(file)
 
 
-@FEW
-@given(NAMES)
+@drawn(1)
 def test_a_name_in_json_is_the_name(place: str) -> None:
     said = Document("plan", (), lambda: {"name": place, "worst": float("inf")})
     value = json.loads(as_json.written(said))
@@ -218,16 +228,14 @@ KNOWN_TOKENS = {
 KNOWN_CHILDREN = {"text", "text_special", "code_inline", "strong_open", "strong_close", "html_inline"}
 
 
-@FEW
-@given(NAMES, NAMES)
+@drawn(2)
 def test_a_name_shows_as_it_stands_in_markdown(place: str, sentence: str) -> None:
     texts = [text.strip() for text in visible(as_markdown.written(document(place, sentence)))]
     assert texts.count(shown(place).strip()) >= 3 + 1  # in each table of sections, and as a heading
     assert texts.count(shown(sentence).strip()) >= 2 + 1 + 3  # paragraphs, a fact, and each table
 
 
-@FEW
-@given(NAMES, NAMES)
+@drawn(2)
 def test_a_name_is_text_in_html(place: str, sentence: str) -> None:
     html = as_html.written(document(place, sentence))
     page = self_contained(html)
@@ -243,8 +251,7 @@ def test_a_name_is_text_in_html(place: str, sentence: str) -> None:
 # Text, on a terminal and elsewhere.
 
 
-@FEW
-@given(NAMES, NAMES)
+@drawn(2)
 def test_a_name_is_one_line_of_printable_text(place: str, sentence: str) -> None:
     text = as_text.written(document(place, sentence))
     assert all(line.isprintable() for line in text.split("\n"))
