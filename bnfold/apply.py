@@ -167,6 +167,8 @@ def _changing(graph: Graph, plan: Plan, moved: list[_Moved], crossed: set[int]) 
             outputs += [value for node in passed for value in node.outputs]
         else:
             outputs += _on_the_way(graph, graph.at(move.joint or move.site), passed)
+        if move.onward is not None:  # what it put out is what it was fed, which is now something else
+            outputs += [value for site in (move.site, *move.onward.path) for value in graph.at(site).outputs]
     for merge in plan.merges:
         outputs += [graph.at(site).output(0) for site in (merge.home, *merge.path)]
     for each in (each for each in moved if each.node.id in crossed):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from bnfold.affine import Affine, Float64
 from bnfold.graph import Graph
-from bnfold.moves import Arrival, Move
+from bnfold.moves import Arrival, Move, Onward
 from bnfold.nodes import Node, Value
 from bnfold.ops.affine import AffineOp
 from bnfold.ops.facts import reads_metadata_alone
@@ -36,6 +38,8 @@ class Route:
     arrivals: tuple[Arrived, ...]
     totals: tuple[tuple[Node, Affine], ...]
     path: tuple[Node, ...]
+    skips: tuple[tuple[Node, Node, Affine], ...] = ()
+    """The sums that take the data of a home as they are, the home, and the tap that it gets for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,14 @@ class Decided:
         for each in route.arrivals:
             if each.node.id in self.taps:
                 self.taps[each.node.id] = self.taps[each.node.id] * each.affine.scale.reshape(-1)
-        arrivals = tuple(Arrival(each.node.site, each.affine, each.takes_shift) for each in route.arrivals)
-        return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path), affine.data)
+        arrivals = [Arrival(each.node.site, each.affine, each.takes_shift) for each in route.arrivals]
+        for _, home, tap in route.skips:
+            whole = self.taken(home).and_tap(tap)
+            self.taps[home.id] = np.asarray(whole.tap)
+            arrivals.append(Arrival(home.site, tap, is_tap=True))
+        skips = tuple((joint.site, home.site) for joint, home, _ in route.skips)
+        path = tuple(passed.site for passed in route.path)
+        return Move(affine.node.site, tuple(arrivals), path, affine.data, skips=skips)
 
     def taken(self, node: Node) -> Taken:
         """All that a node has taken over so far."""
@@ -92,6 +102,11 @@ class Decided:
         self.ahead.update((home.id, total) for home, total in route.totals)
         arrivals = tuple(Arrival(a.node.site, a.affine, a.takes_shift, a.data_input) for a in route.arrivals)
         return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path), affine.data)
+
+    def settle_both(self, graph: Graph, affine: AffineOp, route: Route, ahead: Ahead) -> Move:
+        """Make the move of a scale that goes back and a shift that goes forward."""
+        move, further = self.settle(graph, affine, route), self.settle_ahead(graph, affine, ahead)
+        return replace(move, onward=Onward(further.arrivals, further.path))
 
     def _goes(self, graph: Graph, affine: AffineOp) -> None:
         value = fed_to(affine)

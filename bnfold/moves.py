@@ -39,12 +39,21 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
+class Onward:
+    """Where the shift of an affine went whose scale went the other way: forward to its readers, by these nodes."""
+
+    arrivals: tuple[Arrival, ...]
+    path: tuple[Site, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """One affine that goes: where it stood, the homes it settles in, and the nodes it passed, nearest first.
 
     It goes towards what makes its value, or forward to all that reads it, or into a convolution beside it: `joint` is
     then the sum of both, which goes too, and `joined` the input of it that has the convolution. `data` is the input
-    that the affine acts on.
+    that the affine acts on. `skips` are sums on the way that take the data of a home as they are (a skip connection),
+    each with that home, which gets a tap for it. With `onward`, its scale alone went back, and its shift forward.
     """
 
     site: Site
@@ -53,6 +62,13 @@ class Move:
     data: int = 0
     joint: Site | None = None
     joined: int = 0
+    skips: tuple[tuple[Site, Site], ...] = ()
+    onward: Onward | None = None
+
+    @property
+    def all_arrivals(self) -> tuple[Arrival, ...]:
+        """Everything that arrives at a home, whichever way."""
+        return self.arrivals if self.onward is None else (*self.arrivals, *self.onward.arrivals)
 
     @property
     def is_forward(self) -> bool:
@@ -61,7 +77,7 @@ class Move:
 
     def goes_within(self, sites: Collection[Site]) -> bool:
         """Whether all its homes are among some nodes."""
-        return all(arrival.home in sites for arrival in self.arrivals)
+        return all(arrival.home in sites for arrival in self.all_arrivals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +184,7 @@ class Plan:
         """
         homes: dict[Site, Taken] = {}
         for move in self.moves:
-            for arrival in move.arrivals:
+            for arrival in move.all_arrivals:
                 taken = homes.get(arrival.home, Taken())
                 homes[arrival.home] = (
                     taken.and_tap(arrival.after)
@@ -195,14 +211,28 @@ def _move_to_json(move: Move) -> dict[str, Json]:
         "data": move.data,
         "joint": None if move.joint is None else _site_to_json(move.joint),
         "joined": move.joined,
+        "skips": [[_site_to_json(joint), _site_to_json(home)] for joint, home in move.skips],
+        "onward": None if move.onward is None else _onward_to_json(move.onward),
     }
+
+
+def _onward_to_json(onward: Onward) -> dict[str, Json]:
+    homes: list[Json] = [_arrival_to_json(arrival) for arrival in onward.arrivals]
+    return {"homes": homes, "path": [_site_to_json(site) for site in onward.path]}
 
 
 def _move_from_json(value: Mapping[str, Any]) -> Move:
     arrivals = tuple(_arrival_from_json(entry) for entry in value["homes"])
     path = tuple(_site_from_json(site) for site in value["path"])
     joint = None if value["joint"] is None else _site_from_json(value["joint"])
-    return Move(_site_from_json(value["site"]), arrivals, path, int(value["data"]), joint, int(value["joined"]))
+    skips = tuple((_site_from_json(one), _site_from_json(home)) for one, home in value["skips"])
+    further = value["onward"]
+    onward = further and Onward(
+        tuple(_arrival_from_json(entry) for entry in further["homes"]),
+        tuple(_site_from_json(site) for site in further["path"]),
+    )
+    site, data, joined = _site_from_json(value["site"]), int(value["data"]), int(value["joined"])
+    return Move(site, arrivals, path, data, joint, joined, skips, onward or None)
 
 
 def _merge_to_json(merge: Merge) -> dict[str, Json]:

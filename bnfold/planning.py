@@ -13,6 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
+import numpy as np
+
+from bnfold.affine import Affine
 from bnfold.decided import Decided, Route, fed_to, not_free
 from bnfold.forwarding import Forward
 from bnfold.graph import Graph
@@ -145,9 +148,24 @@ def _decided(facts: Facts, decided: Decided, affine: AffineOp) -> dict[int, Move
     ahead = Forward(facts, decided, affine).search(meant)
     if not isinstance(ahead, Obstacle):
         return {affine.node.id: decided.settle_ahead(facts.graph, affine, ahead)}
+    parted = _parted(facts, decided, affine, meant)
+    if parted is not None:
+        return {affine.node.id: parted}
     # Where nothing stands before it, what stands behind it says more.
     told = ahead if route.reason is NO_HOME and ahead.reason not in {NO_HOME, GRAPH_OUTPUT} else route
     return {affine.node.id: _refusal(affine.node, told)}
+
+
+def _parted(facts: Facts, decided: Decided, affine: AffineOp, meant: Affine) -> Move | None:
+    """Its scale goes back and its shift forward, where neither way is open to both."""
+    none = np.zeros_like(meant.shift)
+    if not meant.has_shift or np.all(meant.scale == 1):
+        return None
+    back = Backward(facts, decided, affine).search(Affine(meant.scale, none))
+    if not isinstance(back, Route):
+        return None
+    ahead = Forward(facts, decided, affine).search(Affine(np.ones_like(meant.scale), meant.shift))
+    return None if isinstance(ahead, Obstacle) else decided.settle_both(facts.graph, affine, back, ahead)
 
 
 def _refusal(node: Node, obstacle: Obstacle) -> Refusal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,12 +11,12 @@ import onnx
 
 from bnfold.apply import Rewrite
 from bnfold.equality.certificate import Certificate, certify
-from bnfold.equality.claim import Claim, Merging
+from bnfold.equality.claim import Claim, Merging, Part, Skip
 from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
 from bnfold.errors import BUG_EXIT_CODE, BnfoldError, UsageError
 from bnfold.graph import Graph
 from bnfold.model import ModelFile, Subject, candidate, read, to_bytes
-from bnfold.moves import Plan
+from bnfold.moves import Move, Plan
 
 SEVERITY = (BUG_EXIT_CODE, 5, 4, 3, 6, 2, 1, 0)
 """Exit codes, the most severe first."""
@@ -147,17 +147,28 @@ def totals_after(graph: Graph, plan: Plan, rewrite: Rewrite, size: int) -> Total
 
 def claims(decided: Plan) -> tuple[Claim, ...]:
     """What a plan did, in the certificate's own words."""
-    return tuple(
-        Claim(
-            move.site,
-            move.path,
-            tuple(arrival.home for arrival in move.arrivals),
-            tuple(arrival.home for arrival in move.arrivals if not arrival.takes_shift),
-            move.is_forward,
-            move.data,
-            () if move.joint is None else (move.joint,),
-        )
-        for move in decided.moves
+    return tuple(claim for move in decided.moves for claim in _claims(move))
+
+
+def _claims(move: Move) -> Iterator[Claim]:
+    """Where all of it went; or its scale, and then its shift."""
+    yield _claim(move, "" if move.onward is None else "scale")
+    if move.onward is not None:
+        homes = tuple(arrival.home for arrival in move.onward.arrivals)
+        yield Claim(move.site, move.onward.path, homes, ahead=True, data=move.data, part="shift")
+
+
+def _claim(move: Move, part: Part) -> Claim:
+    return Claim(
+        move.site,
+        move.path,
+        tuple(arrival.home for arrival in move.arrivals if not arrival.is_tap or move.joint is not None),
+        tuple(arrival.home for arrival in move.arrivals if not arrival.takes_shift),
+        move.is_forward,
+        move.data,
+        () if move.joint is None else (move.joint,),
+        tuple(Skip(joint, home) for joint, home in move.skips),
+        part,
     )
 
 

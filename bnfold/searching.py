@@ -9,23 +9,26 @@ another way.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from bnfold.affine import Affine
+from bnfold.beside import convolution_beside
 from bnfold.decided import Arrived, Decided, Route, fed_to, not_free
 from bnfold.nodes import Node, Value
 from bnfold.ops.affine import AffineOp
 from bnfold.ops.facts import Facts
+from bnfold.ops.joining import is_sum, sign_of
 from bnfold.ops.linear import ways_of
-from bnfold.ops.passing import Passed, backward, known_rank, known_size, may_pass
+from bnfold.ops.passing import Passage, Passed, backward, known_rank, known_size, may_pass
 from bnfold.ops.reasons import (
     BLOCKED,
     BROKEN_PARAMETERS,
     LAYOUT,
     NO_GAIN,
     NO_HOME,
+    PRECISION,
     Obstacle,
 )
 from bnfold.ops.taking import Taken, home_with
@@ -65,8 +68,24 @@ class _Fallback:
     pending: tuple[_Step, ...]
     arrivals: int
     path: int
+    skips: int
     may_stay: bool
     instead: Passed | None
+
+
+MOST_MADE_UP = 4.0
+"""How much larger than a*x the terms (a - 1)*x and x may be: beyond, the sum would be rounded to their size."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Skip:
+    """A value that a sum reads and that something else reads too, at `index`: it was to bear a scale, and cannot."""
+
+    joint: Node
+    index: int
+    value: Value
+    affine: Affine
+    obstacle: Obstacle
 
 
 _Step = tuple[Node, Value, Affine, bool]
@@ -88,6 +107,7 @@ class Backward:
     totals: list[tuple[Node, Affine]] = field(default_factory=list)
     path: list[Node] = field(default_factory=list)
     fallbacks: list[_Fallback] = field(default_factory=list)
+    skips: list[_Skip] = field(default_factory=list)
 
     def meant(self) -> Affine | Obstacle:
         """The affine as one of the values that it acts on, if its parameters fit them."""
@@ -117,7 +137,37 @@ class Backward:
         parted = self.parted()
         if parted is not None:
             return Obstacle(BLOCKED, f"another output of {parted.op} is read on the way too", parted)
-        return one_add(self.arrivals) or Route(tuple(self.arrivals), tuple(self.totals), tuple(self.path))
+        taps = [self.tap_for(skip) for skip in self.skips]
+        refused = next((tap for tap in taps if isinstance(tap, Obstacle)), None)
+        if refused is not None or len(taps) > 1:
+            return refused or self.skips[1].obstacle
+        made = tuple(tap for tap in taps if not isinstance(tap, Obstacle))
+        return one_add(self.arrivals) or Route(tuple(self.arrivals), tuple(self.totals), tuple(self.path), made)
+
+    def tap_for(self, skip: _Skip) -> tuple[Node, Node, Affine] | Obstacle:
+        """The tap of a convolution that makes up for a skip connection: a*(c + x) is (a*c + (a - 1)*x) + x.
+
+        The convolution has to read what the skip connection reads, and stand in the same sum, with sums alone between.
+        Adding (a - 1)*x and then x rounds to the size of both, where the original rounds to that of a*x.
+        """
+        scale = skip.affine.scale
+        lost = np.abs(scale - 1) + 1 > MOST_MADE_UP * np.abs(scale)
+        if np.any(lost):
+            detail = f"a skip connection that is to bear {scale[lost][0]:.3g} would cost more rounding than it may"
+            return Obstacle(PRECISION, detail, skip.joint)
+        data = self.decided.root(self.facts.graph, skip.value)
+        for index in (i for i in range(len(skip.joint.inputs)) if i != skip.index):
+            found = convolution_beside(self.facts, self.decided, skip.joint, index, data)
+            if found is None or not any(each.node is found.home for each in self.arrivals):
+                continue
+            arrived = next(each for each in self.arrivals if each.node is found.home)
+            sign = found.sign * sign_of(skip.joint, skip.index)
+            tap = Affine((skip.affine.scale - 1) * sign, np.zeros_like(skip.affine.shift))
+            total = self.decided.taken(found.home).and_then(arrived.affine, None).and_tap(tap)
+            home = home_with(self.facts, found.home, total)
+            if isinstance(home, tuple):
+                return skip.joint, found.home, tap
+        return skip.obstacle
 
     def parted(self) -> Node | None:
         """A node of several outputs, of which more than one is read on the way: which of them changes is not plain."""
@@ -134,7 +184,7 @@ class Backward:
         reader, value, affine, takes_shift = step
         obstacle = not_free(self.facts.graph, value, reader)
         if obstacle is not None:
-            return obstacle
+            return self.skipped(step, obstacle)
         node = self.facts.graph.producer(value)
         if node is None:
             return Obstacle(NO_HOME, f"{value.name!r} is no node's output")
@@ -157,6 +207,15 @@ class Backward:
             return passed
         return self.onward((node, value, affine, takes_shift), passed, rest)
 
+    def skipped(self, step: _Step, obstacle: Obstacle) -> tuple[_Step, ...] | Obstacle:
+        """Leave a value as it is that a sum reads besides others, if it was to bear a scale alone."""
+        reader, value, affine, _ = step
+        if not is_sum(reader) or affine.has_shift or self.skips:
+            return obstacle
+        index = reader.inputs.index(value)
+        self.skips.append(_Skip(reader, index, value, affine, obstacle))
+        return ()
+
     def past_a_home(self, node: Node, affine: Affine) -> Passed | Obstacle | None:
         """How a factor is passed that has grown: behind r*p*x, (a, s) is what (a, s/r) is behind p*x, times r."""
         earlier = self.decided.homes.get(node.id)
@@ -169,6 +228,7 @@ class Backward:
     def onward(self, step: _Step, passed: Passed, rest: tuple[_Step, ...]) -> tuple[_Step, ...] | Obstacle:
         """The steps to the inputs that passages lead to (`step` has the node); a missing one would lose an affine."""
         node, _, affine, takes_shift = step
+        passed = self.shift_elsewhere(node, passed)
         steps: list[_Step] = []
         for passage in passed.passages:
             operand = node.input(passage.index)
@@ -180,11 +240,28 @@ class Backward:
             if obstacle is not None:
                 return obstacle
         elif passed.may_stay or passed.instead is not None:
-            places = len(self.arrivals), len(self.path)
+            places = len(self.arrivals), len(self.path), len(self.skips)
             self.fallbacks.append(_Fallback(step, rest, *places, passed.may_stay, passed.instead))
         if steps:
             self.path.append(node)
         return tuple(steps)
+
+    def shift_elsewhere(self, node: Node, passed: Passed) -> Passed:
+        """Of a sum, the shift goes to the first value that may change: a skip connection takes none."""
+        first, *others = passed.passages or (None,)
+        if first is None or not others or not is_sum(node) or self.may_change(node, first) or not first.takes_shift:
+            return passed
+        other = next((each for each in others if self.may_change(node, each)), None)
+        if other is None or other.affine.shape != first.affine.shape or sign_of(node, other.index) < 0:
+            return passed
+        scale = replace(first, affine=other.affine, takes_shift=False)
+        whole = replace(other, affine=first.affine, takes_shift=True)
+        return replace(passed, passages=tuple(whole if each is other else each for each in (scale, *others)))
+
+    def may_change(self, node: Node, passage: Passage) -> bool:
+        """Whether nothing else reads the value that a passage leads to."""
+        value = node.input(passage.index)
+        return value is not None and not_free(self.facts.graph, value, node) is None
 
     def retreat(self) -> tuple[_Step, ...] | None:
         """Settle, or go another way, where that was possible last, and what then is still pending; None if nowhere."""
@@ -192,6 +269,7 @@ class Backward:
             last = self.fallbacks.pop()
             node, _, affine, takes_shift = last.step
             del self.arrivals[last.arrivals :], self.totals[last.arrivals :], self.path[last.path :]
+            del self.skips[last.skips :]
             if last.may_stay and self.settle(node, affine, takes_shift) is None:
                 return last.pending
             if last.instead is not None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnfold.affine import Affine
-from bnfold.decided import Decided, fed_to, not_free
+from bnfold.beside import Found, convolution_beside
+from bnfold.decided import Decided, fed_to
 from bnfold.moves import Arrival, Move
 from bnfold.nodes import Node, Value
 from bnfold.ops.affine import AffineOp
@@ -24,16 +25,6 @@ from bnfold.ops.joining import is_sum, sign_of
 from bnfold.ops.reasons import Obstacle
 from bnfold.ops.taking import home_with
 from bnfold.searching import Backward
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """The convolution, the nodes between it and the sum, and the sign with which it stands in that."""
-
-    home: Node
-    path: tuple[Node, ...]
-    sign: float
-
 
 LONGEST_ROW = 8
 """How many affines in a row may go sideways together."""
@@ -80,7 +71,8 @@ class Sideways:
         if index is None:
             return None
         other = self.joint.inputs[1 - index]
-        found = None if other is None else self._convolution(other, self.joint, sign_of(self.joint, 1 - index))
+        data = self.decided.root(self.facts.graph, fed_to(self.affine))
+        found = convolution_beside(self.facts, self.decided, self.joint, 1 - index, data)
         if found is None or other is None:
             return None
         sign = sign_of(self.joint, index) * found.sign
@@ -94,32 +86,7 @@ class Sideways:
         index = self.joint.inputs.index(output)
         return index if sign_of(self.joint, 1 - index) > 0 else None
 
-    def _root(self, value: Value) -> Value:
-        return self.decided.root(self.facts.graph, value)
-
-    def _convolution(self, value: Value, reader: Node, sign: float) -> _Found | None:
-        """A convolution of the same data, by way of sums and of what has gone."""
-        if not_free(self.facts.graph, value, reader) is not None:
-            return None
-        node = self.facts.graph.producer(value)
-        if node is None or node.id in self.decided.kept or node.output(0) is not value:
-            return None
-        if node.id in self.decided.gone:
-            before, fed = self.decided.gone[node.id]
-            found = self._convolution(fed, before, sign)
-            return found and _Found(found.home, (node, *found.path), found.sign)
-        if is_sum(node):
-            for index, operand in enumerate(node.inputs):
-                found = None if operand is None else self._convolution(operand, node, sign * sign_of(node, index))
-                if found is not None:
-                    return _Found(found.home, (node, *found.path), found.sign)
-            return None
-        data = node.input(0)
-        if data is None or node.id in self.decided.ahead or self._root(data) is not self._root(fed_to(self.affine)):
-            return None
-        return _Found(node, (), sign)
-
-    def _made(self, found: _Found, tap: Affine, index: int, other: Value) -> Move | None:
+    def _made(self, found: Found, tap: Affine, index: int, other: Value) -> Move | None:
         total = self.decided.taken(found.home).and_tap(tap)
         if isinstance(home_with(self.facts, found.home, total), Obstacle | None) or total.after is None:
             return None

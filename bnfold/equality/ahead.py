@@ -20,6 +20,7 @@ import numpy as np
 from bnfold.equality.claim import DeviationError, Link, Tree, UncertainError
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.linear import DataSide
+from bnfold.equality.passes import summed_sign
 from bnfold.equality.reference import (
     affine_of,
     follow,
@@ -27,6 +28,7 @@ from bnfold.equality.reference import (
     is_normalization,
     is_term,
     linear_map,
+    part_of,
     passing_of,
 )
 from bnfold.equality.steps import UNKNOWN_SIZES
@@ -120,7 +122,7 @@ class _Carry:
         sizes = self.constants.sizes(site.source)
         if sizes is None:
             raise UncertainError(f"the rank before {site.node.site} is not known")
-        affine = affine_of(self.constants, site, len(sizes))
+        affine = part_of(affine_of(self.constants, site, len(sizes)), self.tree.claim.part)
         shape = np.broadcast_shapes(affine.scale.shape, affine.shift.shape)
         for axis, (size, parameters) in enumerate(zip(sizes, shape, strict=True)):
             if parameters not in {1, size} and (size is not None or not is_normalization(site.node)):
@@ -138,6 +140,8 @@ class _Carry:
             raise DeviationError(f"{link.node.site} lets no shift pass")
         if np.any(borne.scale < 0) and not passing.negative:
             raise DeviationError(f"a negative scale passes {link.node.site}")
+        if passing.joins == "sum" and np.all(borne.scale == 1):
+            return self.added(link, borne)
         if passing.joins == "sum" or (passing.joins == "all" and link.node.op != "Concat"):
             raise DeviationError(f"{link.node.site} joins what it reads, and a claim passes one of it")
         shape = borne.shape
@@ -146,6 +150,16 @@ class _Carry:
         if link.node.op in {"ReduceSum"} and np.any(borne.shift):
             raise UncertainError(f"{link.node.site} multiplies a shift")
         return borne.moved(moved)
+
+    def added(self, link: Link, borne: _Borne) -> _Borne:
+        """A shift passes a sum of values, whatever the others are; it broadcasts as its value does."""
+        output = link.node.output(0)
+        sizes = None if output is None else self.constants.sizes(output)
+        if sizes is None or len(sizes) < len(borne.shape):
+            raise UncertainError(f"the rank of what {link.node.site} puts out is not known")
+        form = (1,) * (len(sizes) - len(borne.shape))
+        scale, shift, size = (part.reshape(form + part.shape) for part in (borne.scale, borne.shift, borne.magnitude))
+        return _Borne(scale, summed_sign(link) * shift, size, borne.terms + 1)
 
     def alone(self, link: Link) -> bool:
         """Whether all that stands beside the data is constant."""

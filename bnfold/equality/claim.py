@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from bnfold.nodes import Node, Reader, Site, Value
 
@@ -31,6 +32,18 @@ class UncertainError(Exception):
     """Something that the certificate cannot follow; the message says what, as one sentence."""
 
 
+Part = Literal["", "scale", "shift"]
+"""What of an affine a claim is about: all of it, or one of its two halves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A sum on the way that takes the data of a home as they are: the home gets a tap that makes up for it."""
+
+    joint: Site
+    home: Site
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What a fold says it did with one affine: the node that went, the nodes it passed, and its homes.
@@ -40,7 +53,9 @@ class Claim:
     are the homes that take the scale alone, because a shift was left on the way, or went to another branch. With
     `ahead` the affine went to all that read it, and the homes take it over on their data. `data` is the input of the
     node that went which has its own. With `joint`, of one site, it became a tap of its only home, a convolution of the
-    same data, and that sum of both went too. All sites are of the original model.
+    same data, and that sum of both went too. `skips` are sums on the way of which one value does not bear the scale.
+    `part` says that only its scale, or its shift, went this way: another claim has the rest.
+    All sites are of the original model.
     """
 
     site: Site
@@ -50,6 +65,8 @@ class Claim:
     ahead: bool = False
     data: int = 0
     joint: tuple[Site, ...] = ()
+    skips: tuple[Skip, ...] = ()
+    part: Part = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +156,18 @@ class Beside:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Skipped:
+    """A skip connection: the sum and its input that does not bear the scale, and how the convolution comes there.
+
+    `links` lead from the home, which reads the same data, to `joint`, of which the last one's data is what it became.
+    """
+
+    joint: Link
+    links: tuple[Link, ...]
+    home: Node
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Tree:
     """A claim as nodes: its branches, and which nodes each node of the way (and the one that went) is fed by.
 
@@ -153,6 +182,7 @@ class Tree:
     feeds: Mapping[int, tuple[tuple[int, Node], ...]]
     ahead: Ahead | None = None
     beside: Beside | None = None
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def link(self) -> Link:

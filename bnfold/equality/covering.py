@@ -22,7 +22,7 @@ from bnfold.equality.claim import DeviationError, Tree
 from bnfold.equality.constants import Constants
 from bnfold.equality.pass_joining import bearing_inputs
 from bnfold.equality.passing import Passing
-from bnfold.equality.reference import affine_of, is_factor, is_normalization, is_term, passing_of
+from bnfold.equality.reference import affine_of, is_factor, is_normalization, is_term, part_of, passing_of
 from bnfold.nodes import Node
 
 State = Literal["untouched", "scaled", "whole"]
@@ -45,8 +45,8 @@ def _parts(constants: Constants, tree: Tree) -> tuple[bool, bool]:
     link = tree.chains[0].site
     sizes = constants.sizes(link.source)
     if sizes is None and not is_normalization(link.node):
-        return True, True
-    affine = affine_of(constants, link, 2 if sizes is None else max(len(sizes), 2))
+        return tree.claim.part != "shift", tree.claim.part != "scale"
+    affine = part_of(affine_of(constants, link, 2 if sizes is None else max(len(sizes), 2)), tree.claim.part)
     return bool(np.any(affine.scale != 1)), bool(np.any(affine.shift))
 
 
@@ -110,8 +110,12 @@ class _Join:
         return states.pop()
 
     def summed(self, bearing: tuple[int, ...]) -> State:
-        """Every input bears the scale (if there is one), and at most one of them the shift."""
-        if self.scale and set(self.found) != set(bearing):
+        """Every input bears the scale (if there is one), and at most one of them the shift.
+
+        One that does not is made up for by a tap (steps.py).
+        """
+        skipped = {each.joint.data for each in self.tree.skipped if each.joint.node is self.node}
+        if self.scale and set(self.found) != set(bearing) - skipped:
             raise DeviationError(f"not every value that {self.node.site} adds bears the scale")
         whole = sum(state == "whole" for state in self.found.values())
         if whole > 1:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bnfold.equality.certificate import Certificate
-from bnfold.equality.claim import Claim, Merging
+from bnfold.equality.claim import Claim, Merging, Part, Skip
 from bnfold.equality.homes import HomeCheck
 from bnfold.equality.numbers import BOUND, PartCheck
 from bnfold.equality.strict_json import BrokenJsonError, count, each, fields, flag, number, parsed, sha256, text
@@ -176,12 +176,24 @@ def _data(value: object, where: str) -> DataPin:
 
 
 def _claim(value: object, where: str) -> Claim:
-    found = fields(value, where, "site", "path", "homes", "unshifted", "ahead", "data", "joint")
+    found = fields(value, where, "site", "path", "homes", "unshifted", "ahead", "data", "joint", "skips", "part")
     ahead, data = flag(found["ahead"], f"{where}.ahead"), count(found["data"], f"{where}.data")
     path, homes, rest, joint = (
         each(found[name], f"{where}.{name}", _site) for name in ("path", "homes", "unshifted", "joint")
     )
-    return Claim(_site(found["site"], f"{where}.site"), path, homes, rest, ahead, data, joint)
+    skips = each(found["skips"], f"{where}.skips", _skip)
+    part = PARTS.get(text(found["part"], f"{where}.part"))
+    if part is None:
+        raise BrokenJsonError(f"{where}.part is {found['part']!r}, and no part of an affine")
+    return Claim(_site(found["site"], f"{where}.site"), path, homes, rest, ahead, data, joint, skips, part)
+
+
+PARTS: Mapping[str, Part] = {"": "", "scale": "scale", "shift": "shift"}
+
+
+def _skip(value: object, where: str) -> Skip:
+    found = fields(value, where, "joint", "home")
+    return Skip(_site(found["joint"], f"{where}.joint"), _site(found["home"], f"{where}.home"))
 
 
 def _merging(value: object, where: str) -> Merging:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnfold.equality.claim import DeviationError, Link, UncertainError, reads_form_alone
+from bnfold.equality.claim import DeviationError, Link, Part, UncertainError, reads_form_alone
 from bnfold.equality.constants import Constants, Float64, float_of, int_of, ints_of
 from bnfold.equality.layout import Carried, dropout, flatten, reshape, same, squeeze, transpose, unsqueeze
 from bnfold.equality.linear import (
@@ -87,6 +87,15 @@ def affine_of(constants: Constants, link: Link, rank: int) -> Affine:
     if not np.all(constant):
         raise DeviationError(f"{link.node.site} divides by zero")
     return _affine(1.0 / constant, nothing)
+
+
+def part_of(affine: Affine, part: Part) -> Affine:
+    """One half of an affine: its scale alone, or the shift that follows that."""
+    if part == "scale":
+        return Affine(affine.scale, np.zeros_like(affine.shift), np.zeros_like(affine.magnitude))
+    if part == "shift":
+        return Affine(np.ones_like(affine.scale), affine.shift, affine.magnitude)
+    return affine
 
 
 def _affine(scale: Float64, shift: Float64) -> Affine:

@@ -10,12 +10,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.equality.claim import Beside, Chain, DeviationError, Link, Tree, UncertainError, handed_on, homes_of
+from bnfold.equality.claim import (
+    Beside,
+    Chain,
+    DeviationError,
+    Link,
+    Part,
+    Skipped,
+    Tree,
+    UncertainError,
+    handed_on,
+    homes_of,
+)
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.layout import Labels
 from bnfold.equality.linear import sees_own_place
@@ -27,6 +38,7 @@ from bnfold.equality.reference import (
     is_factor,
     is_normalization,
     is_term,
+    part_of,
     passing_of,
     reads_form_alone,
 )
@@ -74,8 +86,11 @@ def steps_of(constants: Constants, trees: Sequence[Tree], grids: Mapping[int, Sh
                 if home.id in told:  # a home before which the way parts
                     continue
                 told.add(home.id)
-                walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift=chain.takes_shift(home))
+                takes_shift, part = chain.takes_shift(home), tree.claim.part
+                walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift, part)
                 step = walk.step(grids[home.id], stops=home.id in stops)
+                for skipped in (each for each in tree.skipped if each.home is home):
+                    step = replace(step, tap=tap_for_skip(constants, skipped, step, gone))
                 steps[home.id].append(step)
                 steps[home.id] += _handed_on(tree, steps.pop(tree.site.id, []))
                 if is_factor(home):
@@ -110,6 +125,21 @@ def tap_of(constants: Constants, beside: Beside, gone: frozenset[int], taken: Se
         size = size * np.abs(step.scale) + step.magnitude
     one, none, terms = np.ones(shape[0]), np.zeros(shape[0], bool), 2 + sum(step.terms for step in taken)
     return Step(one, sign * shift, size, none, terms=terms, stops=False, channels=None, tap=sign * scale)
+
+
+def tap_for_skip(constants: Constants, skipped: Skipped, step: Step, gone: frozenset[int]) -> Float64:
+    """The tap by which a convolution makes up for data that are added to its output unscaled: a - 1, by the signs.
+
+    a*(c + x) = (a*c + (a - 1)*x) + x
+    """
+    weight = skipped.home.input(1)
+    shape = None if weight is None else constants.shape(weight)
+    if shape is None or not sees_own_place(skipped.home, shape):
+        raise DeviationError(f"{skipped.home.site} has no tap by which its outputs see the data of their own place")
+    if np.any(step.unread) or step.scale.size != shape[0]:
+        raise UncertainError(f"not every channel of {skipped.home.site} is read by {skipped.joint.node.site}")
+    signs = [summed_sign(link) for link in (*skipped.links, skipped.joint) if link.node.id not in gone]
+    return np.asarray((step.scale - 1.0) * float(np.prod(signs)))
 
 
 def grids_of_branches(constants: Constants, trees: Sequence[Tree]) -> dict[int, Shape]:
@@ -174,6 +204,7 @@ class _Walk:
     grown: Mapping[int, Float64]
     """What the factors that are homes of affines before this one have been multiplied by."""
     takes_shift: bool
+    part: Part
 
     def step(self, grid: Shape, *, stops: bool) -> Step:
         """What the affine is at a home with this grid."""
@@ -200,7 +231,7 @@ class _Walk:
             labels, gain = self.through(link, labels, gain, unknown)
             if cuts_away(link.node):
                 unread[np.setdiff1d(before[before >= 0], labels)] = True
-        affine = affine_of(self.constants, self.site, labels.ndim)
+        affine = part_of(affine_of(self.constants, self.site, labels.ndim), self.part)
         self.check_sizes(labels, affine)
         size = product(grid)
         scale = _by_cell(labels, affine.scale, size, unreached=1.0)

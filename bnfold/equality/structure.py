@@ -71,9 +71,10 @@ def pair(before: Graph, after: Graph, trees: Sequence[Tree]) -> Pairing:
     outputs += [link.target for each in ahead for link in each.passed]
     outputs += [value for each in beside for value in (each.home.output(0), *(link.target for link in each.links))]
     outputs += [link.target for link in crossed_by(before, trees)]
+    outputs += [tree.link.target for tree in trees if tree.claim.part]
     changed = {value.id for value in outputs if value is not None}
     _name_values(before, trees, pairing)
-    aliases = {value.id for each in ahead for value in (each.site.target,) if value is not None}
+    aliases = {value.id for each in ahead for value in (each.site.target,) if value is not None} - changed
     _check_names(before, gone, changed, {id_: name for id_, name in pairing.names.items() if id_ not in aliases})
     for id_, node in pairing.nodes.items():
         _same_reading(before.nodes[id_], node, pairing, is_home=id_ in homes)

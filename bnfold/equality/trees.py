@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,9 @@ from bnfold.equality.claim import (
     Claim,
     DeviationError,
     Link,
+    Part,
+    Skip,
+    Skipped,
     Tree,
     UncertainError,
     reads_form_alone,
@@ -31,10 +35,13 @@ def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
     acts = {claim: _found(graph, claim.joint[0]) if claim.joint else sites[claim] for claim in claims}
     gone: dict[int, _Gone] = {}
     went: set[int] = set()
+    parted: dict[int, set[Part]] = defaultdict(set)
     trees: list[Tree] = []
     for claim in sorted(claims, key=lambda claim: order[acts[claim].id]):
-        if sites[claim].id in went or acts[claim].id in went:
+        again = claim.part != "" and claim.part not in parted[sites[claim].id] and parted[sites[claim].id]
+        if (sites[claim].id in went or acts[claim].id in went) and not again:
             raise DeviationError(f"{claim.site} is claimed twice")
+        parted[sites[claim].id].add(claim.part)
         tree = _tree(graph, claim, gone)
         if claim.data != tree.link.data:
             raise DeviationError(f"the data of {claim.site} are its input {tree.link.data}, not {claim.data}")
@@ -42,7 +49,21 @@ def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
         gone[tree.merged.node.id] = _Gone(tree.merged, tree.merged.source if before is None else before.root)
         went.update(node.id for node in tree.gone)
         trees.append(tree)
+    _check_parts(parted, trees)
     return tuple(trees)
+
+
+def _check_parts(parted: Mapping[int, set[Part]], trees: Iterable[Tree]) -> None:
+    """What went in two ways went back with its scale, and forward with its shift."""
+    for tree in trees:
+        part, parts = tree.claim.part, parted[tree.site.id]
+        ways = {
+            "": not parts - {""},
+            "scale": tree.ahead is None and tree.beside is None,
+            "shift": tree.ahead is not None,
+        }
+        if not ways[part] or (part and parts != {"scale", "shift"}):
+            raise DeviationError(f"a part of {tree.site.site} is claimed, and not the other one as well")
 
 
 def in_order(graph: Graph, trees: Iterable[Tree]) -> tuple[Tree, ...]:
@@ -141,7 +162,22 @@ class _Way:
         missed = [n for n in named if n.id not in reached]
         if missed:
             raise DeviationError(f"{missed[0].site} does not stand before {self.claim.site}, as its claim says")
-        return Tree(self.claim, site, tuple(self.chains), tuple(self.order), self.feeds)
+        skipped = tuple(self._skipped(skip) for skip in self.claim.skips)
+        return Tree(self.claim, site, tuple(self.chains), tuple(self.order), self.feeds, skipped=skipped)
+
+    def _skipped(self, skip: Skip) -> Skipped:
+        """The only input of a sum on the way that the claim does not lead to reads what one of the homes reads."""
+        joint = _found(self.graph, skip.joint)
+        fed = {index for index, _ in self.feeds.get(joint.id, ())}
+        others = [i for i, value in enumerate(joint.inputs) if value is not None and i not in fed]
+        chain = next((one for one in self.chains if one.home.site == skip.home), None)
+        place = None if chain is None else next((i for i, k in enumerate(chain.links) if k.node is joint), None)
+        if chain is None or place is None or len(others) != 1:
+            raise DeviationError(f"{skip.home} does not lead to {skip.joint}, which takes one value as it is")
+        link = Link(joint, others[0])
+        if _root(self.graph, link.source, self.gone) is not _root(self.graph, Link(chain.home, 0).source, self.gone):
+            raise DeviationError(f"{skip.joint} and {skip.home} do not read the same data")
+        return Skipped(link, chain.links[: place + 1], chain.home)
 
     def _feeding(self, node: Node) -> Iterable[tuple[int, Node, Value, _Gone | None]]:
         """The inputs of a node that the claim leads to: the node there, its value, and the last one gone between."""

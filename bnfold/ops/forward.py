@@ -17,7 +17,7 @@ from bnfold.nodes import Node
 from bnfold.ops.elementwise import FIRST_OPSET_WITH_BROADCASTING
 from bnfold.ops.facts import Facts
 from bnfold.ops.indexing import spread
-from bnfold.ops.joining import aligned
+from bnfold.ops.joining import aligned, sign_of
 from bnfold.ops.passing import axes_of, input_shape, known_rank, known_size, normalised, squeezed_axes, target_shape
 from bnfold.ops.positions import may_pad, reduced_axes
 from bnfold.ops.reasons import BLOCKED, LAYOUT, Obstacle
@@ -142,20 +142,38 @@ def _beside(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
 @_ahead("Mul", "Div")
 def _multiplied(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     """A scale, whatever it is multiplied by; of a Div, that of the dividend."""
-    value, rank = node.inputs[index], None
+    value = node.inputs[index]
     if affine.has_shift or (node.op == "Div" and index):
         return Obstacle(BLOCKED, f"{node.op} lets no shift pass", node)
-    if node.scope.opset < FIRST_OPSET_WITH_BROADCASTING:
-        return Obstacle(BLOCKED, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
-    for operand in (operand for operand in node.inputs if operand is not None):
-        found = known_rank(facts, operand)
-        if found is None:
-            return Obstacle(LAYOUT, f"the ranks before {node.op} are not known", node)
-        rank = found if rank is None else max(rank, found)
-    if value is None or rank is None:
-        return Obstacle(LAYOUT, f"an input of {node.op} is missing", node)
+    rank = _joined_rank(facts, node)
+    if value is None or isinstance(rank, Obstacle):
+        return rank if isinstance(rank, Obstacle) else Obstacle(LAYOUT, f"an input of {node.op} is missing", node)
     missing = rank - affine.rank
     after = affine.unsqueezed(range(missing)) if missing else affine
     if aligned(facts, value, after) is None:
         return Obstacle(LAYOUT, f"the value before {node.op} may be enlarged where it differs", node)
     return after
+
+
+@_ahead("Add", "Sub", "Sum")
+def _added(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """A shift alone, whatever it is added to; its sign turns where the value is taken away."""
+    if np.any(affine.scale != 1):
+        return Obstacle(BLOCKED, f"{node.op} of several values lets no scale of one of them pass", node)
+    rank = _joined_rank(facts, node)
+    if isinstance(rank, Obstacle):
+        return rank
+    missing = rank - affine.rank
+    after = affine.unsqueezed(range(missing)) if missing else affine
+    return Affine(after.scale, after.shift * sign_of(node, index))
+
+
+def _joined_rank(facts: Facts, node: Node) -> int | Obstacle:
+    """The rank of what an operator makes of values that broadcast against each other."""
+    if node.scope.opset < FIRST_OPSET_WITH_BROADCASTING:
+        return Obstacle(BLOCKED, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
+    ranks = [known_rank(facts, operand) for operand in node.inputs if operand is not None]
+    known = [rank for rank in ranks if rank is not None]
+    if not known or len(known) < len(node.inputs):
+        return Obstacle(LAYOUT, f"the ranks before {node.op} are not known", node)
+    return max(known)

@@ -193,9 +193,11 @@ OVERFLOW = _reason(
 )
 PRECISION = _reason(
     "precision-lost",
-    "a folded weight would lose precision in its narrow type",
-    "In a 16-bit type the product of a small weight and a small scale becomes zero or keeps only a few bits.",
-    "fold in float32 and convert to 16 bit afterwards, or keep this layer in float32",
+    "a folded number would lose precision",
+    "In a 16-bit type the product of a small weight and a small scale becomes zero or keeps only a few bits. And where "
+    "a skip connection stays in front of a small scale a, (a - 1)*x + x would have to make up for it, which is rounded "
+    "to the size of x.",
+    "fold in float32 and convert to 16 bit afterwards, or keep this layer in float32; a skip connection has no remedy",
 )
 SKIPPED = _reason(
     "skipped",

@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 from bnfold.equality.verdict import Differs, Same, Unknown
 from bnfold.errors import BatchNormsLeft, WouldFold
-from bnfold.moves import Json, Move, Plan, Refusal
+from bnfold.moves import Arrival, Json, Move, Plan, Refusal
+from bnfold.nodes import Site
 from bnfold.report.document import Block, Case, Document, Fact, Level, Line, Page, Section
 from bnfold.report.evidence import certificate_fact, end_to_end_facts, site_facts, verdict_fields
 from bnfold.report.failing import error_fields, failed_block, failure_of, page_of
@@ -120,8 +121,13 @@ def _sections(plan: Plan, level: Level, folded: str) -> Iterator[Section]:
 
 
 def _moved(move: Move) -> Line:
-    through = f" through {', '.join(str(site) for site in move.path)}" if move.path else ""
-    return Line(str(move.site), f"into {', '.join(str(arrival.home) for arrival in move.arrivals)}{through}")
+    onward = "" if move.onward is None else f"; its shift {_way(move.onward.arrivals, move.onward.path)}"
+    return Line(str(move.site), f"{_way(move.arrivals, move.path)}{onward}")
+
+
+def _way(arrivals: Sequence[Arrival], path: Sequence[Site]) -> str:
+    through = f" through {', '.join(map(str, path))}" if path else ""
+    return f"into {', '.join(str(arrival.home) for arrival in arrivals)}{through}"
 
 
 def _left(refusal: Refusal, level: Level | None) -> Line:
@@ -205,8 +211,12 @@ def _result_fields(result: FoldResult) -> Json:
 
 def _move_fields(move: Move) -> Json:
     """A move without the numbers, which `bnfold plan --format json` gives."""
-    homes = [asdict(arrival.home) for arrival in move.arrivals]
-    return {"site": asdict(move.site), "homes": homes, "path": [asdict(site) for site in move.path]}
+    onward = None if move.onward is None else _way_fields(move.onward.arrivals, move.onward.path)
+    return {"site": asdict(move.site), **_way_fields(move.arrivals, move.path), "onward": onward}
+
+
+def _way_fields(arrivals: Sequence[Arrival], path: Sequence[Site]) -> dict[str, Json]:
+    return {"homes": [asdict(arrival.home) for arrival in arrivals], "path": [asdict(site) for site in path]}
 
 
 def _counts(plan: Plan) -> Json:

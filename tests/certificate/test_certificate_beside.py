@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from certificate_folds import copied, put
+from certificate_folds import copied, parsed, put
 from certificate_pairs import Arrays, Draw, Pair, claimed, pair_of, wide
 
-from bnfold.equality.claim import Claim
+from bnfold.equality.claim import Claim, Skip
 
 INTERFACE = "(float[1,4,7] x) => (float[1,4,z] y)"
 CONV = "Conv<group=2,pads=[1,1]>"
@@ -304,3 +304,85 @@ def test_the_tap_before_the_scale_of_the_normalization_behind_does_not_hold() ->
     weight = tapped(w, own[1]) * one[1][:, None, None]
     checked = pair.certificate(put(copied(pair.after), w1=weight.astype(np.float32)))
     assert "the weight of Conv#0" in str(checked.failure)
+
+
+# A skip connection: the convolution's tap makes up for data that are added unscaled.
+
+
+def skipping(total: str = "t = Add(c,x)", sign: float = 1.0) -> tuple[Pair, dict[str, Arrays]]:
+    """`y = n(c(x) + x)`, and wrong numbers by name."""
+    draw = Draw(9)
+    w, b, (parameters, a, s) = draw.weights(4, 2, 3), draw.terms(4), draw.normalization(4)
+    scaled = wide(w) * a[:, None, None]
+    op, operands = total.removeprefix("t = ").split("(")
+    found = pair_of(
+        draw, INTERFACE, f"c = {CONV}(x,w,b) {total} y = BN(t,g,e,m,v)",
+        f"d = {CONV}(x,w1,b1) y = {op}({operands.replace('c', 'd')}", "y: t -> c",
+        old={"w": w, "b": b, **parameters},
+        new={"w1": tapped(scaled, sign * (a - 1)), "b1": wide(b) * a + s},
+    )  # fmt: skip
+    claim = found.claims[0]
+    claims = (replace(claim, skips=(Skip(claim.path[0], claim.homes[0]),)),)
+    return replace(found, claims=claims), {
+        "no tap": {"w1": scaled},
+        "a tap of the scale": {"w1": tapped(scaled, sign * a)},
+        "the tap with the other sign": {"w1": tapped(scaled, -sign * (a - 1))},
+        "the tap elsewhere": {"w1": tapped(scaled, sign * (a - 1), 0)},
+        "the weight as it was": {"w1": tapped(wide(w), sign * (a - 1))},
+        "the tap on all inputs": {"w1": scaled + sign * (a - 1)[:, None, None] * (np.arange(3) == 1)},
+        "no shift": {"b1": wide(b) * a},
+        "the bias as it was": {"b1": wide(b) + s},
+    }
+
+
+SKIPPING = {
+    "conv + x": skipping(),
+    "x + conv": skipping("t = Add(x,c)"),
+    "conv - x": skipping("t = Sub(c,x)", -1.0),
+    "Sum": skipping("t = Sum(x,c)"),
+}
+
+
+@pytest.mark.parametrize("name", SKIPPING)
+def test_a_tap_that_makes_up_for_a_skip_connection_holds(name: str) -> None:
+    checked = SKIPPING[name][0].certificate()
+    assert (checked.failure, checked.uncertain) == (None, None)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [(name, wrong) for name, (_, each) in SKIPPING.items() for wrong in each])
+def test_another_tap_does_not_hold(name: str, wrong: str) -> None:
+    pair, numbers = SKIPPING[name][0], SKIPPING[name][1][wrong]
+    after = put(copied(pair.after), **{n: v.astype(np.float32) for n, v in numbers.items()})
+    assert pair.certificate(after).failure is not None
+
+
+def test_a_skip_connection_that_is_not_told_of_does_not_hold() -> None:
+    pair = skipping()[0]
+    claim = pair.claims[0]
+    joint, home = claim.path[0], claim.homes[0]
+    for skips in ((), (Skip(home, home),), (Skip(joint, joint),), (Skip(joint, home), Skip(joint, home))):
+        said = replace(pair, claims=(replace(claim, skips=skips),)).certificate()
+        assert not said.holds or len(skips) == 2
+
+
+def test_a_skip_connection_of_other_data_does_not_hold() -> None:
+    pair = skipping()[0]
+    models = [copied(model) for model in (pair.before, pair.after)]
+    for model in models:
+        model.graph.input.add().CopyFrom(model.graph.input[0])
+        model.graph.input[-1].name = "u"
+    models[0].graph.node[1].input[1] = models[1].graph.node[1].input[1] = "u"
+    checked = replace(pair, before=models[0], after=models[1]).certificate()
+    assert "do not read the same data" in str(checked.failure)
+
+
+@pytest.mark.parametrize("conv", ["Conv<group=2,pads=[2,0]>", "Conv<group=2,pads=[2,2],dilations=[2]>"])
+def test_a_tap_lies_where_the_padding_says(conv: str) -> None:
+    pair = skipping()[0]
+    models = [copied(model) for model in (pair.before, pair.after)]
+    for model in models:
+        text = parsed(f"{INTERFACE} {{ y = {conv}(x,w) }}", opset=17, ir=10)
+        del model.graph.node[0].attribute[:]
+        model.graph.node[0].attribute.extend(text.graph.node[0].attribute)
+    checked = replace(pair, before=models[0], after=models[1]).certificate()
+    assert checked.holds is ("dilations" in conv), "the own place is the last tap's where all padding is before"

@@ -38,6 +38,15 @@ OPEN = {"same", "differs", "unknown", "plan_fields", "insert_fields", "validate_
 
 CERTIFICATE = "--verify certificate"
 
+NORM = "BatchNormalization"
+MORE = {
+    "twin": "(float[N,4,8] x) => (float[N,4,6] y) { a = Conv(x,w) b = Conv(x,w) s = Add(a,b) y = Relu(s) }",
+    "skip": f"(float[N,4,8] x) => (float[N,4,8] y) {{ c = Conv<pads=[1,1]>(x,w) s = Add(c,x) y = {NORM}(s,g,e,m,v) }}",
+    "parted": f"(float[N,4,8] x) => (float[N,4,6] y) {{ c = Conv<pads=[1,1]>(x,w) r = Relu(c) z = {NORM}(r,g,e,m,v) "
+    "s = Add(z,x) y = Conv(s,w) }",
+}
+"""Models whose plans have more in them than homes and ways."""
+
 ANSWERS = {
     "a fold": (f"fold m.onnx -o out.onnx {CERTIFICATE}", 0),
     "a fold that was run": ("fold m.onnx -o out.onnx --data d.npz", 0),
@@ -46,6 +55,10 @@ ANSWERS = {
     "a fold that may leave none": (f"fold two.onnx -o out.onnx --strict {CERTIFICATE}", 1),
     "a fold that merges": (f"fold twin.onnx -o out.onnx --merge-branches {CERTIFICATE}", 0),
     "a plan that merges": ("plan twin.onnx --merge-branches", 0),
+    "a fold past a skip connection": (f"fold skip.onnx -o out.onnx {CERTIFICATE}", 0),
+    "a fold that parts": (f"fold parted.onnx -o out.onnx -v {CERTIFICATE}", 0),
+    "a plan of a skip connection": ("plan skip.onnx", 0),
+    "a plan that parts": ("plan parted.onnx", 0),
     "a check": ("fold m.onnx --check", 1),
     "a check of nothing": ("fold without.onnx --check", 0),
     "a fold of nothing": ("fold without.onnx -o out.onnx", 0),
@@ -110,8 +123,8 @@ def models(desk: Path) -> Path:
     variance = next(tensor for tensor in model.graph.initializer if tensor.name == "v")
     variance.CopyFrom(numpy_helper.from_array(np.array([1, -1, np.nan, 1], np.float32), "v"))
     onnx.save(model, desk / "bad.onnx")
-    twin = "(float[N,4,8] x) => (float[N,4,6] y) { a = Conv(x,w) b = Conv(x,w) s = Add(a,b) y = Relu(s) }"
-    onnx.save(parsed(twin), desk / "twin.onnx")
+    for name, text in MORE.items():
+        onnx.save(parsed(text), desk / f"{name}.onnx")
     random = np.random.default_rng(0)
     np.savez(desk / "d.npz", x=random.standard_normal((200, 4, 8)).astype(np.float32))
     return desk
