@@ -127,7 +127,8 @@ def _moved(move: Move) -> Line:
 
 def _way(arrivals: Sequence[Arrival], path: Sequence[Site]) -> str:
     through = f" through {', '.join(map(str, path))}" if path else ""
-    return f"into {', '.join(str(arrival.home) for arrival in arrivals)}{through}"
+    homes = dict.fromkeys(str(arrival.home) for arrival in arrivals)  # one may take a tap besides
+    return f"into {', '.join(homes)}{through}"
 
 
 def _left(refusal: Refusal, level: Level | None) -> Line:
