@@ -23,7 +23,6 @@ from bnfold.options import (
     Dim,
     DropMismatched,
     ExitZero,
-    Format,
     FormatOption,
     FreezeInputs,
     GivenCertificate,
@@ -46,16 +45,17 @@ from bnfold.options import (
     Verify,
     VerifyInsertion,
 )
+from bnfold.report.forms import OF_PAGES, Format
 from bnfold.terminal import (
     answer,
     complain,
     dims_of,
     listed,
-    nothing_to_say,
     prepare,
     say,
     stdout_kept,
     to_stdout,
+    told_everywhere,
 )
 
 if TYPE_CHECKING:
@@ -128,11 +128,10 @@ def fold(  # noqa: PLR0913  # one parameter per option
         raise UsageError("--certificate takes one model at a time")
     if len(model) > 1 and output == "-":
         raise UsageError("-o - takes one model at a time")
-    prepare(report, verbose=verbose)
+    outlet = prepare(format_, report, quiet=quiet, verbose=verbose, to_stderr=output == "-", apart_from=certificate)
     from bnfold import api, batch  # noqa: PLC0415  # heavy: only once the options are known to be sound
-    from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
+    from bnfold.report.folding import folded  # noqa: PLC0415  # likewise
     from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
-    from bnfold.result import exit_code  # noqa: PLC0415  # likewise
 
     dims = dims_of(dim)
     outputs: Sequence[Path | None] = [None] * len(model)
@@ -153,14 +152,11 @@ def fold(  # noqa: PLR0913  # one parameter per option
     for one in done:
         if one.error is not None and one.result is None:
             complain(f"{one.source}: {one.error}" if len(done) > 1 else str(one.error))
-    writers = {
-        "json": lambda: as_json.fold_json(done),
-        "txt": lambda: text.fold_text(done, verbose=verbose, check=check),
-    }
-    answer(writers, format_, report, quiet=quiet or nothing_to_say(done, format_), to_stderr=output == "-")
+    document = folded(done, check=check, verbose=verbose)
+    code = answer(document, outlet)
     if output == "-":
         to_stdout(done)
-    raise typer.Exit(exit_code(done))
+    raise typer.Exit(code)
 
 
 @app.command(epilog="Example: bnfold plan model.onnx --format json")
@@ -181,19 +177,16 @@ def plan(  # noqa: PLR0913  # one parameter per option
     verbose: Verbose = False,
 ) -> None:
     """What fold would do with each BatchNormalization, and why not; writes nothing."""
-    prepare(report, verbose=verbose)
+    outlet = prepare(format_, report, quiet=quiet, verbose=verbose)
     from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
-    from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
+    from bnfold.report.folding import planned  # noqa: PLC0415  # likewise
 
-    made = api.plan(
-        model, only=only or (), skip=skip or (), bn_only=bn_only, freeze_inputs=freeze_inputs, inline=inline,
-        assume_inference=assume_inference, merge_branches=merge_branches, max_bytes=max_bytes,
-    )  # fmt: skip
-    writers = {
-        "json": lambda: as_json.plan_json(model, made),
-        "txt": lambda: text.plan_text(model, made, verbose=verbose),
-    }
-    answer(writers, format_, report, quiet=quiet)
+    with told_everywhere("plan", outlet, model=model):
+        made = api.plan(
+            model, only=only or (), skip=skip or (), bn_only=bn_only, freeze_inputs=freeze_inputs, inline=inline,
+            assume_inference=assume_inference, merge_branches=merge_branches, max_bytes=max_bytes,
+        )  # fmt: skip
+    raise typer.Exit(answer(planned(model, made, verbose=verbose), outlet))
 
 
 @app.command(epilog="Example: bnfold insert model.onnx --after Conv,Gemm -o with_bn.onnx")
@@ -250,26 +243,25 @@ def insert(  # noqa: PLR0913  # one parameter per option
     """Insert BatchNormalization behind layers: an identity, with real statistics, or normalising."""
     if (output is None) == (not in_place):
         raise UsageError("insert needs exactly one of -o OUT and --in-place")
-    prepare(report, verbose=verbose)
+    outlet = prepare(format_, report, quiet=quiet, verbose=verbose, to_stderr=output == "-")
     from bnfold import api, batch  # noqa: PLC0415  # heavy: only once the options are known to be sound
-    from bnfold.report import insertion  # noqa: PLC0415  # likewise
+    from bnfold.report.insertion import inserted  # noqa: PLC0415  # likewise
     from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
 
     target = None if output in {None, "-"} else batch.targets([model], str(output))[0]
-    with progress(model) as tell, stdout_kept():
+    telling = told_everywhere("insert", outlet, source=model)
+    with telling, progress(model) as tell, stdout_kept():
         result = api.insert(
             model, target, in_place=in_place, after=listed(after), at=at or (), skip=skip or (), axis=axis,
             past_activation=past_activation, init=init.value, training=training, verify=verify.value, data=data,
             seed=seed, dims=dims_of(dim), provider=provider, custom_ops=custom_ops or (), timeout=timeout,
             max_bytes=max_bytes, progress=tell,
         )  # fmt: skip
-    writers = {
-        "json": lambda: insertion.insertion_json(model, result),
-        "txt": lambda: insertion.insertion_text(model, result, verbose=verbose),
-    }
-    answer(writers, format_, report, quiet=quiet, to_stderr=output == "-")
+    document = inserted(model, result, verbose=verbose)
+    code = answer(document, outlet)
     if output == "-":
         say(result.to_bytes())
+    raise typer.Exit(code)
 
 
 @app.command(epilog="Example: bnfold verify model.onnx folded.onnx")
@@ -297,24 +289,21 @@ def verify(  # noqa: PLR0913  # one parameter per option
 
     Exit 0 same, 1 differs, 6 undecided.
     """
-    prepare(report, verbose=verbose)
+    outlet = prepare(format_, report, quiet=quiet, verbose=verbose, apart_from=certificate)
     from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
-    from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
+    from bnfold.report.comparing import compared  # noqa: PLC0415  # likewise
     from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
 
-    with progress(after) as tell, stdout_kept():
+    telling = told_everywhere("verify", outlet, before=before, after=after)
+    with telling, progress(after) as tell, stdout_kept():
         verdict = api.verify(
             before, after, assume_inference=assume_inference, certificate=certificate,
             certificate_alone=certificate_alone, save_counterexample=save_counterexample, data=data, seed=seed,
             dims=dims_of(dim), provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes,
             progress=tell,
         )  # fmt: skip
-    writers = {
-        "json": lambda: as_json.verdict_json(before, after, verdict),
-        "txt": lambda: text.verdict_text(before, after, verdict, to_save=save_counterexample is not None),
-    }
-    answer(writers, format_, report, quiet=quiet)
-    raise typer.Exit({"same": 0, "differs": 1, "unknown": 6}[verdict.word])
+    document = compared(before, after, verdict, to_save=save_counterexample is not None, verbose=verbose)
+    raise typer.Exit(answer(document, outlet))
 
 
 @app.command(epilog="Example: bnfold validate model.onnx --data test.npz")
@@ -342,36 +331,32 @@ def validate(  # noqa: PLR0913  # one parameter per option
     Exit 0 clean, 1 findings: errors, warnings, and notes that --select names. `bnfold explain BN005` has a rule's page;
     [tool.bnfold] in pyproject.toml has select, ignore and per-site-ignores.
     """
-    prepare(report, verbose=verbose)
+    outlet = prepare(format_, report, quiet=quiet, verbose=verbose)
     from bnfold import api, config  # noqa: PLC0415  # heavy: only once the options are known to be sound
-    from bnfold.report.findings_json import findings_json  # noqa: PLC0415  # likewise
-    from bnfold.report.findings_text import findings_text  # noqa: PLC0415  # likewise
+    from bnfold.report.finding import found  # noqa: PLC0415  # likewise
     from bnfold.report.progress import progress  # noqa: PLC0415  # likewise
 
     settings = config.settings()
-    with progress(model) as tell, stdout_kept():
-        found = api.validate(
+    telling = told_everywhere("validate", outlet, model=model)
+    with telling, progress(model) as tell, stdout_kept():
+        findings = api.validate(
             model, select=select or settings.select, ignore=ignore or settings.ignore,
             per_site_ignores=settings.per_site_ignores, assume_inference=assume_inference, data=data, seed=seed,
             dims=dims_of(dim), provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes,
             progress=tell,
         )  # fmt: skip
-    writers = {
-        "json": lambda: findings_json(model, found),
-        "txt": lambda: findings_text(model, found, verbose=verbose),
-    }
-    answer(writers, format_, report, quiet=quiet)
-    raise typer.Exit(1 if found.fails and not exit_zero else 0)
+    document = found(model, findings, exit_zero=exit_zero, verbose=verbose)
+    raise typer.Exit(answer(document, outlet))
 
 
 @app.command()
-def ops(*, format_: FormatOption = Format.TEXT) -> None:
+def ops(*, format_: FormatOption = Format.TEXT, report: Report = None) -> None:
     """What may move where: the support matrix, from the op table."""
+    outlet = prepare(format_, report, among=OF_PAGES)
     from bnfold import api  # noqa: PLC0415  # heavy: not needed for --help
-    from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
+    from bnfold.report.reference import supported  # noqa: PLC0415  # likewise
 
-    rows = api.operators()
-    say(as_json.ops_json(rows) if format_ is Format.JSON else text.ops_text(rows))
+    raise typer.Exit(answer(supported(api.operators()), outlet))
 
 
 @app.command(epilog="Example: bnfold explain other-readers")
@@ -381,10 +366,12 @@ def explain(
     ] = None,
     *,
     format_: FormatOption = Format.TEXT,
+    report: Report = None,
 ) -> None:
     """The page of a reason or of a rule (BN005): what it means, why, and what to do about it."""
+    outlet = prepare(format_, report, among=OF_PAGES)
     from bnfold import api  # noqa: PLC0415  # heavy: not needed for --help
-    from bnfold.report import pages  # noqa: PLC0415  # likewise
+    from bnfold.report.reference import explained  # noqa: PLC0415  # likewise
 
     page = None if code is None else api.explain(code)
-    say(pages.pages_json(page) if format_ is Format.JSON else pages.pages_text(page))
+    raise typer.Exit(answer(explained(page), outlet))

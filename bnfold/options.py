@@ -8,12 +8,7 @@ from typing import Annotated
 
 import typer
 
-
-class Format(enum.StrEnum):
-    """How an answer is written."""
-
-    TEXT = "text"
-    JSON = "json"
+from bnfold.report.forms import Format
 
 
 class Verify(enum.StrEnum):
@@ -43,7 +38,11 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How the answer is written to stdout.")]
 Report = Annotated[
     list[Path] | None,
-    typer.Option("--report", metavar="FILE", help="Write the answer here too; .json or .txt. Repeatable."),
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Write the answer here too: .json, .txt, .xml (JUnit), .sarif, .md or .html. Repeatable.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No answer on stdout, only the exit code and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Name every BatchNormalization; log to stderr.")]

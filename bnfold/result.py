@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,8 +118,13 @@ class Done:
 
 def exit_code(done: Sequence[Done]) -> int:
     """The most severe code of a batch."""
-    codes = {one.exit_code for one in done}
-    return next((code for code in SEVERITY if code in codes), 0)
+    return most_severe(one.exit_code for one in done)
+
+
+def most_severe(codes: Iterable[int]) -> int:
+    """The most severe of some exit codes, 0 of none."""
+    given = set(codes)
+    return next((code for code in SEVERITY if code in given), 0)
 
 
 def totals_before(subject: Subject, graph: Graph, plan: Plan) -> Totals:

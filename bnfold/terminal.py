@@ -8,30 +8,63 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from bnfold.errors import CannotWrite, UsageError
-from bnfold.options import Format
+from bnfold.errors import BnfoldError, CannotWrite, UsageError
+from bnfold.report.forms import Format, form_of, written
 
 if TYPE_CHECKING:
+    from bnfold.report.document import Document
     from bnfold.result import Done
 
+SUMMARY = "GITHUB_STEP_SUMMARY"
+"""What GitHub calls the file that a step's summary goes to."""
 
-def prepare(report: Sequence[Path] | None, *, verbose: bool) -> None:
-    """What is settled before anything heavy starts: the logging that was asked for, and files for reports."""
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """Where the answer of a command goes: to stdout (or stderr) in one format, and to files in those of their names."""
+
+    format_: Format
+    reports: tuple[tuple[Path, Format], ...]
+    quiet: bool
+    to_stderr: bool
+
+
+def prepare(  # noqa: PLR0913  # one parameter per option that it is about
+    format_: Format,
+    report: Sequence[Path] | None,
+    *,
+    quiet: bool = False,
+    verbose: bool = False,
+    to_stderr: bool = False,
+    apart_from: Path | None = None,
+    among: Sequence[Format] = tuple(Format),
+) -> Outlet:
+    """What is settled before anything heavy starts: the logging that was asked for, and where the answer goes.
+
+    Raises UsageError for a format that is none, or not one `among` those, and for a report in place of `apart_from`.
+    """
     if verbose:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("bnfold: %(message)s"))
         logging.getLogger("bnfold").addHandler(handler)
         logging.getLogger("bnfold").setLevel(logging.DEBUG)
-    for path in report or ():
-        if path.suffix not in {".json", ".txt"}:
-            raise UsageError(f"--report {str(path)!r}: the name must end in .json or .txt")
+    reports = tuple((path, form_of(path)) for path in report or ())
+    options = {f"--format {format_}": format_, **{f"--report {str(path)!r}": form for path, form in reports}}
+    for option, form in options.items():
+        if form not in among:
+            raise UsageError(f"{option}: this answer is about no model; it may be {', '.join(among)}")
+    if apart_from is not None and any(path == apart_from for path, _ in reports):
+        raise UsageError(f"--report {str(apart_from)!r}: that is the certificate")
+    return Outlet(format_, reports, quiet, to_stderr)
 
 
 def dims_of(entries: Sequence[str] | None) -> dict[str, int]:
@@ -50,27 +83,69 @@ def listed(entries: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(part.strip() for entry in entries or () for part in entry.split(",") if part.strip())
 
 
-def answer(
-    writers: Mapping[str, Callable[[], str]],
-    format_: Format,
-    report: Sequence[Path] | None,
-    *,
-    quiet: bool,
-    to_stderr: bool = False,
-) -> None:
-    """Write the answer to stdout in one format, and to each report in the one that its name asks for."""
-    if not quiet:
-        say(writers["json" if format_ is Format.JSON else "txt"](), err=to_stderr)
-    for path in report or ():
-        try:
-            path.write_text(writers[path.suffix[1:]]() + "\n", encoding="utf-8")
-        except OSError as error:
-            raise CannotWrite(f"the report {str(path)!r} cannot be written: {error.strerror or error}") from error
+@contextmanager
+def told_everywhere(command: str, outlet: Outlet, **names: str) -> Iterator[None]:
+    """An error within is told in each report too, and to who asked for another format than text.
+
+    `names` are the models, as the command's answer in JSON calls them.
+    """
+    try:
+        yield
+    except BnfoldError as error:
+        from bnfold.report.failing import failed  # noqa: PLC0415  # heavy, and rarely needed
+
+        complain(str(error))
+        raise typer.Exit(answer(failed(command, names, error), outlet)) from error
 
 
-def nothing_to_say(done: Sequence[Done], format_: Format) -> bool:
-    """One model that failed has been complained about already; JSON says it all the same."""
-    return format_ is Format.TEXT and len(done) == 1 and done[0].result is None
+def answer(document: Document, outlet: Outlet) -> int:
+    """Write the answer to each report in the format that its name asks for, and to stdout; returns the exit code.
+
+    A report that cannot be written is one line, and 5 unless something is worse; the others are written all the same.
+    An error that is all there is to say is complained of on stderr, so that text says nothing more.
+    """
+    from bnfold.result import most_severe  # noqa: PLC0415  # heavy; an answer is there by now
+
+    codes = [document.exit_code, *(_keep(path, partial(_write, path, form), document) for path, form in outlet.reports)]
+    summary = os.environ.get(SUMMARY)
+    if outlet.format_ is Format.GITHUB and summary:
+        codes.append(_keep(Path(summary), partial(_summarise, Path(summary)), document))
+    if not outlet.quiet and not (outlet.format_ is Format.TEXT and document.is_failure):
+        say(_shown(document, outlet), err=outlet.to_stderr)
+    return most_severe(codes)
+
+
+def _keep(path: Path, write: Callable[[Document], None], document: Document) -> int:
+    """Write one report; the exit code of that."""
+    try:
+        write(document)
+    except OSError as error:
+        outcome = f"; {document.outcome}" if document.outcome else ""
+        why = error.strerror or error
+        return complain(f"the report {str(path)!r} cannot be written: {why}{outcome}", CannotWrite.exit_code)
+    return 0
+
+
+def _write(path: Path, form: Format, document: Document) -> None:
+    path.write_bytes((written(document, form) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def _summarise(path: Path, document: Document) -> None:
+    """Add to the summary of a job on GitHub, as far as there is room."""
+    from bnfold.report.as_github import summary  # noqa: PLC0415  # only where it is asked for
+
+    with path.open("ab") as file:
+        file.write(summary(document, file.tell()))
+
+
+def _shown(document: Document, outlet: Outlet) -> str:
+    """The answer as it goes to stdout or stderr: text on a terminal has colours."""
+    stream = sys.stderr if outlet.to_stderr else sys.stdout
+    if outlet.format_ is not Format.TEXT or stream is None or not stream.isatty():
+        return written(document, outlet.format_)
+    from bnfold.report.as_text import on_terminal  # noqa: PLC0415  # only where there is a terminal
+
+    return on_terminal(document, stderr=outlet.to_stderr)
 
 
 def to_stdout(done: Sequence[Done]) -> None:

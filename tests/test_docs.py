@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import shutil
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from bnfold.ops.reasons import REASONS
-from bnfold.report.findings_text import rule_text, rules_document
+from bnfold.report.as_json import SCHEMA
+from bnfold.report.forms import SUFFIXES, Format
+from bnfold.report.reference import page_text, rules_document
 from bnfold.rules.rule import every_rule
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +37,7 @@ def bnfold_command(*arguments: str, cwd: Path) -> str:
 def desk(tmp_path: Path) -> Path:
     """An empty folder with the project's models in it."""
     (tmp_path / "models").mkdir()
-    for name in ("digits_cnn.onnx", "digits.npz"):
+    for name in ("digits_cnn.onnx", "digits_preact.onnx", "digits.npz"):
         shutil.copy(ROOT / "models" / name, tmp_path / "models")
     return tmp_path
 
@@ -82,7 +85,37 @@ def test_the_pages_of_the_rules_are_those_that_explain_prints(tmp_path: Path) ->
     written = (ROOT / "docs" / "rules.md").read_text()
     assert written == rules_document(every_rule())
     assert f"```text\n{bnfold_command('explain', 'BN005', cwd=tmp_path)}```" in written
-    assert all(rule_text(rule) in written for rule in every_rule())
+    assert all(page_text(rule) in written for rule in every_rule())
+
+
+REPORTS = (ROOT / "docs" / "reports.md").read_text()
+EXAMPLES = re.findall(r"^```console\n\$ bnfold (.*)\n((?:.*\n)*?)```$", REPORTS, re.MULTILINE)
+
+
+def test_the_reports_have_an_example_of_each_format_on_stdout() -> None:
+    formats = {form for arguments, _ in EXAMPLES for form in re.findall(r"--format (\w+)", arguments)}
+    assert formats == {"json", "github", "junit", "sarif", "markdown"}
+    assert all(f"| `{form}` |" in REPORTS for form in Format)
+    assert all(f"`{suffix}`" in REPORTS for suffix in SUFFIXES)
+
+
+@pytest.mark.parametrize(("arguments", "shown"), EXAMPLES, ids=[arguments for arguments, _ in EXAMPLES])
+def test_an_example_of_a_report_is_what_the_command_prints(desk: Path, arguments: str, shown: str) -> None:
+    """What stands as ... in the document may be anything."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bnfold", *arguments.split()],
+        cwd=desk, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1 if "--check" in arguments else 0, "")
+    assert doctest.OutputChecker().check_output(shown, done.stdout, doctest.ELLIPSIS), done.stdout
+    assert all((desk / name).stat().st_size for name in re.findall(r"--report (\S+)", arguments))
+
+
+def test_the_python_of_the_reports_runs(desk: Path) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```$", REPORTS, re.MULTILINE | re.DOTALL)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", block], cwd=desk, env=environment, capture_output=True, check=True)
+    assert done.stdout.decode().strip() == SCHEMA
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

@@ -62,6 +62,7 @@ class Findings:
 
     `looked_at`: how many BatchNormalizations there are. `suppressed`: findings left out because of their site.
     `remarks`: what could not be looked at, and why. `named`: codes that were selected by name, whose notes count.
+    `rules`: the codes of all rules that looked at the model.
     """
 
     found: tuple[Finding, ...]
@@ -69,6 +70,7 @@ class Findings:
     suppressed: int = 0
     remarks: tuple[str, ...] = ()
     named: frozenset[str] = frozenset()
+    rules: tuple[str, ...] = ()
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -88,12 +90,16 @@ class Findings:
     @property
     def fails(self) -> bool:
         """Whether the command ends with 1: for errors and warnings, and for notes that were selected by their code."""
-        return any(one.severity != "note" or one.code in self.named for one in self.found)
+        return any(self.counts(one) for one in self.found)
+
+    def counts(self, finding: Finding) -> bool:
+        """Whether a finding makes the command end with 1."""
+        return finding.severity != "note" or finding.code in self.named
 
     def raise_if_failing(self) -> None:
         """Raise NotClean if the command would end with 1."""
         if self.fails:
-            first = next(one for one in self.found if one.severity != "note" or one.code in self.named)
+            first = next(one for one in self.found if self.counts(one))
             raise NotClean(f"{first.code} at {first.site}: {first.sentence}", self)
 
     def _of(self, severity: Severity) -> tuple[Finding, ...]:

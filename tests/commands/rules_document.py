@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bnfold.report.findings_text import rules_document
+from bnfold.report.reference import rules_document
 from bnfold.rules.rule import every_rule
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "rules.md"

@@ -21,6 +21,7 @@ from bnfold.equality.pair import Outcome
 from bnfold.equality.verdict import EndToEnd, OutputComparison
 from bnfold.ops import absorb
 from bnfold.report import as_json
+from bnfold.report.folding import folded
 from bnfold.result import Done
 
 CERTIFICATE = "certificate"
@@ -373,7 +374,7 @@ def test_a_library_call_prints_nothing(desk: Path) -> None:
 def test_the_same_call_gives_the_same_bytes_and_the_same_figures() -> None:
     results = [bnfold.fold(DIGITS, seed=3) for _ in range(2)]
     assert results[0].to_bytes() == results[1].to_bytes()
-    said = [as_json.fold_json([Done("m", None, result, None)]) for result in results]
+    said = [as_json.written(folded([Done("m", None, result, None)])) for result in results]
     assert said[0] == said[1]
 
 
