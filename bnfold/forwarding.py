@@ -77,7 +77,8 @@ class Forward:
         settled = self.settle(node, reader.index, affine)
         if settled is None:
             return []
-        passed = self.past_affine(node, reader.index, affine) or forward(self.facts, node, reader.index, affine)
+        past = self.past_affine(node, reader.index, affine)
+        passed = forward(self.facts, node, reader.index, affine) if past is None else (past,)
         if passed is None or output is None:
             return settled
         if isinstance(passed, Obstacle):
@@ -85,7 +86,7 @@ class Forward:
         if node in self.path:
             return Obstacle(BLOCKED, f"{node.op} is come to by two ways", node)
         self.path.append(node)
-        return [(output, passed)]
+        return [(value, each) for value, each in zip(node.outputs, passed, strict=True) if value is not None]
 
     def past_affine(self, node: Node, index: int, affine: Affine) -> Affine | None:
         """Behind another affine (b, t) of what it reads, (a, s) is (a, b*s + (1 - a)*t)."""

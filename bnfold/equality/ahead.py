@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bnfold.equality.claim import DeviationError, Link, Tree, UncertainError
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.linear import DataSide
+from bnfold.equality.passes import gain_of
 from bnfold.equality.reference import (
     affine_of,
     follow,
@@ -106,13 +107,20 @@ class _Carry:
             return {}
         borne = {self.output(ahead.site).id: self.begun(ahead.site)}
         for link in ahead.passed:
-            borne[self.output(link).id] = self.behind(link, borne[link.source.id])
+            borne[self.target(link).id] = self.behind(link, borne[link.source.id])
         return {link.node.id: self.at_home(link, borne[link.source.id]) for link in ahead.homes}
 
     def output(self, link: Link) -> Value:
         value = link.node.output(0)
         if value is None:
             raise DeviationError(f"the output of {link.node.site} is missing")
+        return value
+
+    def target(self, link: Link) -> Value:
+        """The output that a link leads by; of several, each is a part."""
+        value = link.target
+        if value is None or (link.output and link.node.op != "Split"):
+            raise DeviationError(f"what {link.node.site} puts out is no part of what it reads")
         return value
 
     def begun(self, site: Link) -> _Borne:
@@ -136,16 +144,21 @@ class _Carry:
         passing = passing_of(self.constants, link.node)
         if np.any(borne.shift) and not passing.shift:
             raise DeviationError(f"{link.node.site} lets no shift pass")
-        if np.any(borne.scale < 0) and not passing.negative:
+        if passing.absolute:
+            borne = replace(borne, scale=np.abs(borne.scale))
+        elif np.any(borne.scale < 0) and not passing.negative:
             raise DeviationError(f"a negative scale passes {link.node.site}")
         if passing.joins == "sum" or (passing.joins == "all" and link.node.op != "Concat"):
             raise DeviationError(f"{link.node.site} joins what it reads, and a claim passes one of it")
+        gain = gain_of(self.constants, link) if np.any(borne.shift) else 1.0
         shape = borne.shape
         labels = np.arange(product(shape)).reshape(shape)
-        moved = np.asarray(follow(self.constants, link, labels, self.unknown), np.int64)
-        if link.node.op in {"ReduceSum"} and np.any(borne.shift):
-            raise UncertainError(f"{link.node.site} multiplies a shift")
-        return borne.moved(moved)
+        first, *others = (
+            borne.moved(np.asarray(part, np.int64)) for part in follow(self.constants, link, labels, self.unknown)
+        )
+        if not all(np.array_equal(first.scale, one.scale) and np.array_equal(first.shift, one.shift) for one in others):
+            raise DeviationError(f"behind {link.node.site}, what arrives differs between positions")
+        return replace(first, shift=first.shift * gain, magnitude=first.magnitude * np.abs(gain))
 
     def alone(self, link: Link) -> bool:
         """Whether all that stands beside the data is constant."""

@@ -25,21 +25,31 @@ Joins = Literal["alone", "all", "sum", "one"]
 class Passing:
     """What passes an operator: whether a shift does, and whether a scale may be negative.
 
-    `joins`: of its inputs that can bear an affine, one alone there is; all must bear theirs; all the scale and one the
+    With `absolute` it is the size of a scale that stands behind it. `joins`: of its inputs that can bear an affine, one alone there is; all must bear theirs; all the scale and one the
     shift; or any one of them, and no other.
     """
 
     joins: Joins = "alone"
     shift: bool = True
     negative: bool = True
+    absolute: bool = False
+
+
+Follow = Callable[[Constants, Link, Carried, int], Carried]
+FollowApart = Callable[[Constants, Link, Carried, int], tuple[Carried, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What passes an operator, and how an array goes with one of its inputs."""
+    """What passes an operator, and how an array goes with one of its inputs: as one array, or taken apart."""
 
     passing: Callable[[Constants, Node], Passing]
-    follow: Callable[[Constants, Link, Carried, int], Carried]
+    follow: FollowApart
+
+    @classmethod
+    def whole(cls, passing: Callable[[Constants, Node], Passing], follow: Follow) -> Rule:
+        """That of an operator behind which one array is enough."""
+        return cls(passing, lambda *given: (follow(*given),))
 
 
 def said(passing: Passing) -> Callable[[Constants, Node], Passing]:

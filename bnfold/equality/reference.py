@@ -171,14 +171,17 @@ def linear_map(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     return _HOMES[node.op](constants, node, rank)
 
 
-def follow(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
-    """What an operator makes of an array that is carried along with its data (layout.py, passes.py)."""
+def follow(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
+    """What an operator makes of an array that is carried along with its data: one, or several that share its places.
+
+    See layout.py and passes.py.
+    """
     rule = rule_of(link.node)
     if rule is not None:
         return rule.follow(constants, link, carried, unknown)
     if link.node.op not in _LAYOUT or link.data != 0:
         raise UncertainError(f"{link.node.site} is no operator that the certificate follows")
-    return _LAYOUT[link.node.op](constants, link.node, carried, unknown)
+    return (_LAYOUT[link.node.op](constants, link.node, carried, unknown),)
 
 
 def passing_of(constants: Constants, node: Node) -> Passing:
