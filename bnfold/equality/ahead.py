@@ -181,7 +181,10 @@ class _Carry:
         """What the channels of a home's data bear."""
         output, rank = link.node.output(0), len(borne.shape)
         sizes = None if output is None else self.constants.sizes(output)
-        data = linear_map(self.constants, link.node, rank if sizes is None else len(sizes)).data
+        linear = linear_map(self.constants, link.node, rank if sizes is None else len(sizes))
+        if linear.common is not None:
+            return _lost(link, borne, linear.common)
+        data = linear.data
         if data is None or data.index != link.data:
             raise UncertainError(f"{link.node.site} is no home for its input {link.data} that the certificate knows")
         axis = _axis(data, rank, link.node)
@@ -194,6 +197,15 @@ class _Carry:
         parts = (borne.scale, borne.shift, borne.magnitude)
         scale, shift, size = (np.broadcast_to(part.reshape(-1), (data.channels,)) for part in parts)
         return DataStep(scale, shift, size, borne.terms)
+
+
+def _lost(link: Link, borne: _Borne, common: tuple[int, ...]) -> DataStep:
+    """A shift that a node subtracts with all that is common to its data: nothing of it arrives."""
+    if link.data or np.any(borne.scale != 1):
+        raise DeviationError(f"a scale arrives at {link.node.site}, which takes none over")
+    if any(not axis < len(borne.shape) or borne.shape[axis] != 1 for axis in common):
+        raise DeviationError(f"what arrives at {link.node.site} differs along the axes on which it acts")
+    return DataStep(np.ones(1), np.zeros(1), np.zeros(1), borne.terms)
 
 
 def _compressed(labels: np.ndarray) -> np.ndarray:

@@ -157,6 +157,8 @@ class Home:
 
     def checked(self, steps: Sequence[Step], fed: DataStep | None = None) -> HomeCheck:
         """Both constants of a home against their references; `fed` is what its data bear."""
+        if self.before.linear.common is not None and not steps:
+            return HomeCheck(self.site, 0, 0.0, ())  # a shift is lost in it, and there are no numbers
         self.grows_no_value(steps)
         parts = self.weight_part(steps, fed), self.bias_part(steps, fed)
         return HomeCheck(self.site, sum(part.numbers for part in parts), max(part.worst for part in parts), parts)

@@ -23,10 +23,12 @@ from bnfold.equality.linear import (
     difference_with_constant,
     einsum,
     gemm,
+    instance_normalization,
     matmul,
     normalization,
     product_with_constant,
     quotient_by_constant,
+    softmax,
     sum_with_constant,
 )
 from bnfold.equality.passes import rule_of
@@ -46,6 +48,9 @@ _HOMES: Mapping[str, Callable[[Constants, Node, int | None], LinearMap]] = {
     "Div": quotient_by_constant,
     "Add": sum_with_constant,
     "Sub": difference_with_constant,
+    "Softmax": softmax,
+    "LogSoftmax": softmax,
+    "InstanceNormalization": instance_normalization,
 }
 
 _LAYOUT: Mapping[str, Callable[[Constants, Node, Carried, int], Carried]] = {

@@ -11,6 +11,7 @@ repeating.py    those that repeat a value, or exchange channels for positions: E
 collecting.py   those on sequences
 attending.py    a product with rows that sum to one: MatMul(Softmax, V)
 forward.py      what lets one PASS forward; forward_parts.py: what takes parts, repeats, or mixes
+vanishing.py    those in which a shift of their data vanishes: Softmax, InstanceNormalization
 absorb.py       the arithmetic of absorbing, written once
 quantized.py    weights that are integers: the scale absorbs
 home.py         what a home is, and what it needs to have written
@@ -32,6 +33,7 @@ from bnfold.ops import (
     passing,
     positions,
     repeating,
+    vanishing,
 )
 from bnfold.ops.table import TABLE
 
@@ -48,4 +50,5 @@ __all__ = [
     "passing",
     "positions",
     "repeating",
+    "vanishing",
 ]

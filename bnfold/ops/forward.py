@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,7 +33,8 @@ from bnfold.ops.passing import (
 from bnfold.ops.positions import may_pad, reduced_axes
 from bnfold.ops.reasons import BLOCKED, LAYOUT, Obstacle
 
-Ahead = Callable[[Facts, Node, int, Affine], Affine | Obstacle]
+Ahead = Callable[[Facts, Node, int, Affine], Affine | Obstacle | None]
+Function = TypeVar("Function", bound=Ahead)
 AHEAD: dict[str, Ahead] = {}
 SEVERAL: dict[str, Callable[[Facts, Node, int, Affine], tuple[Affine, ...] | Obstacle]] = {}
 """Operators of several outputs, all of which bear something."""
@@ -50,13 +52,13 @@ def forward(facts: Facts, node: Node, index: int, affine: Affine) -> tuple[Affin
     if any(value is not None for value in node.outputs[1:]):
         return Obstacle(BLOCKED, f"{node.op} has several outputs", node)
     found = function(facts, node, index, affine)
-    return found if isinstance(found, Obstacle) else (found,)
+    return found if found is None or isinstance(found, Obstacle) else (found,)
 
 
-def ahead(*ops: str) -> Callable[[Ahead], Ahead]:
+def ahead(*ops: str) -> Callable[[Function], Function]:
     """A decorator that puts a function into the table under each of `ops`."""
 
-    def decorate(function: Ahead) -> Ahead:
+    def decorate(function: Function) -> Function:
         AHEAD.update(dict.fromkeys(ops, function))
         return function
 

@@ -154,10 +154,10 @@ def _joined_sequence(facts: Facts, node: Node, index: int, affine: Affine) -> Af
 
 
 @ahead("MatMul")
-def _mixed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+def _mixed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle | None:
     shares, value = node.input(0), node.input(1)
     if index != 1 or shares is None or value is None or not is_mixture(facts, node):
-        return Obstacle(BLOCKED, f"{node.op} of two values lets no affine pass, but to what a Softmax mixes", node)
+        return None  # what keeps a constant from taking it over says more
     rank = known_rank(facts, shares)
     if rank is None or min(rank, affine.rank) < 2 or affine.shape[-2] != 1:  # noqa: PLR2004  # rows and columns
         return Obstacle(LAYOUT, f"{node.op} mixes the rows along which the affine differs", node)
