@@ -25,8 +25,8 @@ Joins = Literal["alone", "all", "sum", "one"]
 class Passing:
     """What passes an operator: whether a shift does, and whether a scale may be negative.
 
-    With `absolute` it is the size of a scale that stands behind it. `joins`: of its inputs that can bear an affine, one alone there is; all must bear theirs; all the scale and one the
-    shift; or any one of them, and no other.
+    With `absolute` it is the size of a scale that stands behind it. `joins`: of its inputs that can bear an affine, one
+    alone there is; all must bear theirs; all the scale and one the shift; or any one of them, and no other.
     """
 
     joins: Joins = "alone"

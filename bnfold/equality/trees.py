@@ -264,12 +264,13 @@ def _reading(graph: Graph, node: Node, *, is_whole: bool) -> Iterator[Link]:
     promised = any(graph.is_graph_output(value) for value in values)
     if node.output(0) is None or promised or (is_whole and len(values) > 1):
         raise DeviationError(f"what {node.site} puts out changes, and is promised to somebody, or not all there is")
-    for value, reader in ((value, reader) for value in values for reader in graph.readers(value)):
+    for reader in (reader for value in values for reader in graph.readers(value)):
         if reads_form_alone(reader):
             continue
-        if reader.node.scope is not value.scope:
-            raise DeviationError(f"{value.name!r} changes, and a nested graph reads it")
-        yield Link(reader.node, reader.index)
+        link = Link(reader.node, reader.index)
+        if reader.node.scope is not node.scope:
+            raise DeviationError(f"{link.source.name!r} changes, and a nested graph reads it")
+        yield link
 
 
 def _found(graph: Graph, site: Site) -> Node:

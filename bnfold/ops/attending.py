@@ -30,10 +30,10 @@ def mixture(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle | Non
     value = node.input(1)
     if value is None or not is_mixture(facts, node):
         return None  # a constant on either side may be its home
-    if affine.rank < 2 or affine.shape[-2] != 1:  # noqa: PLR2004  # rows and columns
+    if affine.rank < 2 or affine.shape[-2] != 1:  # rows and columns
         return Obstacle(LAYOUT, f"{node.op} mixes the rows along which the affine differs", node)
     before = aligned(facts, value, affine)
-    if before is None or before.rank < 2:  # noqa: PLR2004
+    if before is None or before.rank < 2:
         return Obstacle(AXIS, f"{value.name!r} may be smaller than the product where the affine differs", node)
     return alone(Passage(1, before))
 
@@ -61,7 +61,7 @@ def _sums_to_one(facts: Facts, value: Value) -> bool:
 
 def _over_last_axis(facts: Facts, node: Node, value: Value) -> bool:
     """Before opset 13 it goes over all axes from its own on, by default from the second."""
-    axis = node.int_attribute("axis", -1 if node.scope.opset >= 13 else 1)  # noqa: PLR2004
+    axis = node.int_attribute("axis", -1 if node.scope.opset >= 13 else 1)
     rank = known_rank(facts, value)
     return axis == -1 or (rank is not None and axis == rank - 1)
 

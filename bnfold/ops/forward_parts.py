@@ -1,4 +1,4 @@
-"""Operators that take parts of a value, repeat it or mix it let an affine PASS forward: what is taken, it bears still."""
+"""Operators that take parts of a value, repeat it or mix it let an affine PASS forward: what is taken bears it."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _mixed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obs
     if index != 1 or shares is None or value is None or not is_mixture(facts, node):
         return None  # what keeps a constant from taking it over says more
     rank = known_rank(facts, shares)
-    if rank is None or min(rank, affine.rank) < 2 or affine.shape[-2] != 1:  # noqa: PLR2004  # rows and columns
+    if rank is None or min(rank, affine.rank) < 2 or affine.shape[-2] != 1:  # rows and columns
         return Obstacle(LAYOUT, f"{node.op} mixes the rows along which the affine differs", node)
     after = affine.unsqueezed(range(max(0, rank - affine.rank)))
     return after if aligned(facts, value, after) else Obstacle(LAYOUT, f"{node.op} may enlarge the value", node)

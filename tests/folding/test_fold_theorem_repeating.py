@@ -178,7 +178,7 @@ def shares(draw: st.DrawFn, kind: type) -> Stage:
         "r = Reshape (q, to)": (math.prod(batch) * 2, rows),
     }  # fmt: skip
     line = draw(st.sampled_from(list(form)))
-    perm = [*range(len(batch))][::-1] + [len(batch), len(batch) + 1]
+    perm = [*reversed(range(len(batch))), len(batch), len(batch) + 1]
     axis = draw(st.sampled_from(["axis = -1", f"axis = {len(form[line]) - 1}"]))
     values = np.abs(draw(arrays(form[line], kind)))
     tensors = {"to": np.array((*batch, 2, rows), np.int64)} if "to" in line else {}
