@@ -92,8 +92,8 @@ PASSES = {
 HELD = {
     "W": weights(3, 4, 1, 1), "b": weights(3), "slope": weights(4, 1, 1, seed=3), "low": np.float32(-0.5),
     "ones": weights(4, seed=4), "zeros": weights(4, seed=5),
-    "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), "rows": np.array([2], np.int64), 
-    "one": np.array([1], np.int64),    "three": np.array([3], np.int64), "places": np.array([3, 0, 0], np.int64),
+    "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), "rows": np.array([2], np.int64),
+    "one": np.array([1], np.int64), "three": np.array([3], np.int64), "places": np.array([3, 0, 0], np.int64),
     "scales": np.array([1, 1, 2, 2], np.float32),
 }  # fmt: skip
 
