@@ -18,6 +18,7 @@ from bnfold.graph import Graph
 from bnfold.moves import Arrival, Move
 from bnfold.nodes import Node, Value
 from bnfold.ops.affine import AffineOp
+from bnfold.ops.bounding import has_numbers
 from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.linear import ways_of
 from bnfold.ops.passing import Passed, backward, known_rank, known_size, may_pass
@@ -105,6 +106,7 @@ class Decided:
         """Make the move of a route forward."""
         self._goes(graph, affine)
         self.ahead.update((home.id, total) for home, total in route.totals)
+        self.homes.update((home.id, total.after) for home, total in route.totals if total.after is not None)
         arrivals = tuple(Arrival(a.node.site, a.affine, a.takes_shift, a.data_input) for a in route.arrivals)
         return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path), affine.data)
 
@@ -259,6 +261,8 @@ class Backward:
             passed = self.past_a_home(node, affine) or passed
         if isinstance(passed, Obstacle):
             return passed
+        if has_numbers(node) and node.id in self.decided.homes:
+            passed = replace(passed, keeps=True)  # they are no longer what the file says
         return self.onward((node, value, affine, takes_shift), passed, rest)
 
     def past_a_home(self, node: Node, affine: Affine) -> Passed | Obstacle | None:

@@ -184,6 +184,7 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 # Form.
 
 KNOWS_OPERATORS = {
+    "equality/bounds.py",
     "equality/conditions.py",
     "equality/constants.py",
     "equality/discrete.py",

@@ -21,9 +21,11 @@ from bnfold.equality.claim import DeviationError, Link, Tree, UncertainError
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.linear import DataSide
 from bnfold.equality.passes import gain_of
+from bnfold.equality.passing import Passing
 from bnfold.equality.reference import (
     affine_of,
     follow,
+    is_bounded,
     is_factor,
     is_normalization,
     is_term,
@@ -108,7 +110,14 @@ class _Carry:
         borne = {self.output(ahead.site).id: self.begun(ahead.site)}
         for link in ahead.passed:
             borne[self.target(link).id] = self.behind(link, borne[link.source.id])
-        return {link.node.id: self.at_home(link, borne[link.source.id]) for link in ahead.homes}
+        on_way = {link.node.id: self.at_stop(link, borne[link.source.id]) for link in ahead.stops}
+        return on_way | {link.node.id: self.at_home(link, borne[link.source.id]) for link in ahead.homes}
+
+    def at_stop(self, link: Link, borne: _Borne) -> DataStep:
+        """What the numbers of a node on the way have to undo."""
+        if not is_bounded(link.node) or link.data:
+            raise DeviationError(f"a claim passes {link.node.site}, and settles there too")
+        return DataStep(borne.scale, borne.shift, borne.magnitude, borne.terms)
 
     def output(self, link: Link) -> Value:
         value = link.node.output(0)
@@ -141,7 +150,9 @@ class _Carry:
         """What the output of a node of the way bears."""
         if is_normalization(link.node) or ((is_term(link.node) or is_factor(link.node)) and self.alone(link)):
             return self.past_affine(link, borne)
-        passing = passing_of(self.constants, link.node)
+        ahead = self.tree.ahead
+        stays = ahead is not None and any(link.node is stop.node for stop in ahead.stops)
+        passing = Passing() if stays else passing_of(self.constants, link.node)
         if np.any(borne.shift) and not passing.shift:
             raise DeviationError(f"{link.node.site} lets no shift pass")
         if passing.absolute:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from bnfold.equality.ahead import composed, data_steps_of
+from bnfold.equality.bounds import numbers_checked, numbers_stay, steps_in_order
 from bnfold.equality.claim import Claim, DeviationError, UncertainError, homes_of
 from bnfold.equality.constants import Constants
 from bnfold.equality.covering import covers
@@ -89,10 +90,15 @@ def _check(
     for link in (chain.links[place] for chain in chains for place in chain.stops):
         if link.data == homes[link.node.id].before.linear.bias_index:
             raise UncertainError(f"the data of {link.node.site} are constant themselves")
+    numbers_stay(trees)
     for link in crossed_by(before, trees):
         reads_alone(before, link)
     steps = steps_of(originals, trees, {id_: home.grid for id_, home in homes.items()})
     fed = data_steps_of(originals, trees)
     for id_, home in homes.items():
         home.reads_what_it_read(pairing.rewired[id_])
-        checks.append(home.checked(steps.get(id_, []), composed(fed.get(id_, []))))
+        if home.before.linear.bounds:
+            whole = tuple(steps_in_order(trees, home.before.node, steps.get(id_, []), fed.get(id_, [])))
+            checks.append(numbers_checked(home, whole))
+        else:
+            checks.append(home.checked(steps.get(id_, []), composed(fed.get(id_, []))))

@@ -151,7 +151,7 @@ class Home:
 
     def reads_what_it_read(self, rewired: frozenset[int]) -> None:
         """A home reads another name at the places of its constants alone."""
-        others = rewired - {self.before.linear.weight_index, self.before.linear.bias_index}
+        others = rewired - {self.before.linear.weight_index, self.before.linear.bias_index, *self.before.linear.bounds}
         if others:
             raise DeviationError(f"{self.site} reads something else at input {min(others)}")
 
@@ -354,7 +354,8 @@ def _rank(constants: Constants, home: Node, trees: Sequence[Tree]) -> int | None
     """
     inferred = [
         constants.sizes(link.source)
-        for tree in trees if tree.ahead is not None for link in tree.ahead.homes if link.node is home
+        for tree in trees if tree.ahead is not None
+        for link in (*tree.ahead.homes, *tree.ahead.stops) if link.node is home
     ]  # fmt: skip
     for chain in (chain for tree in trees for chain in tree.chains):
         for link in (link for node, links in chain.homes if node is home for link in (*links, chain.site)):

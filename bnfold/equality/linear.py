@@ -59,6 +59,8 @@ class LinearMap:
     common: tuple[int, ...] | None = None
     """Axes along which it subtracts what is common to its data (input 0), so that a shift that is alike there is lost;
     a node of this kind uses no constant, and nothing of it changes."""
+    bounds: tuple[int, ...] = ()
+    """Inputs that are numbers beside the data, and bear what these bear (bounds.py)."""
 
 
 def dims(constants: Constants, node: Node, index: int) -> Shape | None:
@@ -320,3 +322,21 @@ def instance_normalization(constants: Constants, node: Node, rank: int | None) -
 
 def _indifferent(rank: int, axes: tuple[int, ...]) -> LinearMap:
     return LinearMap((1,) * rank, np.zeros([1] * rank, np.int64), common=axes)
+
+
+def clip(constants: Constants, node: Node, rank: int | None) -> LinearMap:
+    """The lower and the upper bound of all elements."""
+    del constants
+    return _beside(node, rank, (1, 2))
+
+
+def pad(constants: Constants, node: Node, rank: int | None) -> LinearMap:
+    """What stands around the data."""
+    del constants
+    return _beside(node, rank, (2,))
+
+
+def _beside(node: Node, rank: int | None, places: tuple[int, ...]) -> LinearMap:
+    if rank is None:
+        raise UncertainError(f"the rank of the data of {node.site} is not known")
+    return LinearMap((1,) * rank, np.zeros([1] * rank, np.int64), bounds=places)

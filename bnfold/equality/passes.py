@@ -72,11 +72,18 @@ def gain_of(constants: Constants, link: Link) -> float:
     return count
 
 
+def _with_bounds(constants: Constants, node: Node) -> Passing:
+    """What passes changes the bounds: a claim names the node as a home, and then this is not asked."""
+    del constants
+    raise DeviationError(f"a claim passes {node.site}, whose bounds stay")
+
+
 _SIGNED = said(Passing(shift=False, negative=False))
 _IN_SIZE = said(Passing(shift=False, negative=False, absolute=True))
 _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("Relu", "LeakyRelu", "PRelu"), Rule.whole(_SIGNED, elementwise)),
     "Abs": Rule.whole(_IN_SIZE, elementwise),
+    "Clip": Rule.whole(_with_bounds, elementwise),
     "Cast": Rule.whole(cast, elementwise),
     "AveragePool": Rule.whole(average_pool, pooled),
     "GlobalAveragePool": Rule.whole(said(Passing()), pooled),

@@ -18,6 +18,7 @@ from bnfold.equality.layout import Carried, dropout, flatten, reshape, same, squ
 from bnfold.equality.linear import (
     LinearMap,
     aligned,
+    clip,
     conv,
     conv_transpose,
     difference_with_constant,
@@ -26,6 +27,7 @@ from bnfold.equality.linear import (
     instance_normalization,
     matmul,
     normalization,
+    pad,
     product_with_constant,
     quotient_by_constant,
     softmax,
@@ -51,6 +53,8 @@ _HOMES: Mapping[str, Callable[[Constants, Node, int | None], LinearMap]] = {
     "Softmax": softmax,
     "LogSoftmax": softmax,
     "InstanceNormalization": instance_normalization,
+    "Clip": clip,
+    "Pad": pad,
 }
 
 _LAYOUT: Mapping[str, Callable[[Constants, Node, Carried, int], Carried]] = {
@@ -144,6 +148,11 @@ def is_factor(node: Node) -> bool:
 def is_term(node: Node) -> bool:
     """Whether a node with a constant shifts its data: it takes a whole shift, and the scale passes it."""
     return node.op in {"Add", "Sub"}
+
+
+def is_bounded(node: Node) -> bool:
+    """Whether a node has numbers beside its data, which bear what these bear: it takes an affine over and passes it."""
+    return node.op in {"Clip", "Pad"}
 
 
 def lacks_bias(node: Node) -> bool:

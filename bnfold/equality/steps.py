@@ -25,6 +25,7 @@ from bnfold.equality.reference import (
     Affine,
     affine_of,
     follow,
+    is_bounded,
     is_factor,
     is_normalization,
     is_term,
@@ -113,7 +114,7 @@ def _undisturbed(constants: Constants, chain: Chain, gone: frozenset[int]) -> No
             raise DeviationError(f"a claim passes {link.node.site}, which stays")
     for place in chain.stops:
         node = chain.links[place].node
-        if node.id in gone or not is_term(node):
+        if node.id in gone or not (is_term(node) or is_bounded(node)):
             raise DeviationError(f"a claim leaves a shift at {node.site}, which is no sum with a constant, or goes")
 
 
@@ -182,7 +183,7 @@ class _Walk:
         """Some operators let only a scale pass that is nowhere negative."""
         if np.all(scale >= 0):
             return
-        for link in (link for link in self.between if link.node.id not in self.gone):
+        for link in (link for link in self.between if link.node.id not in self.gone | self.stops):
             if not passing_of(self.constants, link.node).negative:
                 raise DeviationError(f"a negative scale passes {link.node.site}")
 

@@ -167,8 +167,9 @@ def _ahead(graph: Graph, claim: Claim) -> Tree:
     site = _found(graph, claim.site)
     if not claim.homes:
         raise UncertainError(f"{claim.site} has 0 homes, which the certificate cannot follow")
-    named = [claim.site, *claim.path, *claim.homes]
-    if len(set(named)) < len(named) or claim.data >= len(site.inputs):
+    on_path = set(claim.path)
+    named = [claim.site, *claim.path, *(home for home in claim.homes if home not in on_path)]
+    if len(set(named)) < len(named) or len(set(claim.homes)) < len(claim.homes) or claim.data >= len(site.inputs):
         raise DeviationError(f"the claim of {claim.site} names a node twice, or an input that there is not")
     passed, homes = ({_found(graph, each).id for each in sites} for sites in (claim.path, claim.homes))
     pending, found = [site], dict[int, Link]()
@@ -190,7 +191,9 @@ def _ahead(graph: Graph, claim: Claim) -> Tree:
         for output, value in enumerate(link.node.outputs)
         if value is not None
     ]
-    return Tree(claim, site, (), (), {}, Ahead(Link(site, claim.data), tuple(ways), tuple(found[id_] for id_ in homes)))
+    settled = tuple(found[_found(graph, each).id] for each in claim.homes)
+    ends, stops = (tuple(link for link in settled if (link.node.id in passed) is on_way) for on_way in (False, True))
+    return Tree(claim, site, (), (), {}, Ahead(Link(site, claim.data), tuple(ways), ends, stops))
 
 
 def _beside(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Tree:

@@ -11,6 +11,7 @@ repeating.py    those that repeat a value, or exchange channels for positions: E
 collecting.py   those on sequences
 attending.py    a product with rows that sum to one: MatMul(Softmax, V)
 forward.py      what lets one PASS forward; forward_parts.py: what takes parts, repeats, or mixes
+bounding.py     those with numbers of their own beside a value: Clip, Pad
 vanishing.py    those in which a shift of their data vanishes: Softmax, InstanceNormalization
 absorb.py       the arithmetic of absorbing, written once
 quantized.py    weights that are integers: the scale absorbs
@@ -24,6 +25,7 @@ table.py        how the three kinds register, and the support matrix made from t
 from bnfold.ops import (
     affine,
     attending,
+    bounding,
     collecting,
     elementwise,
     forward_parts,
@@ -41,6 +43,7 @@ __all__ = [
     "TABLE",
     "affine",
     "attending",
+    "bounding",
     "collecting",
     "elementwise",
     "forward_parts",

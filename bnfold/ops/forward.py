@@ -16,11 +16,13 @@ import numpy as np
 
 from bnfold.affine import Affine, Dim
 from bnfold.nodes import Node
+from bnfold.ops.bounding import has_numbers, inverse, uniform
 from bnfold.ops.elementwise import FIRST_OPSET_WITH_BROADCASTING
 from bnfold.ops.facts import Facts
 from bnfold.ops.indexing import spread
 from bnfold.ops.joining import aligned
 from bnfold.ops.passing import (
+    Passed,
     axes_of,
     backward,
     input_shape,
@@ -65,15 +67,30 @@ def ahead(*ops: str) -> Callable[[Function], Function]:
     return decorate
 
 
-@ahead("Identity", "Dropout", "Cast", "Pad", "Resize", "Upsample")
+@ahead("Identity", "Dropout", "Cast", "Pad", "Resize", "Upsample", "Clip")
 def _same(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     """What goes back unchanged goes forward unchanged."""
     back = backward(facts, node, affine)
     if isinstance(back, Obstacle):
         return back
-    if index or back is None or [passage.affine for passage in back.passages] != [affine]:
+    before = None if back is None or len(back.passages) != 1 else back.passages[0].affine
+    if index or before is None or (before != affine and before != uniform(affine)):
         return Obstacle(BLOCKED, f"input {index} of {node.op}", node)
-    return affine
+    return before
+
+
+def kept(facts: Facts, node: Node, affine: Affine, *, has_taken: bool) -> Affine | Obstacle | None:
+    """What a node that an affine passes forward takes over as one of its output: None, or its inverse.
+
+    `has_taken`: whether it has taken over something before, so that its numbers are others than those in the file.
+    """
+    back = backward(facts, node, affine) if has_numbers(node) else None
+    if not isinstance(back, Passed) or not (back.keeps or has_taken):
+        return None
+    if node.op == "Pad" and affine.has_shift:
+        # A layer behind it would subtract there what it adds everywhere: exact, but not in floating point.
+        return Obstacle(BLOCKED, "a shift would have to be undone in what it pads, and would cancel there", node)
+    return inverse(affine) or Obstacle(BLOCKED, f"{node.op} lets no scale of zero pass", node)
 
 
 @ahead("Transpose")
