@@ -6,7 +6,7 @@ import numpy as np
 
 from bnfold.equality.claim import DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants, attribute, float_of, int_of, ints_of, text_of
-from bnfold.equality.passing import Carried, Passing, first_alone, only_along
+from bnfold.equality.passing import Carried, Passing, alike_along, first_alone
 from bnfold.nodes import Node
 
 # Operators on each element.
@@ -43,8 +43,7 @@ def pooled(constants: Constants, link: Link, carried: Carried, unknown: int) -> 
     """Windows over the axes from 2 on: channels stay."""
     del constants, unknown
     first_alone(link)
-    only_along(link, carried, range(2, carried.ndim))
-    return carried
+    return alike_along(link, carried, range(2, carried.ndim))
 
 
 def average_pool(constants: Constants, node: Node) -> Passing:
@@ -72,7 +71,7 @@ def reduced(constants: Constants, link: Link, carried: Carried, unknown: int) ->
     del unknown
     first_alone(link)
     axes = reduced_axes(constants, link.node, carried.ndim)
-    only_along(link, carried, axes)
+    carried = alike_along(link, carried, axes)
     return carried if int_of(link.node, "keepdims", 1) else carried.squeeze(axes)
 
 
@@ -99,8 +98,7 @@ def padded(constants: Constants, link: Link, carried: Carried, unknown: int) -> 
     if len(pads) != 2 * len(axes):
         raise UncertainError(f"the pads of {link.node.site} do not fit its value")
     grown = [axis for i, axis in enumerate(axes) if pads[i] or pads[i + len(axes)]]
-    only_along(link, carried, grown)
-    return carried
+    return alike_along(link, carried, grown)
 
 
 def _padding(constants: Constants, node: Node) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bnfold.equality.claim import DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants, int_of, ints_of, text_of
-from bnfold.equality.passing import Carried, first_alone, only_along
+from bnfold.equality.passing import Carried, alike_along, first_alone
 from bnfold.nodes import Node, Value
 
 MOST_PARTS = 1 << 10
@@ -152,7 +152,7 @@ def mixed(constants: Constants, link: Link, carried: Carried, unknown: int) -> C
     sizes = constants.sizes(shares)
     if sizes is None or len(sizes) < 2 or carried.ndim < 2:
         raise UncertainError(f"the ranks before {node.site} are not known")
-    only_along(link, carried, [carried.ndim - 2])
+    carried = alike_along(link, carried, [carried.ndim - 2])
     return carried.reshape((1,) * max(0, len(sizes) - carried.ndim) + carried.shape)
 
 

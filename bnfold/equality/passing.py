@@ -86,7 +86,11 @@ def first_alone(link: Link) -> None:
         raise DeviationError(f"a claim passes input {link.data} of {link.node.site}")
 
 
-def only_along(link: Link, carried: Carried, axes: range | tuple[int, ...] | list[int]) -> None:
-    """What is carried must not differ along these axes."""
-    if any(carried.shape[axis] != 1 for axis in axes):
-        raise UncertainError(f"along the axes on which {link.node.site} acts, the affine differs")
+def alike_along(link: Link, carried: Carried, axes: range | tuple[int, ...] | list[int]) -> Carried:
+    """What is carried, with one place along each of these axes, along which it must not differ."""
+    for axis in (axis for axis in axes if carried.shape[axis] != 1):
+        first = carried.take([0], axis)
+        if not np.array_equal(np.broadcast_to(first, carried.shape), carried):
+            raise UncertainError(f"along the axes on which {link.node.site} acts, the affine differs")
+        carried = first
+    return carried

@@ -15,11 +15,13 @@ import numpy as np
 import onnx
 import pytest
 from folding_draws import Array, arrays, examples
-from folding_support import model, proven
+from folding_support import model, norm, proven, weights
 from forward_support import certified
 from hypothesis import event, given
 from hypothesis import strategies as st
 from passing_support import Tally, judged
+
+import bnfold
 
 TEXT = {np.float16: "float16", np.float32: "float"}
 
@@ -297,3 +299,25 @@ def test_an_affine_goes_forward_where_all_that_a_channel_is_made_of_bears_it(nam
 
     check()
     assert counted[True] >= 10 or name == "sequence_of_values"
+
+
+NORM = "BatchNormalization ({}, g, be, m, v)"
+VERIFIED = {
+    "rows that are mixed": f"c = Conv (x, W) t = Softmax (u) p = MatMul (t, c) n = {NORM.format('p')} y = Relu (n)",
+    "rows that are mixed, forward": f"n = {NORM.format('x')} t = Softmax (u) p = MatMul (t, n) y = Conv (p, W)",
+    "a sequence": f"c = Conv (x, W) s = SplitToSequence <axis = 2> (c) p = SequenceAt (s, one) y = {NORM.format('p')}",
+    "a sequence, forward": f"n = {NORM.format('x')} s = SplitToSequence <axis = 2> (n) p = SequenceAt (s, one) "
+    "y = Conv (p, W)",
+    "a shift that is lost": "n = Add (x, k) t = Softmax (n) y = Relu (t)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", VERIFIED)
+def test_running_both_shows_it_too(case: str) -> None:
+    """What mixes by shares is not the same for any numbers: where noise is added, they have to stay shares."""
+    held = {"W": weights(4, 4, 1, 1), "one": 1, "k": weights(4, 1, 1), **norm(4)}
+    text = f"(float[2,4,4,6] x, float[2,1,4,4] u) => (float[] y) {{ {VERIFIED[case]} }}"
+    result = bnfold.fold(model(text, **held))
+    assert len(result.plan.moves) == 1
+    assert result.verdict.word == "same"
+    assert result.verdict.sites is not None
