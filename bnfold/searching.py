@@ -252,18 +252,23 @@ class Backward:
         output = node.outputs.index(value)
         if len(node.outputs) > 1 and any(node is passed for passed in self.path):
             return Obstacle(BLOCKED, f"two ways lead back to {node.op}", node)
-        passed = backward(self.facts, node, affine, output)
+        passed = self.passed(node, affine, output)
         if passed is None and output:
             return Obstacle(NO_HOME, f"{value.name!r} is a further output of {node.op}", node)
         if passed is None:
             return self.settle(node, affine, takes_shift) or ()
-        if isinstance(passed, Passed) and passed.may_stay:
-            passed = self.past_a_home(node, affine) or passed
         if isinstance(passed, Obstacle):
             return passed
-        if has_numbers(node) and node.id in self.decided.homes:
-            passed = replace(passed, keeps=True)  # they are no longer what the file says
         return self.onward((node, value, affine, takes_shift), passed, rest)
+
+    def passed(self, node: Node, affine: Affine, output: int) -> Passed | Obstacle | None:
+        """How a node is passed, as it is after what it has taken over until now."""
+        passed = backward(self.facts, node, affine, output)
+        if not isinstance(passed, Passed) or node.id not in self.decided.homes:
+            return passed
+        if has_numbers(node):
+            return replace(passed, keeps=True)  # they are no longer what the file says
+        return (self.past_a_home(node, affine) if passed.may_stay else None) or passed
 
     def past_a_home(self, node: Node, affine: Affine) -> Passed | Obstacle | None:
         """How a factor is passed that has grown: behind r*p*x, (a, s) is what (a, s/r) is behind p*x, times r."""

@@ -306,7 +306,9 @@ def softmax(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     """exp(x) over its sum along an axis (below opset 13: along all axes from that one on)."""
     del constants
     axis = int_of(node, "axis", -1 if node.scope.opset >= 13 else 1)
-    if rank is None or not -rank <= axis < rank:
+    if rank is None:
+        return _indifferent(0, ())  # asked again where something arrives, with the rank of that
+    if not -rank <= axis < rank:
         raise UncertainError(f"the axis of {node.site} does not fit its data")
     last = axis % rank + 1 if node.scope.opset >= 13 else rank
     return _indifferent(rank, tuple(range(axis % rank, last)))
@@ -314,10 +316,8 @@ def softmax(constants: Constants, node: Node, rank: int | None) -> LinearMap:
 
 def instance_normalization(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     """x less its mean over all positions, by its deviation there."""
-    del constants
-    if rank is None:
-        raise UncertainError(f"the rank of the data of {node.site} is not known")
-    return _indifferent(rank, tuple(range(2, rank)))
+    del constants, node
+    return _indifferent(rank or 0, tuple(range(2, rank or 0)))
 
 
 def _indifferent(rank: int, axes: tuple[int, ...]) -> LinearMap:

@@ -112,7 +112,7 @@ class Magnitudes:
         index = 0 if node.input(0) is operand else 1
         other, axis = node.input(1 - index), -1 if index == 0 else -2
         shape = None if other is None or other.id not in self.outline.varying else self.shapes.shape(other)
-        size = None if shape is None or len(shape) < 2 else shape[axis]  # noqa: PLR2004  # a matrix
+        size = None if shape is None or len(shape) < 2 else shape[axis]  # a matrix
         return float(size) if isinstance(size, int) else 1.0
 
     def _terms(self, node: Node) -> int:

@@ -13,10 +13,8 @@ import numpy as np
 
 from bnfold.equality.claim import DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants, int_of, ints_of, text_of
-from bnfold.equality.passing import Carried, alike_along, first_alone
+from bnfold.equality.passing import Carried, anywhere_along, first_alone
 from bnfold.nodes import Node, Value
-
-MOST_PARTS = 1 << 10
 
 
 def expanded(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
@@ -118,7 +116,7 @@ def cut(constants: Constants, link: Link, carried: Carried, unknown: int) -> tup
     node = link.node
     axis = int_of(node, "axis", 0) % carried.ndim
     kept = node.input(1) is not None or int_of(node, "keepdims", 1)
-    return tuple(part if kept else part.squeeze(axis) for part in _anywhere(link, carried, axis))
+    return tuple(part if kept else part.squeeze(axis) for part in anywhere_along(link, carried, [axis]))
 
 
 def strung(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
@@ -128,20 +126,13 @@ def strung(constants: Constants, link: Link, carried: Carried, unknown: int) -> 
     node = link.node
     if int_of(node, "new_axis", 0):
         return (np.expand_dims(carried, int_of(node, "axis", 0)),)
-    return _anywhere(link, carried, int_of(node, "axis", 0) % carried.ndim)
-
-
-def _anywhere(link: Link, carried: Carried, axis: int) -> tuple[Carried, ...]:
-    """Of each place along an axis no more is told than that it is somewhere there."""
-    if carried.shape[axis] > MOST_PARTS:
-        raise UncertainError(f"along axis {axis}, {link.node.site} has too many places to follow")
-    return tuple(carried.take([place], axis) for place in range(carried.shape[axis]))
+    return anywhere_along(link, carried, [int_of(node, "axis", 0) % carried.ndim])
 
 
 # Shares.
 
 
-def mixed(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+def mixed(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
     """MatMul(P, V), where the rows of P sum to one: each row is a mean of the rows of V."""
     del unknown
     node, shares = link.node, link.node.input(0)
@@ -152,8 +143,8 @@ def mixed(constants: Constants, link: Link, carried: Carried, unknown: int) -> C
     sizes = constants.sizes(shares)
     if sizes is None or len(sizes) < 2 or carried.ndim < 2:
         raise UncertainError(f"the ranks before {node.site} are not known")
-    carried = alike_along(link, carried, [carried.ndim - 2])
-    return carried.reshape((1,) * max(0, len(sizes) - carried.ndim) + carried.shape)
+    new = (1,) * max(0, len(sizes) - carried.ndim)
+    return tuple(part.reshape(new + part.shape) for part in anywhere_along(link, carried, [carried.ndim - 2]))
 
 
 def _are_shares(constants: Constants, value: Value) -> bool:

@@ -17,6 +17,8 @@ from bnfold.equality.claim import DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants
 from bnfold.nodes import Node, Value
 
+MOST_PARTS = 1 << 10
+
 Carried = NDArray[np.generic]
 Joins = Literal["alone", "all", "sum", "one"]
 
@@ -86,11 +88,18 @@ def first_alone(link: Link) -> None:
         raise DeviationError(f"a claim passes input {link.data} of {link.node.site}")
 
 
-def alike_along(link: Link, carried: Carried, axes: range | tuple[int, ...] | list[int]) -> Carried:
-    """What is carried, with one place along each of these axes, along which it must not differ."""
+def anywhere_along(link: Link, carried: Carried, axes: range | tuple[int, ...] | list[int]) -> tuple[Carried, ...]:
+    """What is carried, with one place along each of these axes, where an operator brings all places together.
+
+    Where it differs along one, it is taken apart: of each place no more is told than that it may be anywhere there.
+    """
+    parts = [carried]
     for axis in (axis for axis in axes if carried.shape[axis] != 1):
-        first = carried.take([0], axis)
-        if not np.array_equal(np.broadcast_to(first, carried.shape), carried):
-            raise UncertainError(f"along the axes on which {link.node.site} acts, the affine differs")
-        carried = first
-    return carried
+        firsts = [part.take([0], axis) for part in parts]
+        if all(np.array_equal(np.broadcast_to(f, part.shape), part) for f, part in zip(firsts, parts, strict=True)):
+            parts = firsts
+            continue
+        if carried.shape[axis] * len(parts) > MOST_PARTS:
+            raise UncertainError(f"along axis {axis}, where {link.node.site} acts, are too many places to follow")
+        parts = [part.take([place], axis) for part in parts for place in range(carried.shape[axis])]
+    return tuple(parts)

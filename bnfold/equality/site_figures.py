@@ -1,7 +1,7 @@
 """Whether what was measured at one site is rounding: element by element, and channel by channel over all elements.
 
 With y the original's value, d the difference, u half a unit of the type, K the most terms that are summed at once,
-D how many such sums lie behind each other, r how many elements repeat what rounding did to one (behind a Resize, or in a
+D how many such sums lie behind each other, r how many elements repeat what rounding did to one (behind a Resize, in a
 product of two values), n the elements of a channel, of which n/r tell something, and S the sum of the absolute terms
 (magnitudes.py):
 

@@ -205,15 +205,18 @@ class _Walk:
         return [(labels, gain * affine_of(self.constants, link, rank).scale * self.grown.get(node.id, 1.0))]
 
     def through_layout(self, link: Link, labels: Labels, gain: Float64, unknown: int) -> list[_Labelled]:
-        """Both at one shape, so that a size that is not known is the same for both."""
-        if gain.size > 1:
-            shape = np.broadcast_shapes(labels.shape, gain.shape)
-            labels, gain = np.broadcast_to(labels, shape), np.broadcast_to(gain, shape)
-        moved = [np.asarray(part, np.int64) for part in follow(self.constants, link, labels, unknown)]
+        """Both moved alike: where the gain differs, places are carried, and each tells its label and its gain."""
         if gain.size == 1:
+            moved = (np.asarray(part, np.int64) for part in follow(self.constants, link, labels, unknown))
             return [(part, gain.reshape([1] * part.ndim)) for part in moved]
-        gains = [np.asarray(part, np.float64) for part in follow(self.constants, link, gain, unknown)]
-        return list(zip(moved, gains, strict=True))
+        labels, gain = np.broadcast_arrays(labels, gain)
+        places = np.arange(labels.size).reshape(labels.shape)
+        found: list[_Labelled] = []
+        for part in follow(self.constants, link, places, unknown):
+            place = np.asarray(part, np.int64)
+            none = place < 0
+            found.append((np.where(none, -1, labels.reshape(-1)[place]), np.where(none, 1.0, gain.reshape(-1)[place])))
+        return found
 
     def constant_beside(self, link: Link) -> bool:
         """Whether what stands beside the data is constant, or nothing."""

@@ -260,7 +260,7 @@ def test_an_affine_of_the_rows_is_refused() -> None:
         "c1 = Conv(x,w1) q = Softmax(u) n = MatMul(q,c1) y = Relu(n)", "n: p -> c", old={"w": w, "k": k},
         new={"w1": wide(w) * wide(k)[:, :, None]},
     )  # fmt: skip
-    refused(pair, "along the axes on which MatMul#2 acts")
+    refused(pair, "serves places where what settled in it differs")
 
 
 # --- a shift that is lost -------------------------------------------------------------------------------------------

@@ -43,9 +43,12 @@ def folds(before: onnx.ModelProto, ops: list[str]) -> None:
 @pytest.mark.parametrize("line", ["Clip (c, lo, hi)", "Clip (c, lo)", "Pad (c, pads, one)"])
 def test_channels_that_bear_different_affines_have_one_number(line: str) -> None:
     before = used(BACK.format(line, "BatchNormalization (p, g, be, m, v)"), **norm(4))
-    refusal(before, "blocked", line.split()[0])
+    refusal(before, "blocked", line.split(maxsplit=1)[0])
     assert clearly_wrong(before, naive(before), inputs(before), 3)
-    folds(used(BACK.format(line, "Mul (p, k)"), k=np.full((4, 1, 1), 1.5, np.float32)), ["Conv", line.split()[0]])
+    folds(
+        used(BACK.format(line, "Mul (p, k)"), k=np.full((4, 1, 1), 1.5, np.float32)),
+        ["Conv", line.split(maxsplit=1)[0]],
+    )
 
 
 def test_a_scale_below_zero_would_exchange_the_bounds() -> None:
