@@ -100,6 +100,7 @@ class Decided:
         """Make the move of a route forward."""
         self._goes(graph, affine)
         self.ahead.update((home.id, total) for home, total in route.totals)
+        self.homes.update((home.id, total.after) for home, total in route.totals if total.after is not None)
         arrivals = tuple(Arrival(a.node.site, a.affine, a.takes_shift, a.data_input) for a in route.arrivals)
         return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path), affine.data)
 

@@ -13,7 +13,7 @@ from bnfold.decided import Ahead, Arrived, Decided
 from bnfold.nodes import Node, Reader, Value
 from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Facts, reads_metadata_alone
-from bnfold.ops.forward import forward
+from bnfold.ops.forward import forward, kept
 from bnfold.ops.reasons import BLOCKED, GRAPH_OUTPUT, NO_GAIN, NO_HOME, OUTER_SCOPE, Obstacle
 from bnfold.ops.taking import Taken, home_with
 from bnfold.searching import has_add, is_shift_alone, one_add
@@ -78,15 +78,32 @@ class Forward:
         settled = self.settle(node, reader.index, affine)
         if settled is None:
             return []
-        passed = self.past_affine(node, reader.index, affine) or forward(self.facts, node, reader.index, affine)
+        past = self.past_affine(node, reader.index, affine)
+        passed = forward(self.facts, node, reader.index, affine) if past is None else (past,)
         if passed is None or output is None:
             return settled
         if isinstance(passed, Obstacle):
             return passed
         if node in self.path:
             return Obstacle(BLOCKED, f"{node.op} is come to by two ways", node)
+        obstacle = None if past is not None else self.keep(node, affine)
+        if obstacle is not None:
+            return obstacle
         self.path.append(node)
-        return [(output, passed)]
+        return [(value, each) for value, each in zip(node.outputs, passed, strict=True) if value is not None]
+
+    def keep(self, node: Node, affine: Affine) -> Obstacle | None:
+        """Let a node that is passed bear the affine in its own numbers: what they are before it is undone there."""
+        undone = kept(self.facts, node, affine, has_taken=node.id in self.decided.homes)
+        if undone is None or isinstance(undone, Obstacle):
+            return undone
+        total = self.decided.taken(node).and_then(undone, None)
+        found = home_with(self.facts, node, total)
+        if found is None or isinstance(found, Obstacle):
+            return found or Obstacle(BLOCKED, f"{node.op} lets no per-channel affine pass", node)
+        self.arrivals.append(Arrived(node, undone, takes_shift=True, adds=False))
+        self.totals[node.id] = node, total
+        return None
 
     def past_affine(self, node: Node, index: int, affine: Affine) -> Affine | None:
         """Behind another affine (b, t) of what it reads, (a, s) is (a, b*s + (1 - a)*t)."""

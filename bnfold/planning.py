@@ -23,6 +23,7 @@ from bnfold.merging import Merging
 from bnfold.moves import Move, Plan, Refusal
 from bnfold.nodes import Node, Site, Value
 from bnfold.ops.affine import AffineOp, affine_nodes, affine_of, is_batch_norm
+from bnfold.ops.bounding import has_numbers
 from bnfold.ops.facts import Facts
 from bnfold.ops.joining import is_sum
 from bnfold.ops.reasons import (
@@ -165,7 +166,9 @@ def _parted(facts: Facts, decided: Decided, affine: AffineOp, meant: Affine) -> 
     if not isinstance(back, Route):
         return None
     ahead = Forward(facts, decided, affine).search(Affine(np.ones_like(meant.scale), meant.shift))
-    return None if isinstance(ahead, Obstacle) else decided.settle_both(facts.graph, affine, back, ahead)
+    if isinstance(ahead, Obstacle) or any(has_numbers(each.node) for each in (*back.arrivals, *ahead.arrivals)):
+        return None  # in whose numbers both halves would meet
+    return decided.settle_both(facts.graph, affine, back, ahead)
 
 
 def _refusal(node: Node, obstacle: Obstacle) -> Refusal:

@@ -19,6 +19,7 @@ from bnfold.decided import Arrived, Decided, Route, fed_to, not_free
 from bnfold.nodes import Node, Value
 from bnfold.ops.absorb import Linear
 from bnfold.ops.affine import AffineOp
+from bnfold.ops.bounding import has_numbers
 from bnfold.ops.exact import sizes_of_rows
 from bnfold.ops.facts import Facts
 from bnfold.ops.home import Home
@@ -211,12 +212,12 @@ class Backward:
         if len(node.outputs) > 1 and any(node is passed for passed in self.path):
             return Obstacle(BLOCKED, f"two ways lead back to {node.op}", node)
         passed = backward(self.facts, node, affine, output)
+        if isinstance(passed, Passed) and node.id in self.decided.homes:
+            passed = self.past_a_home(node, affine, passed)
         if passed is None and output:
             return Obstacle(NO_HOME, f"{value.name!r} is a further output of {node.op}", node)
         if passed is None:
             return self.settle(node, affine, takes_shift) or ()
-        if isinstance(passed, Passed) and passed.may_stay:
-            passed = self.past_a_home(node, affine) or passed
         if isinstance(passed, Obstacle):
             return passed
         return self.onward((node, value, affine, takes_shift), passed, rest)
@@ -230,11 +231,13 @@ class Backward:
         self.skips.append(_Skip(reader, index, value, affine, obstacle))
         return ()
 
-    def past_a_home(self, node: Node, affine: Affine) -> Passed | Obstacle | None:
+    def past_a_home(self, node: Node, affine: Affine, passed: Passed) -> Passed | Obstacle | None:
         """How a factor is passed that has grown: behind r*p*x, (a, s) is what (a, s/r) is behind p*x, times r."""
-        earlier = self.decided.homes.get(node.id)
-        if earlier is None or not affine.has_shift:
-            return None
+        if has_numbers(node):
+            return replace(passed, keeps=True)  # they are no longer what the file says
+        earlier = self.decided.homes[node.id]
+        if not passed.may_stay or not affine.has_shift:
+            return passed
         if not np.all(earlier.scale):
             return Obstacle(BLOCKED, "its constant has become zero somewhere, and lets no shift pass", node)
         return backward(self.facts, node, Affine(affine.scale, affine.shift / earlier.scale))
@@ -304,9 +307,8 @@ class Backward:
             return found
         home, _ = found
         if home.is_idle(total) and not self.may_idle:
-            detail = "the two cancel: a node would be left that does nothing"
             self.cancelled = node
-            return Obstacle(NO_GAIN, detail, node)
+            return Obstacle(NO_GAIN, "the two cancel: a node would be left that does nothing", node)
         adds = home.needs_add(total) and not has_add(self.facts, node, self.decided.taken(node))
         if adds and is_shift_alone(self.affine):
             return Obstacle(NO_GAIN, f"{node.op} has no bias, so that its shift would become another Add", node)
@@ -332,8 +334,7 @@ class Backward:
     def enlarging(self, value: Value, rank: int) -> Obstacle | None:
         """A constant that may give its value larger dimensions: there is no affine before it that does so."""
         written = self.affine.written
-        missing = max(0, rank - len(written))
-        for axis, size in enumerate(written, start=missing):
+        for axis, size in enumerate(written, start=max(0, rank - len(written))):
             known = known_size(self.facts, self.through(value), axis)
             if size not in {1, known}:
                 found = "a size that is not known" if known is None else str(known)

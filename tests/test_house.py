@@ -187,6 +187,7 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 # Form.
 
 KNOWS_OPERATORS = {
+    "equality/bounds.py",
     "equality/conditions.py",
     "equality/constants.py",
     "equality/discrete.py",
@@ -198,6 +199,7 @@ KNOWS_OPERATORS = {
     "equality/magnitudes.py",
     "equality/pass_joining.py",
     "equality/pass_positions.py",
+    "equality/pass_repeating.py",
     "equality/passes.py",
     "equality/nested.py",
     "equality/perturb.py",

@@ -13,17 +13,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bnfold.equality.claim import DeviationError, Link, Tree, UncertainError
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.linear import DataSide
-from bnfold.equality.passes import summed_sign
+from bnfold.equality.passes import gain_of, summed_sign
+from bnfold.equality.passing import Passing
 from bnfold.equality.reference import (
     affine_of,
     follow,
+    is_bounded,
     is_factor,
     is_normalization,
     is_term,
@@ -108,13 +110,27 @@ class _Carry:
             return {}
         borne = {self.output(ahead.site).id: self.begun(ahead.site)}
         for link in ahead.passed:
-            borne[self.output(link).id] = self.behind(link, borne[link.source.id])
-        return {link.node.id: self.at_home(link, borne[link.source.id]) for link in ahead.homes}
+            borne[self.target(link).id] = self.behind(link, borne[link.source.id])
+        on_way = {link.node.id: self.at_stop(link, borne[link.source.id]) for link in ahead.stops}
+        return on_way | {link.node.id: self.at_home(link, borne[link.source.id]) for link in ahead.homes}
+
+    def at_stop(self, link: Link, borne: _Borne) -> DataStep:
+        """What the numbers of a node on the way have to undo."""
+        if not is_bounded(link.node) or link.data:
+            raise DeviationError(f"a claim passes {link.node.site}, and settles there too")
+        return DataStep(borne.scale, borne.shift, borne.magnitude, borne.terms)
 
     def output(self, link: Link) -> Value:
         value = link.node.output(0)
         if value is None:
             raise DeviationError(f"the output of {link.node.site} is missing")
+        return value
+
+    def target(self, link: Link) -> Value:
+        """The output that a link leads by; of several, each is a part."""
+        value = link.target
+        if value is None or (link.output and link.node.op != "Split"):
+            raise DeviationError(f"what {link.node.site} puts out is no part of what it reads")
         return value
 
     def begun(self, site: Link) -> _Borne:
@@ -135,21 +151,28 @@ class _Carry:
         """What the output of a node of the way bears."""
         if is_normalization(link.node) or ((is_term(link.node) or is_factor(link.node)) and self.alone(link)):
             return self.past_affine(link, borne)
-        passing = passing_of(self.constants, link.node)
+        ahead = self.tree.ahead
+        stays = ahead is not None and any(link.node is stop.node for stop in ahead.stops)
+        passing = Passing() if stays else passing_of(self.constants, link.node)
         if np.any(borne.shift) and not passing.shift:
             raise DeviationError(f"{link.node.site} lets no shift pass")
-        if np.any(borne.scale < 0) and not passing.negative:
+        if passing.absolute:
+            borne = replace(borne, scale=np.abs(borne.scale))
+        elif np.any(borne.scale < 0) and not passing.negative:
             raise DeviationError(f"a negative scale passes {link.node.site}")
         if passing.joins == "sum" and np.all(borne.scale == 1):
             return self.added(link, borne)
         if passing.joins == "sum" or (passing.joins == "all" and link.node.op != "Concat"):
             raise DeviationError(f"{link.node.site} joins what it reads, and a claim passes one of it")
+        gain = gain_of(self.constants, link) if np.any(borne.shift) else 1.0
         shape = borne.shape
         labels = np.arange(product(shape)).reshape(shape)
-        moved = np.asarray(follow(self.constants, link, labels, self.unknown), np.int64)
-        if link.node.op in {"ReduceSum"} and np.any(borne.shift):
-            raise UncertainError(f"{link.node.site} multiplies a shift")
-        return borne.moved(moved)
+        first, *others = (
+            borne.moved(np.asarray(part, np.int64)) for part in follow(self.constants, link, labels, self.unknown)
+        )
+        if not all(np.array_equal(first.scale, one.scale) and np.array_equal(first.shift, one.shift) for one in others):
+            raise DeviationError(f"behind {link.node.site}, what arrives differs between positions")
+        return replace(first, shift=first.shift * gain, magnitude=first.magnitude * np.abs(gain))
 
     def added(self, link: Link, borne: _Borne) -> _Borne:
         """A shift passes a sum of values, whatever the others are; it broadcasts as its value does."""
@@ -182,7 +205,10 @@ class _Carry:
         """What the channels of a home's data bear."""
         output, rank = link.node.output(0), len(borne.shape)
         sizes = None if output is None else self.constants.sizes(output)
-        data = linear_map(self.constants, link.node, rank if sizes is None else len(sizes)).data
+        linear = linear_map(self.constants, link.node, rank if sizes is None else len(sizes))
+        if linear.common is not None:
+            return _lost(link, borne, linear.common)
+        data = linear.data
         if data is None or data.index != link.data:
             raise UncertainError(f"{link.node.site} is no home for its input {link.data} that the certificate knows")
         axis = _axis(data, rank, link.node)
@@ -195,6 +221,15 @@ class _Carry:
         parts = (borne.scale, borne.shift, borne.magnitude)
         scale, shift, size = (np.broadcast_to(part.reshape(-1), (data.channels,)) for part in parts)
         return DataStep(scale, shift, size, borne.terms)
+
+
+def _lost(link: Link, borne: _Borne, common: tuple[int, ...]) -> DataStep:
+    """A shift that a node subtracts with all that is common to its data: nothing of it arrives."""
+    if link.data or np.any(borne.scale != 1):
+        raise DeviationError(f"a scale arrives at {link.node.site}, which takes none over")
+    if any(not axis < len(borne.shape) or borne.shape[axis] != 1 for axis in common):
+        raise DeviationError(f"what arrives at {link.node.site} differs along the axes on which it acts")
+    return DataStep(np.ones(1), np.zeros(1), np.zeros(1), borne.terms)
 
 
 def _compressed(labels: np.ndarray) -> np.ndarray:

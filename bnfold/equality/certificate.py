@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from bnfold.equality.ahead import composed, data_steps_of
+from bnfold.equality.bounds import numbers_checked, numbers_stay, steps_in_order
 from bnfold.equality.claim import Claim, DeviationError, Merging, UncertainError, handed_on, homes_of
 from bnfold.equality.constants import Constants
 from bnfold.equality.covering import covers
@@ -103,13 +104,19 @@ def _check(before: Graph, after: Graph, said: Certificate, checks: list[HomeChec
     for link in (chain.links[place] for chain in chains for place in chain.stops):
         if link.node.id in homes and link.data == homes[link.node.id].before.linear.bias_index:
             raise UncertainError(f"the data of {link.node.site} are constant themselves")
+    numbers_stay(trees)
     for link in crossed_by(before, trees):
         reads_alone(before, link)
     grids = grids_of_branches(originals, trees) | grids_of_merged(originals, merged)
     steps = steps_of(originals, trees, grids | {id_: home.grid for id_, home in homes.items()})
-    fed = {id_: composed(each) for id_, each in data_steps_of(originals, trees).items()}
+    data_steps = data_steps_of(originals, trees)
+    fed = {id_: composed(each) for id_, each in data_steps.items()}
     branches = branches_of(originals, merged, steps, fed)
     for id_, home in homes.items():
         home.reads_what_it_read(pairing.rewired[id_])
+        if home.before.linear.bounds:
+            whole = tuple(steps_in_order(trees, home.before.node, steps.get(id_, []), data_steps.get(id_, [])))
+            checks.append(numbers_checked(home, whole))
+            continue
         own = Reference(home.before, home.grid, steps.get(id_, []), fed.get(id_), branches.get(id_, ()))
         checks.append(home.checked(own))

@@ -132,12 +132,13 @@ class Chain:
 class Ahead:
     """A claim that leads to the readers: the node that went, each node on the way, producers first, and each home.
 
-    A link's data is the input at which the affine arrives.
+    A link's data is the input at which the affine arrives. `stops` are homes on the way, which it passes too.
     """
 
     site: Link
     passed: tuple[Link, ...]
     homes: tuple[Link, ...]
+    stops: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,5 +215,5 @@ def homes_of(tree: Tree) -> tuple[Node, ...]:
     if tree.beside is not None:
         return (tree.beside.home,)
     if tree.ahead is not None:
-        return tuple(link.node for link in tree.ahead.homes)
+        return tuple(link.node for link in (*tree.ahead.homes, *tree.ahead.stops))
     return tuple(home for chain in tree.chains for home, _ in chain.homes)

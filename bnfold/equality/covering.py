@@ -22,7 +22,7 @@ from bnfold.equality.claim import DeviationError, Tree
 from bnfold.equality.constants import Constants
 from bnfold.equality.pass_joining import bearing_inputs
 from bnfold.equality.passing import Passing
-from bnfold.equality.reference import affine_of, is_factor, is_normalization, is_term, part_of, passing_of
+from bnfold.equality.reference import affine_of, is_bounded, is_factor, is_normalization, is_term, part_of, passing_of
 from bnfold.nodes import Node
 
 State = Literal["untouched", "scaled", "whole"]
@@ -91,11 +91,20 @@ class _Join:
 
     def behind_stop(self) -> State:
         """A sum with a constant, which takes the shift: what comes to it bears the scale alone."""
+        if is_bounded(self.node):
+            return self.bounded()
         if not is_term(self.node):
             raise DeviationError(f"a claim leaves a shift at {self.node.site}, which is no sum with a constant")
         if self.shift and set(self.found.values()) != {"scaled"}:
             raise DeviationError(f"{self.node.site} takes a shift that went on already")
         return _taken(self.tree, self.node, self.shift)
+
+    def bounded(self) -> State:
+        """A node whose numbers bear what the value bears, which goes on."""
+        state = self.alone()
+        if self.shift and state != _taken(self.tree, self.node, self.shift):
+            raise DeviationError(f"the numbers of {self.node.site} take another part than its value")
+        return state
 
     def alone(self) -> State:
         if len(self.found) != 1:

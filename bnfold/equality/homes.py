@@ -67,12 +67,14 @@ class Home:
 
     def reads_what_it_read(self, rewired: frozenset[int]) -> None:
         """A home reads another name at the places of its constants alone."""
-        others = rewired - {self.before.linear.weight_index, self.before.linear.bias_index}
+        others = rewired - {self.before.linear.weight_index, self.before.linear.bias_index, *self.before.linear.bounds}
         if others:
             raise DeviationError(f"{self.site} reads something else at input {min(others)}")
 
     def checked(self, reference: Reference) -> HomeCheck:
         """Both constants of a home against their references."""
+        if self.before.linear.common is not None and not reference.steps:
+            return HomeCheck(self.site, 0, 0.0, ())  # a shift is lost in it, and there are no numbers
         self.grows_no_value(reference.steps)
         parts = self.weight_part(reference), self.bias_part(reference)
         return HomeCheck(self.site, sum(part.numbers for part in parts), max(part.worst for part in parts), parts)
@@ -205,7 +207,8 @@ def _rank(constants: Constants, home: Node, trees: Sequence[Tree]) -> int | None
     """
     inferred = [
         constants.sizes(link.source)
-        for tree in trees if tree.ahead is not None for link in tree.ahead.homes if link.node is home
+        for tree in trees if tree.ahead is not None
+        for link in (*tree.ahead.homes, *tree.ahead.stops) if link.node is home
     ]  # fmt: skip
     for chain in (chain for tree in trees for chain in tree.chains):
         for link in (link for node, links in chain.homes if node is home for link in (*links, chain.site)):

@@ -56,6 +56,11 @@ class LinearMap:
     data: DataSide | None = None
     elementwise: bool = False
     """Whether the constant broadcasts against the output, so that one of another shape means the same."""
+    common: tuple[int, ...] | None = None
+    """Axes along which it subtracts what is common to its data (input 0), so that a shift that is alike there is lost;
+    a node of this kind uses no constant, and nothing of it changes."""
+    bounds: tuple[int, ...] = ()
+    """Inputs that are numbers beside the data, and bear what these bear (bounds.py)."""
 
 
 def dims(constants: Constants, node: Node, index: int) -> Shape | None:
@@ -300,3 +305,43 @@ def _axes_of_labels(node: Node, result: str, rank: int) -> dict[str, int]:
     return {label: axis for axis, label in enumerate(first)} | {
         label: rank - len(last) + axis for axis, label in enumerate(last)
     }
+
+
+def softmax(constants: Constants, node: Node, rank: int | None) -> LinearMap:
+    """exp(x) over its sum along an axis (below opset 13: along all axes from that one on)."""
+    del constants
+    axis = int_of(node, "axis", -1 if node.scope.opset >= 13 else 1)
+    if rank is None:
+        return _indifferent(0, ())  # asked again where something arrives, with the rank of that
+    if not -rank <= axis < rank:
+        raise UncertainError(f"the axis of {node.site} does not fit its data")
+    last = axis % rank + 1 if node.scope.opset >= 13 else rank
+    return _indifferent(rank, tuple(range(axis % rank, last)))
+
+
+def instance_normalization(constants: Constants, node: Node, rank: int | None) -> LinearMap:
+    """x less its mean over all positions, by its deviation there."""
+    del constants, node
+    return _indifferent(rank or 0, tuple(range(2, rank or 0)))
+
+
+def _indifferent(rank: int, axes: tuple[int, ...]) -> LinearMap:
+    return LinearMap((1,) * rank, np.zeros([1] * rank, np.int64), common=axes)
+
+
+def clip(constants: Constants, node: Node, rank: int | None) -> LinearMap:
+    """The lower and the upper bound of all elements."""
+    del constants
+    return _beside(node, rank, (1, 2))
+
+
+def pad(constants: Constants, node: Node, rank: int | None) -> LinearMap:
+    """What stands around the data."""
+    del constants
+    return _beside(node, rank, (2,))
+
+
+def _beside(node: Node, rank: int | None, places: tuple[int, ...]) -> LinearMap:
+    if rank is None:
+        raise UncertainError(f"the rank of the data of {node.site} is not known")
+    return LinearMap((1,) * rank, np.zeros([1] * rank, np.int64), bounds=places)

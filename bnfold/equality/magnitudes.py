@@ -33,7 +33,7 @@ class Size:
 
     `terms`: the most that are summed at once. `operators`: how many nodes there are. `depth`: how many of them that
     sum lie behind each other at most. `repeats`: how many elements have what rounding did to one, where a value is
-    enlarged on the way.
+    enlarged on the way, or mixed by another one.
     """
 
     terms: int
@@ -98,12 +98,22 @@ class Magnitudes:
 
     def _enlarged(self, node: Node, operand: Value) -> float:
         """How often an operand stands in what a node makes of it, as far as sizes are known."""
+        if node.op == "MatMul":
+            return self._mixed(node, operand)
         output = node.output(0)
         dims = [None if v is None else self.shapes.shape(v) for v in (operand, output)]
         if node.op not in _REPEATING or dims[0] is None or dims[1] is None:
             return 1.0
         before, after = (math.prod(d for d in known if isinstance(d, int)) for known in dims if known is not None)
         return max(1.0, after / before) if before else 1.0
+
+    def _mixed(self, node: Node, operand: Value) -> float:
+        """Of two values that are computed, each row of one stands in as many outputs as the other has columns."""
+        index = 0 if node.input(0) is operand else 1
+        other, axis = node.input(1 - index), -1 if index == 0 else -2
+        shape = None if other is None or other.id not in self.outline.varying else self.shapes.shape(other)
+        size = None if shape is None or len(shape) < 2 else shape[axis]  # a matrix
+        return float(size) if isinstance(size, int) else 1.0
 
     def _terms(self, node: Node) -> int:
         count = TERMS.get(node.op)

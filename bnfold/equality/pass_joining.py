@@ -6,7 +6,7 @@ import numpy as np
 
 from bnfold.equality.claim import DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants, int_of, ints_of
-from bnfold.equality.passing import Carried, first_alone, none_of, whole_axis
+from bnfold.equality.passing import Carried, anywhere_along, first_alone, none_of, whole_axis
 from bnfold.nodes import Node, Value
 
 
@@ -90,8 +90,8 @@ def _integers(constants: Constants, value: Value | None) -> tuple[int, ...] | No
     return None if value is None else tuple(int(n) for n in constants.array(value).reshape(-1))
 
 
-def gathered(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
-    """Gather: entries along an axis, by constant indices where the affine differs along it."""
+def gathered(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
+    """Gather: entries along an axis, by constant indices; by others, any entry may be anywhere along it."""
     del unknown
     first_alone(link)
     node = link.node
@@ -99,14 +99,15 @@ def gathered(constants: Constants, link: Link, carried: Carried, unknown: int) -
     operand = node.input(1)
     if operand is None:
         raise DeviationError(f"{node.site} has no indices")
-    if carried.shape[axis] == 1 and not _is_one(constants, link.source, axis):
+    alike = carried.shape[axis] == 1 and not _is_one(constants, link.source, axis)
+    if alike or constants.shape(operand) is None:
         sizes = constants.sizes(operand)
         if sizes is None:
             raise UncertainError(f"the rank of the indices of {node.site} is not known")
-        return carried.reshape((*carried.shape[:axis], *[1] * len(sizes), *carried.shape[axis + 1 :]))
+        parts = anywhere_along(link, carried, [axis])
+        return tuple(p.reshape((*p.shape[:axis], *[1] * len(sizes), *p.shape[axis + 1 :])) for p in parts)
     indices = np.asarray(constants.array(operand), np.int64)
-    taken: Carried = carried.take(indices % carried.shape[axis], axis)
-    return taken
+    return (carried.take(indices % carried.shape[axis], axis),)
 
 
 # Operators of several values.

@@ -6,7 +6,7 @@ import numpy as np
 
 from bnfold.equality.claim import DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants, attribute, float_of, int_of, ints_of, text_of
-from bnfold.equality.passing import Carried, Passing, first_alone, only_along
+from bnfold.equality.passing import Carried, Passing, anywhere_along, first_alone
 from bnfold.nodes import Node
 
 # Operators on each element.
@@ -39,12 +39,11 @@ _WIDER = frozenset(
 # Operators over positions.
 
 
-def pooled(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+def pooled(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
     """Windows over the axes from 2 on: channels stay."""
     del constants, unknown
     first_alone(link)
-    only_along(link, carried, range(2, carried.ndim))
-    return carried
+    return anywhere_along(link, carried, range(2, carried.ndim))
 
 
 def average_pool(constants: Constants, node: Node) -> Passing:
@@ -67,13 +66,13 @@ def _pads(node: Node) -> bool:
     return automatic not in {"", "NOTSET", "VALID"} or any(ints_of(node, "pads") or ())
 
 
-def reduced(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+def reduced(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
     """ReduceMean and its kin: the axes go, or become 1."""
     del unknown
     first_alone(link)
     axes = reduced_axes(constants, link.node, carried.ndim)
-    only_along(link, carried, axes)
-    return carried if int_of(link.node, "keepdims", 1) else carried.squeeze(axes)
+    parts = anywhere_along(link, carried, axes)
+    return parts if int_of(link.node, "keepdims", 1) else tuple(part.squeeze(axes) for part in parts)
 
 
 def pad(constants: Constants, node: Node) -> Passing:
@@ -90,7 +89,7 @@ def pad(constants: Constants, node: Node) -> Passing:
     return Passing(shift=not any(_padding(constants, node)))
 
 
-def padded(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+def padded(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
     """Pad: the padded axes grow."""
     del unknown
     first_alone(link)
@@ -99,8 +98,7 @@ def padded(constants: Constants, link: Link, carried: Carried, unknown: int) -> 
     if len(pads) != 2 * len(axes):
         raise UncertainError(f"the pads of {link.node.site} do not fit its value")
     grown = [axis for i, axis in enumerate(axes) if pads[i] or pads[i + len(axes)]]
-    only_along(link, carried, grown)
-    return carried
+    return anywhere_along(link, carried, grown)
 
 
 def _padding(constants: Constants, node: Node) -> tuple[int, ...]:
@@ -125,15 +123,13 @@ def resize(constants: Constants, node: Node) -> Passing:
     return Passing()
 
 
-def resized(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+def resized(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
     """Resize and Upsample: along axes whose size stays, nothing moves."""
     del unknown
     first_alone(link)
     node = link.node
     moved = [axis for axis, size in enumerate(carried.shape) if size > 1]
-    if any(not _keeps_axis(constants, node, axis, carried.ndim) for axis in moved):
-        raise UncertainError(f"{node.site} resizes an axis along which the affine differs, or may do so")
-    return carried
+    return anywhere_along(link, carried, [a for a in moved if not _keeps_axis(constants, node, a, carried.ndim)])
 
 
 def _keeps_axis(constants: Constants, node: Node, axis: int, rank: int) -> bool:

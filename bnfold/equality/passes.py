@@ -20,6 +20,17 @@ from bnfold.equality.pass_positions import (
     resize,
     resized,
 )
+from bnfold.equality.pass_repeating import (
+    cut,
+    depth_to_space,
+    expanded,
+    mixed,
+    put_in,
+    space_to_depth,
+    strung,
+    taken_out,
+    tiled,
+)
 from bnfold.equality.passing import Passing, Rule, said
 from bnfold.nodes import Node
 
@@ -61,26 +72,44 @@ def gain_of(constants: Constants, link: Link) -> float:
     return count
 
 
+def _with_bounds(constants: Constants, node: Node) -> Passing:
+    """What passes changes the bounds: a claim names the node as a home, and then this is not asked."""
+    del constants
+    raise DeviationError(f"a claim passes {node.site}, whose bounds stay")
+
+
 _SIGNED = said(Passing(shift=False, negative=False))
+_IN_SIZE = said(Passing(shift=False, negative=False, absolute=True))
 _RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("Relu", "LeakyRelu", "PRelu", "Abs"), Rule(_SIGNED, elementwise)),
-    "Cast": Rule(cast, elementwise),
+    **dict.fromkeys(("Relu", "LeakyRelu", "PRelu"), Rule.whole(_SIGNED, elementwise)),
+    "Abs": Rule.whole(_IN_SIZE, elementwise),
+    "Clip": Rule.whole(_with_bounds, elementwise),
+    "Cast": Rule.whole(cast, elementwise),
     "AveragePool": Rule(average_pool, pooled),
     "GlobalAveragePool": Rule(said(Passing()), pooled),
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), Rule(max_pool, pooled)),
-    **dict.fromkeys(("LpPool", "GlobalLpPool"), Rule(_SIGNED, pooled)),
+    **dict.fromkeys(("LpPool", "GlobalLpPool"), Rule(_IN_SIZE, pooled)),
     **dict.fromkeys(("ReduceMean", "ReduceSum"), Rule(said(Passing()), reduced)),
     **dict.fromkeys(("ReduceMax", "ReduceMin"), Rule(said(Passing(negative=False)), reduced)),
-    **dict.fromkeys(("ReduceL1", "ReduceL2"), Rule(_SIGNED, reduced)),
+    **dict.fromkeys(("ReduceL1", "ReduceL2"), Rule(_IN_SIZE, reduced)),
     "Pad": Rule(pad, padded),
     **dict.fromkeys(("Resize", "Upsample"), Rule(resize, resized)),
-    "Concat": Rule(said(Passing(joins="all")), concat),
-    "Split": Rule(said(Passing()), split),
-    "Slice": Rule(said(Passing()), sliced),
+    "Concat": Rule.whole(said(Passing(joins="all")), concat),
+    "Split": Rule.whole(said(Passing()), split),
+    "Slice": Rule.whole(said(Passing()), sliced),
     "Gather": Rule(said(Passing()), gathered),
-    **dict.fromkeys(("Add", "Sub", "Sum"), Rule(said(Passing(joins="sum")), joined)),
-    "Mul": Rule(said(Passing(joins="one", shift=False)), joined),
-    "Div": Rule(said(Passing(joins="one", shift=False)), divided),
-    **dict.fromkeys(("Max", "Min"), Rule(said(Passing(joins="all", negative=False)), joined)),
-    "Where": Rule(said(Passing(joins="all")), chosen),
+    **dict.fromkeys(("Add", "Sub", "Sum"), Rule.whole(said(Passing(joins="sum")), joined)),
+    "Mul": Rule.whole(said(Passing(joins="one", shift=False)), joined),
+    "Div": Rule.whole(said(Passing(joins="one", shift=False)), divided),
+    **dict.fromkeys(("Max", "Min"), Rule.whole(said(Passing(joins="all", negative=False)), joined)),
+    "Where": Rule.whole(said(Passing(joins="all")), chosen),
+    "Expand": Rule.whole(said(Passing()), expanded),
+    "Tile": Rule.whole(said(Passing()), tiled),
+    "DepthToSpace": Rule(said(Passing()), depth_to_space),
+    "SpaceToDepth": Rule.whole(said(Passing()), space_to_depth),
+    "SequenceAt": Rule.whole(said(Passing()), taken_out),
+    "SequenceConstruct": Rule.whole(said(Passing(joins="all")), put_in),
+    "SplitToSequence": Rule(said(Passing()), cut),
+    "ConcatFromSequence": Rule(said(Passing()), strung),
+    "MatMul": Rule(said(Passing()), mixed),
 }

@@ -17,6 +17,8 @@ from bnfold.equality.claim import DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants
 from bnfold.nodes import Node, Value
 
+MOST_PARTS = 1 << 10
+
 Carried = NDArray[np.generic]
 Joins = Literal["alone", "all", "sum", "one"]
 
@@ -25,21 +27,31 @@ Joins = Literal["alone", "all", "sum", "one"]
 class Passing:
     """What passes an operator: whether a shift does, and whether a scale may be negative.
 
-    `joins`: of its inputs that can bear an affine, one alone there is; all must bear theirs; all the scale and one the
-    shift; or any one of them, and no other.
+    With `absolute` it is the size of a scale that stands behind it. `joins`: of its inputs that can bear an affine, one
+    alone there is; all must bear theirs; all the scale and one the shift; or any one of them, and no other.
     """
 
     joins: Joins = "alone"
     shift: bool = True
     negative: bool = True
+    absolute: bool = False
+
+
+Follow = Callable[[Constants, Link, Carried, int], Carried]
+FollowApart = Callable[[Constants, Link, Carried, int], tuple[Carried, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What passes an operator, and how an array goes with one of its inputs."""
+    """What passes an operator, and how an array goes with one of its inputs: as one array, or taken apart."""
 
     passing: Callable[[Constants, Node], Passing]
-    follow: Callable[[Constants, Link, Carried, int], Carried]
+    follow: FollowApart
+
+    @classmethod
+    def whole(cls, passing: Callable[[Constants, Node], Passing], follow: Follow) -> Rule:
+        """That of an operator behind which one array is enough."""
+        return cls(passing, lambda *given: (follow(*given),))
 
 
 def said(passing: Passing) -> Callable[[Constants, Node], Passing]:
@@ -76,7 +88,18 @@ def first_alone(link: Link) -> None:
         raise DeviationError(f"a claim passes input {link.data} of {link.node.site}")
 
 
-def only_along(link: Link, carried: Carried, axes: range | tuple[int, ...] | list[int]) -> None:
-    """What is carried must not differ along these axes."""
-    if any(carried.shape[axis] != 1 for axis in axes):
-        raise UncertainError(f"along the axes on which {link.node.site} acts, the affine differs")
+def anywhere_along(link: Link, carried: Carried, axes: range | tuple[int, ...] | list[int]) -> tuple[Carried, ...]:
+    """What is carried, with one place along each of these axes, where an operator brings all places together.
+
+    Where it differs along one, it is taken apart: of each place no more is told than that it may be anywhere there.
+    """
+    parts = [carried]
+    for axis in (axis for axis in axes if carried.shape[axis] != 1):
+        firsts = [part.take([0], axis) for part in parts]
+        if all(np.array_equal(np.broadcast_to(f, part.shape), part) for f, part in zip(firsts, parts, strict=True)):
+            parts = firsts
+            continue
+        if carried.shape[axis] * len(parts) > MOST_PARTS:
+            raise UncertainError(f"along axis {axis}, where {link.node.site} acts, are too many places to follow")
+        parts = [part.take([place], axis) for part in parts for place in range(carried.shape[axis])]
+    return tuple(parts)

@@ -18,15 +18,19 @@ from bnfold.equality.layout import Carried, dropout, flatten, reshape, same, squ
 from bnfold.equality.linear import (
     LinearMap,
     aligned,
+    clip,
     conv,
     conv_transpose,
     difference_with_constant,
     einsum,
     gemm,
+    instance_normalization,
     matmul,
     normalization,
+    pad,
     product_with_constant,
     quotient_by_constant,
+    softmax,
     sum_with_constant,
 )
 from bnfold.equality.passes import rule_of
@@ -46,6 +50,11 @@ _HOMES: Mapping[str, Callable[[Constants, Node, int | None], LinearMap]] = {
     "Div": quotient_by_constant,
     "Add": sum_with_constant,
     "Sub": difference_with_constant,
+    "Softmax": softmax,
+    "LogSoftmax": softmax,
+    "InstanceNormalization": instance_normalization,
+    "Clip": clip,
+    "Pad": pad,
 }
 
 _LAYOUT: Mapping[str, Callable[[Constants, Node, Carried, int], Carried]] = {
@@ -150,6 +159,11 @@ def is_term(node: Node) -> bool:
     return node.op in {"Add", "Sub"}
 
 
+def is_bounded(node: Node) -> bool:
+    """Whether a node has numbers beside its data, which bear what these bear: it takes an affine over and passes it."""
+    return node.op in {"Clip", "Pad"}
+
+
 def lacks_bias(node: Node) -> bool:
     """Whether a home multiplies by a weight and has no input for a bias: an Add behind it may take that place."""
     return node.op in {"MatMul", "Einsum"}
@@ -180,14 +194,17 @@ def linear_map(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     return _HOMES[node.op](constants, node, rank)
 
 
-def follow(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
-    """What an operator makes of an array that is carried along with its data (layout.py, passes.py)."""
+def follow(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
+    """What an operator makes of an array that is carried along with its data: one, or several that share its places.
+
+    See layout.py and passes.py.
+    """
     rule = rule_of(link.node)
     if rule is not None:
         return rule.follow(constants, link, carried, unknown)
     if link.node.op not in _LAYOUT or link.data != 0:
         raise UncertainError(f"{link.node.site} is no operator that the certificate follows")
-    return _LAYOUT[link.node.op](constants, link.node, carried, unknown)
+    return (_LAYOUT[link.node.op](constants, link.node, carried, unknown),)
 
 
 def passing_of(constants: Constants, node: Node) -> Passing:

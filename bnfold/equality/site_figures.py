@@ -1,8 +1,9 @@
 """Whether what was measured at one site is rounding: element by element, and channel by channel over all elements.
 
 With y the original's value, d the difference, u half a unit of the type, K the most terms that are summed at once,
-D how many such sums lie behind each other, r how many elements repeat what rounding did to one (behind a Resize), n the
-elements of a channel, of which n/r tell something, and S the sum of the absolute terms (magnitudes.py):
+D how many such sums lie behind each other, r how many elements repeat what rounding did to one (behind a Resize, in a
+product of two values), n the elements of a channel, of which n/r tell something, and S the sum of the absolute terms
+(magnitudes.py):
 
     every element      |d| <= D*(4*sqrt(K) + 8)*u*S
     every channel      gain    |cov(d, y)/var(y)| <= 4u*(1 + max(1, 5/3*std(S)/(sqrt(K)*std(y)))) + 6 standard errors

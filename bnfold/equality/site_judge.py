@@ -111,6 +111,8 @@ class SiteJudge:
         if all(bound is not cause for bound in region.bounds):
             return None
         values = dict(self._values([*region.bounds, *site.feeds, target]))
+        if any(value.id not in values for value in (*region.bounds, *site.feeds, target)):  # a sequence, say
+            return np.zeros(0), np.zeros(0)
         plain, found = values[target.id], self._runs.rewritten([site], values).get(site.value.id)
         forms = (values[cause.id].shape, values[cause.id].dtype), (failed.after.shape, failed.after.dtype)
         if found is None or forms[0] != forms[1] or found.shape != plain.shape or plain.dtype.kind in "OUSc":

@@ -4,6 +4,8 @@ A copy is what the original has there, with noise as large as it varies. Copies 
 axis, which most operators take for a batch. Where a Conv is fed maps of a size that neither model fixes, they lie side
 by side in larger maps instead: onnxruntime computes those ten times as fast as many small ones, and every tap of the
 kernel meets something else than padding. So they do in maps of a known size where all places are alike to the Conv.
+
+Shares, whose rows sum to one, are other shares then: what mixes rows by them need not be the same for any numbers.
 """
 
 from __future__ import annotations
@@ -81,9 +83,26 @@ def with_noise(value: Array, random: np.random.Generator, layout: Layout) -> Arr
     spread = float(usual.std()) if usual.size else 0.0
     scale = spread or float(np.abs(usual).max(initial=0.0)) or 1.0
     stacked = np.tile(value, layout.times(value.ndim)) if value.ndim else value
+    noisy = _noisy(stacked, scale, random)
+    if not _are_shares(value):
+        return noisy
+    sizes = np.abs(noisy.astype(np.float64)) + np.finfo(np.float32).tiny
+    return np.asarray((sizes / sizes.sum(axis=-1, keepdims=True)).astype(value.dtype))
+
+
+def _noisy(stacked: Array, scale: float, random: np.random.Generator) -> Array:
     noise = np.asarray(random.standard_normal(stacked.shape, dtype=np.float32))
     with np.errstate(over="ignore", invalid="ignore"):
-        if value.dtype != np.float32:
-            return np.asarray((stacked.astype(np.float64) + scale * noise).astype(value.dtype))
+        if stacked.dtype != np.float32:
+            return np.asarray((stacked.astype(np.float64) + scale * noise).astype(stacked.dtype))
         noise *= np.float32(scale)
         return np.add(noise, stacked, out=noise)
+
+
+def _are_shares(value: Array) -> bool:
+    """Whether the numbers along the last axis are nowhere negative and sum to one, as far as they are rounded."""
+    if not value.ndim or value.shape[-1] < 2 or not value.size:  # one number is no mixture
+        return False
+    wide = value.astype(np.float64)
+    rounding = 64 * float(np.spacing(value.dtype.type(1)))
+    return bool(np.all(wide >= 0) and np.all(np.abs(wide.sum(axis=-1) - 1) <= rounding))

@@ -3,7 +3,8 @@
 Labels name the cells and are carried forward, from the home to the node that went. There, the affine is read off at
 every place that a label has come to; all places of one cell have to agree. Carried along is the gain, the product
 of the factors passed: behind a gain g, a shift s is one of s/g at the home. A home on the path takes the whole shift,
-and those farther on get the scale alone.
+and those farther on get the scale alone. Where channels go to positions, labels and gains are taken apart: each cell is
+in one of several arrays, which together say where it may have come to (equality/pass_repeating.py).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from bnfold.equality.reference import (
     Affine,
     affine_of,
     follow,
+    is_bounded,
     is_factor,
     is_normalization,
     is_term,
@@ -46,8 +48,11 @@ from bnfold.graph import Graph
 from bnfold.nodes import Node
 
 UNKNOWN_SIZES = (2, 3)
+MOST_WAYS = 1 << 10
+"""Arrays of labels that share the places of one value."""
 
 Shape = tuple[int, ...]
+_Labelled = tuple[Labels, Float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,7 +185,7 @@ def _undisturbed(constants: Constants, chain: Chain, gone: frozenset[int]) -> No
             raise DeviationError(f"a claim passes {link.node.site}, which stays")
     for place in chain.stops:
         node = chain.links[place].node
-        if node.id in gone or not is_term(node):
+        if node.id in gone or not (is_term(node) or is_bounded(node)):
             raise DeviationError(f"a claim leaves a shift at {node.site}, which is no sum with a constant, or goes")
 
 
@@ -224,37 +229,41 @@ class _Walk:
     def at_home(self, grid: Shape, unknown: int) -> tuple[Float64, Float64, Float64, NDArray[np.bool_]]:
         """Scale, shift, magnitude and whether it is unread, of each cell; `unknown` is for sizes that are not known."""
         labels: Labels = np.arange(product(grid)).reshape(grid)
-        gain = np.ones([1] * labels.ndim)
+        ways = [(labels, np.ones([1] * labels.ndim))]
         unread = np.zeros(labels.size, np.bool_)
         for link in self.between:
-            before = labels
-            labels, gain = self.through(link, labels, gain, unknown)
+            before = ways
+            ways = [way for labels, gain in ways for way in self.through(link, labels, gain, unknown)]
+            if len(ways) > MOST_WAYS:
+                raise UncertainError(f"behind {link.node.site}, the channels go too many ways to follow")
             if cuts_away(link.node):
-                unread[np.setdiff1d(before[before >= 0], labels)] = True
-        affine = part_of(affine_of(self.constants, self.site, labels.ndim), self.part)
-        self.check_sizes(labels, affine)
+                unread[np.setdiff1d(_reached(before), _reached(ways))] = True
         size = product(grid)
-        scale = _by_cell(labels, affine.scale, size, unreached=1.0)
+        affines = [part_of(affine_of(self.constants, self.site, labels.ndim), self.part) for labels, _ in ways]
+        for (labels, _), affine in zip(ways, affines, strict=True):
+            self.check_sizes(labels, affine)
+        found = list(zip(ways, affines, strict=True))
+        scale = _by_cell([(labels, affine.scale) for (labels, _), affine in found], size, unreached=1.0)
         self.check_sign(scale)
         if not self.takes_shift:
             return scale, np.zeros(size), np.zeros(size), unread
-        shift, magnitude = self.divided(affine.shift, gain), self.divided(affine.magnitude, np.abs(gain))
-        shifts = _by_cell(labels, shift, size, unreached=0.0)
-        return scale, shifts, _largest_by_cell(labels, magnitude, size), unread
+        shifts = [(labels, self.divided(affine.shift, gain)) for (labels, gain), affine in found]
+        sizes = [(labels, self.divided(affine.magnitude, np.abs(gain))) for (labels, gain), affine in found]
+        return scale, _by_cell(shifts, size, unreached=0.0), _largest_by_cell(sizes, size), unread
 
     def check_sign(self, scale: Float64) -> None:
         """Some operators let only a scale pass that is nowhere negative."""
         if np.all(scale >= 0):
             return
-        for link in (link for link in self.between if link.node.id not in self.gone):
+        for link in (link for link in self.between if link.node.id not in self.gone | self.stops):
             if not passing_of(self.constants, link.node).negative:
                 raise DeviationError(f"a negative scale passes {link.node.site}")
 
-    def through(self, link: Link, labels: Labels, gain: Float64, unknown: int) -> tuple[Labels, Float64]:
-        """Labels and gain behind a node of the path."""
+    def through(self, link: Link, labels: Labels, gain: Float64, unknown: int) -> list[_Labelled]:
+        """Labels and gain behind a node of the path: one pair of them, or several that share the places."""
         node = link.node
         if node.id in self.gone:
-            return labels, gain
+            return [(labels, gain)]
         has_constant = self.constant_beside(link)
         if is_term(node) and has_constant and node.id not in self.stops:
             raise UncertainError(f"a claim passes {node.site}, which is none of its homes")
@@ -264,18 +273,22 @@ class _Walk:
         labels = labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
         gain = gain.reshape((1,) * (rank - gain.ndim) + gain.shape)
         if is_term(node):
-            return labels, gain
-        return labels, gain * affine_of(self.constants, link, rank).scale * self.grown.get(node.id, 1.0)
+            return [(labels, gain)]
+        return [(labels, gain * affine_of(self.constants, link, rank).scale * self.grown.get(node.id, 1.0))]
 
-    def through_layout(self, link: Link, labels: Labels, gain: Float64, unknown: int) -> tuple[Labels, Float64]:
-        """Both at one shape, so that a size that is not known is the same for both."""
-        if gain.size > 1:
-            shape = np.broadcast_shapes(labels.shape, gain.shape)
-            labels, gain = np.broadcast_to(labels, shape), np.broadcast_to(gain, shape)
-        moved = np.asarray(follow(self.constants, link, labels, unknown), np.int64)
+    def through_layout(self, link: Link, labels: Labels, gain: Float64, unknown: int) -> list[_Labelled]:
+        """Both moved alike: where the gain differs, places are carried, and each tells its label and its gain."""
         if gain.size == 1:
-            return moved, gain.reshape([1] * moved.ndim)
-        return moved, np.asarray(follow(self.constants, link, gain, unknown), np.float64)
+            moved = (np.asarray(part, np.int64) for part in follow(self.constants, link, labels, unknown))
+            return [(part, gain.reshape([1] * part.ndim)) for part in moved]
+        labels, gain = np.broadcast_arrays(labels, gain)
+        places = np.arange(labels.size).reshape(labels.shape)
+        found: list[_Labelled] = []
+        for part in follow(self.constants, link, places, unknown):
+            place = np.asarray(part, np.int64)
+            none = place < 0
+            found.append((np.where(none, -1, labels.reshape(-1)[place]), np.where(none, 1.0, gain.reshape(-1)[place])))
+        return found
 
     def constant_beside(self, link: Link) -> bool:
         """Whether what stands beside the data is constant, or nothing."""
@@ -309,11 +322,22 @@ class _Walk:
                 raise DeviationError(f"{list(parameters)} numbers of {self.site.node.site} do not fit its data")
 
 
-def _by_cell(labels: Labels, values: Float64, size: int, *, unreached: float) -> Float64:
+def _reached(ways: Sequence[_Labelled]) -> Labels:
+    """The labels that are still carried."""
+    labels = np.concatenate([np.unique(labels) for labels, _ in ways])
+    return labels[labels >= 0]
+
+
+def _flat(parts: Sequence[_Labelled]) -> _Labelled:
+    """Every label that stands anywhere, with the value there."""
+    pairs = [np.broadcast_arrays(labels, values) for labels, values in parts]
+    labels, values = (np.concatenate([pair[i].reshape(-1) for pair in pairs]) for i in (0, 1))
+    return labels[labels >= 0], values[labels >= 0]
+
+
+def _by_cell(parts: Sequence[_Labelled], size: int, *, unreached: float) -> Float64:
     """The value at the places of each label, which have to agree; `unreached` for what the node never sees."""
-    labels, values = np.broadcast_arrays(labels, values)
-    reached = labels >= 0
-    labels, values = labels[reached], values[reached]
+    labels, values = _flat(parts)
     found = np.full(size, unreached)
     found[labels] = values
     if not np.array_equal(found[labels], values):
@@ -321,10 +345,9 @@ def _by_cell(labels: Labels, values: Float64, size: int, *, unreached: float) ->
     return found
 
 
-def _largest_by_cell(labels: Labels, values: Float64, size: int) -> Float64:
+def _largest_by_cell(parts: Sequence[_Labelled], size: int) -> Float64:
     """The largest value at the places of each label."""
-    labels, values = np.broadcast_arrays(labels, values)
-    reached = labels >= 0
+    labels, values = _flat(parts)
     found = np.zeros(size)
-    np.maximum.at(found, labels[reached], values[reached])
+    np.maximum.at(found, labels, values)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bnfold.equality.claim import (
     Ahead,
@@ -209,13 +209,15 @@ def _ahead(graph: Graph, claim: Claim) -> Tree:
     site = _found(graph, claim.site)
     if not claim.homes:
         raise UncertainError(f"{claim.site} has 0 homes, which the certificate cannot follow")
-    named = [claim.site, *claim.path, *claim.homes]
-    if len(set(named)) < len(named) or claim.data >= len(site.inputs):
+    on_path = set(claim.path)
+    named = [claim.site, *claim.path, *(home for home in claim.homes if home not in on_path)]
+    if len(set(named)) < len(named) or len(set(claim.homes)) < len(claim.homes) or claim.data >= len(site.inputs):
         raise DeviationError(f"the claim of {claim.site} names a node twice, or an input that there is not")
     passed, homes = ({_found(graph, each).id for each in sites} for sites in (claim.path, claim.homes))
     pending, found = [site], dict[int, Link]()
     while pending:
-        for link in _reading(graph, pending.pop()):
+        node = pending.pop()
+        for link in _reading(graph, node, is_whole=node is site):
             if link.node.id not in passed | homes:
                 raise DeviationError(f"{link.source.name!r} changes, and {link.node.site} reads it")
             if link.node.id in found:
@@ -225,8 +227,15 @@ def _ahead(graph: Graph, claim: Claim) -> Tree:
     if found.keys() != passed | homes:
         raise DeviationError(f"a node of the claim of {claim.site} does not stand behind it")
     order = {node.id: place for place, node in enumerate(graph.producers_first())}
-    ways = sorted((found[id_] for id_ in passed), key=lambda link: order[link.node.id])
-    return Tree(claim, site, (), (), {}, Ahead(Link(site, claim.data), tuple(ways), tuple(found[id_] for id_ in homes)))
+    ways = [
+        replace(link, output=output)
+        for link in sorted((found[id_] for id_ in passed), key=lambda link: order[link.node.id])
+        for output, value in enumerate(link.node.outputs)
+        if value is not None
+    ]
+    settled = tuple(found[_found(graph, each).id] for each in claim.homes)
+    ends, stops = (tuple(link for link in settled if (link.node.id in passed) is on_way) for on_way in (False, True))
+    return Tree(claim, site, (), (), {}, Ahead(Link(site, claim.data), tuple(ways), ends, stops))
 
 
 def _beside(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Tree:
@@ -333,15 +342,19 @@ def _read_by_one(graph: Graph, value: Value, reader: Node | None) -> None:
         raise DeviationError(f"{value.name!r} changes, and something else reads it")
 
 
-def _reading(graph: Graph, node: Node) -> Iterator[Link]:
-    """Everything that reads what a node puts out, which must be one value that is promised to nobody."""
-    value = node.output(0)
-    if value is None or graph.is_graph_output(value) or any(further is not None for further in node.outputs[1:]):
+def _reading(graph: Graph, node: Node, *, is_whole: bool) -> Iterator[Link]:
+    """Everything that reads what a node puts out, which is promised to nobody; with `is_whole` it is one value."""
+    values = [value for value in node.outputs if value is not None]
+    promised = any(graph.is_graph_output(value) for value in values)
+    if node.output(0) is None or promised or (is_whole and len(values) > 1):
         raise DeviationError(f"what {node.site} puts out changes, and is promised to somebody, or not all there is")
-    for reader in (reader for reader in graph.readers(value) if not reads_form_alone(reader)):
-        if reader.node.scope is not value.scope:
-            raise DeviationError(f"{value.name!r} changes, and a nested graph reads it")
-        yield Link(reader.node, reader.index)
+    for reader in (reader for value in values for reader in graph.readers(value)):
+        if reads_form_alone(reader):
+            continue
+        link = Link(reader.node, reader.index)
+        if reader.node.scope is not node.scope:
+            raise DeviationError(f"{link.source.name!r} changes, and a nested graph reads it")
+        yield link
 
 
 def _found(graph: Graph, site: Site) -> Node:

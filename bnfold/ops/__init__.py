@@ -7,6 +7,12 @@ passing.py      operators that let one PASS: layout, and what passing is
 joining.py      those of several values: sums, products, Concat
 positions.py    those over positions or single elements: pooling, padding, rectifiers
 indexing.py     those that take a part: Split, Slice, Gather
+repeating.py    those that repeat a value, or exchange channels for positions: Expand, Tile, DepthToSpace, SpaceToDepth
+collecting.py   those on sequences
+attending.py    a product with rows that sum to one: MatMul(Softmax, V)
+forward.py      what lets one PASS forward; forward_parts.py: what takes parts, repeats, or mixes
+bounding.py     those with numbers of their own beside a value: Clip, Pad
+vanishing.py    those in which a shift of their data vanishes: Softmax, InstanceNormalization
 absorb.py       the arithmetic of absorbing, written once
 quantized.py    weights that are integers: the scale absorbs
 home.py         what a home is, and what it needs to have written
@@ -16,7 +22,36 @@ reasons.py      why an affine may have to stay, each with its page
 table.py        how the three kinds register, and the support matrix made from that
 """
 
-from bnfold.ops import affine, elementwise, indexing, joining, linear, passing, positions
+from bnfold.ops import (
+    affine,
+    attending,
+    bounding,
+    collecting,
+    elementwise,
+    forward_parts,
+    indexing,
+    joining,
+    linear,
+    passing,
+    positions,
+    repeating,
+    vanishing,
+)
 from bnfold.ops.table import TABLE
 
-__all__ = ["TABLE", "affine", "elementwise", "indexing", "joining", "linear", "passing", "positions"]
+__all__ = [
+    "TABLE",
+    "affine",
+    "attending",
+    "bounding",
+    "collecting",
+    "elementwise",
+    "forward_parts",
+    "indexing",
+    "joining",
+    "linear",
+    "passing",
+    "positions",
+    "repeating",
+    "vanishing",
+]

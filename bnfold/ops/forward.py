@@ -8,54 +8,92 @@ sums do not. The rules are those of the way back, the other way round: layout is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Dim
 from bnfold.nodes import Node
+from bnfold.ops.bounding import has_numbers, inverse, uniform
 from bnfold.ops.elementwise import FIRST_OPSET_WITH_BROADCASTING
 from bnfold.ops.facts import Facts
 from bnfold.ops.indexing import spread
 from bnfold.ops.joining import aligned, sign_of
-from bnfold.ops.passing import axes_of, input_shape, known_rank, known_size, normalised, squeezed_axes, target_shape
+from bnfold.ops.passing import (
+    Passed,
+    axes_of,
+    backward,
+    input_shape,
+    known_rank,
+    known_size,
+    normalised,
+    squeezed_axes,
+    target_shape,
+)
 from bnfold.ops.positions import may_pad, reduced_axes
 from bnfold.ops.reasons import BLOCKED, LAYOUT, Obstacle
 
-Ahead = Callable[[Facts, Node, int, Affine], Affine | Obstacle]
+Ahead = Callable[[Facts, Node, int, Affine], Affine | Obstacle | None]
+Function = TypeVar("Function", bound=Ahead)
 AHEAD: dict[str, Ahead] = {}
+SEVERAL: dict[str, Callable[[Facts, Node, int, Affine], tuple[Affine, ...] | Obstacle]] = {}
+"""Operators of several outputs, all of which bear something."""
 
 
-def forward(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle | None:
-    """The affine of output 0 that an affine of input `index` becomes; None for an operator that lets none pass."""
+def forward(facts: Facts, node: Node, index: int, affine: Affine) -> tuple[Affine, ...] | Obstacle | None:
+    """The affine of each output that an affine of input `index` becomes; None for an operator that lets none pass."""
+    if node.refers_to_attributes:
+        return None
+    if node.op in SEVERAL:
+        return SEVERAL[node.op](facts, node, index, affine)
     function = AHEAD.get(node.op)
-    if function is None or node.refers_to_attributes:
+    if function is None:
         return None
     if any(value is not None for value in node.outputs[1:]):
         return Obstacle(BLOCKED, f"{node.op} has several outputs", node)
-    return function(facts, node, index, affine)
+    found = function(facts, node, index, affine)
+    return found if found is None or isinstance(found, Obstacle) else (found,)
 
 
-def _ahead(*ops: str) -> Callable[[Ahead], Ahead]:
-    def decorate(function: Ahead) -> Ahead:
+def ahead(*ops: str) -> Callable[[Function], Function]:
+    """A decorator that puts a function into the table under each of `ops`."""
+
+    def decorate(function: Function) -> Function:
         AHEAD.update(dict.fromkeys(ops, function))
         return function
 
     return decorate
 
 
-@_ahead("Identity", "Dropout")
+@ahead("Identity", "Dropout", "Cast", "Pad", "Resize", "Upsample", "Clip")
 def _same(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """Everything; a Dropout at inference, as on the way back."""
-    from bnfold.ops.passing import backward  # noqa: PLC0415  # what it says of its mode holds both ways
-
+    """What goes back unchanged goes forward unchanged."""
     back = backward(facts, node, affine)
-    if index or isinstance(back, Obstacle) or back is None:
-        return back if isinstance(back, Obstacle) else Obstacle(BLOCKED, f"input {index} of {node.op}", node)
-    return affine
+    if isinstance(back, Obstacle):
+        return back
+    before = None if back is None or len(back.passages) != 1 else back.passages[0].affine
+    if index or before is None or (before != affine and before != uniform(affine)):
+        return Obstacle(BLOCKED, f"input {index} of {node.op}", node)
+    return before
 
 
-@_ahead("Transpose")
+def kept(facts: Facts, node: Node, affine: Affine, *, has_taken: bool) -> Affine | Obstacle | None:
+    """What a node that an affine passes forward takes over as one of its output: None, or its inverse.
+
+    `has_taken`: whether it has taken over something before, so that its numbers are others than those in the file.
+    """
+    back = backward(facts, node, affine) if has_numbers(node) else None
+    if not isinstance(back, Passed) or not (back.keeps or has_taken):
+        return None
+    if node.op == "Pad" and affine.has_shift:
+        # A layer behind it would subtract there what it adds everywhere: exact, but not in floating point.
+        return Obstacle(BLOCKED, "a shift would have to be undone in what it pads, and would cancel there", node)
+    return inverse(affine) or Obstacle(BLOCKED, f"{node.op} lets no scale of zero pass", node)
+
+
+@ahead("Transpose")
 def _transposed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     del facts, index
     perm = node.ints_attribute("perm") or tuple(reversed(range(affine.rank)))
@@ -64,7 +102,7 @@ def _transposed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
     return affine.transposed(perm)
 
 
-@_ahead("Squeeze")
+@ahead("Squeeze")
 def _squeezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     axes = squeezed_axes(facts, node)
     normal = None if axes is None else normalised(axes, affine.rank)
@@ -73,7 +111,7 @@ def _squeezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
     return affine.squeezed(normal)
 
 
-@_ahead("Unsqueeze")
+@ahead("Unsqueeze")
 def _unsqueezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     axes = axes_of(facts, node)
     normal = None if axes is None else normalised(axes, affine.rank + len(axes))
@@ -82,7 +120,7 @@ def _unsqueezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
     return affine.unsqueezed(normal)
 
 
-@_ahead("Reshape", "Flatten")
+@ahead("Reshape", "Flatten")
 def _reshaped(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     source = input_shape(facts, node)
     if index or source is None or len(source) != affine.rank:
@@ -93,7 +131,7 @@ def _reshaped(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
     return after or Obstacle(LAYOUT, f"the shape after {node.op} is not known, or mixes the channels", node)
 
 
-@_ahead("Relu", "LeakyRelu", "PRelu", "Abs")
+@ahead("Relu", "LeakyRelu", "PRelu")
 def _rectified(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     del facts
     if index or affine.has_shift or np.any(affine.scale < 0):
@@ -101,7 +139,23 @@ def _rectified(facts: Facts, node: Node, index: int, affine: Affine) -> Affine |
     return affine
 
 
-@_ahead("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool")
+@ahead("Abs")
+def _in_size(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """Of a scale its size is left."""
+    del facts
+    if index or affine.has_shift:
+        return Obstacle(BLOCKED, f"{node.op} lets no shift pass", node)
+    return Affine(np.abs(affine.scale), affine.shift)
+
+
+@ahead("LpPool", "GlobalLpPool")
+def _pooled_in_size(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    if any(size != 1 for size in affine.shape[2:]):
+        return Obstacle(LAYOUT, f"{node.op} acts along an axis where it differs", node)
+    return _in_size(facts, node, index, affine)
+
+
+@ahead("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool")
 def _pooled(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     del facts
     if index or any(size != 1 for size in affine.shape[2:]):
@@ -114,7 +168,7 @@ def _pooled(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
     return affine
 
 
-@_ahead("ReduceMean", "ReduceMax", "ReduceMin")
+@ahead("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2")
 def _reduced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     shape = input_shape(facts, node)
     axes = reduced_axes(facts, node, shape)
@@ -122,12 +176,27 @@ def _reduced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | O
         return Obstacle(LAYOUT, f"it is not known over which axes {node.op} goes", node)
     if any(affine.shape[axis] != 1 for axis in axes):
         return Obstacle(LAYOUT, f"{node.op} acts along an axis where it differs", node)
-    if node.op != "ReduceMean" and np.any(affine.scale < 0):
+    after = _of_axes(facts, node, affine, [shape[axis] for axis in axes])
+    if isinstance(after, Obstacle):
+        return after
+    return after if node.int_attribute("keepdims", 1) else after.squeezed(axes)
+
+
+def _of_axes(facts: Facts, node: Node, affine: Affine, sizes: list[Dim]) -> Affine | Obstacle:
+    """What an affine becomes behind a reduction of axes of these sizes, along which it is alike."""
+    if node.op in {"ReduceL1", "ReduceL2"}:
+        return _in_size(facts, node, 0, affine)
+    if node.op in {"ReduceMax", "ReduceMin"} and np.any(affine.scale < 0):
         return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node)
-    return affine if node.int_attribute("keepdims", 1) else affine.squeezed(axes)
+    if node.op != "ReduceSum" or not affine.has_shift:
+        return affine
+    known = [size for size in sizes if isinstance(size, int)]
+    if len(known) < len(sizes):
+        return Obstacle(LAYOUT, "a shift of a sum of an unknown number of elements", node)
+    return Affine(affine.scale, affine.shift * math.prod(known))
 
 
-@_ahead("Concat")
+@ahead("Concat")
 def _beside(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     """The others bear (1, 0)."""
     axis = node.int_attribute("axis", 1) % affine.rank
@@ -139,7 +208,7 @@ def _beside(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
     return spread(affine, axis, np.arange(first, first + known[index]), sum(known))
 
 
-@_ahead("Mul", "Div")
+@ahead("Mul", "Div")
 def _multiplied(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     """A scale, whatever it is multiplied by; of a Div, that of the dividend."""
     value = node.inputs[index]
@@ -155,7 +224,7 @@ def _multiplied(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
     return after
 
 
-@_ahead("Add", "Sub", "Sum")
+@ahead("Add", "Sub", "Sum")
 def _added(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     """A shift alone, whatever it is added to; its sign turns where the value is taken away."""
     if np.any(affine.scale != 1):

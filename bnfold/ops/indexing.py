@@ -24,7 +24,7 @@ def slice_(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 
     Not: cuts that are not known, along an axis where the affine differs.
     """
-    cuts = _cuts(facts, node)
+    cuts = cuts_of(facts, node)
     if cuts is None:
         return Obstacle(LAYOUT, "where it cuts is not known", node)
     for axis, cut in cuts.items():
@@ -96,7 +96,7 @@ def split_at(facts: Facts, node: Node, affine: Affine, output: int) -> Passed | 
             return Obstacle(LAYOUT, "the parts are not known", node)
         scale, shift = (np.repeat(array, size, axis) for array in (affine.scale, affine.shift))
         affine = Affine(scale, shift)
-    sizes = _parts(facts, node, axis)
+    sizes = parts_of(facts, node, axis)
     if sizes is None or sizes[output] != affine.shape[axis]:
         return Obstacle(LAYOUT, "the parts are not known", node)
     first = sum(sizes[:output])
@@ -113,7 +113,8 @@ def known_size_of_output(facts: Facts, node: Node, output: int, axis: int) -> in
     return None if value is None else known_size(facts, value, axis)
 
 
-def _parts(facts: Facts, node: Node, axis: int) -> tuple[int, ...] | None:
+def parts_of(facts: Facts, node: Node, axis: int) -> tuple[int, ...] | None:
+    """The sizes of the parts of a Split along its axis; None where they are not known."""
     operand = node.input(1)
     stated = node.ints_attribute("split") if operand is None else facts.integers(operand)
     if stated is not None:
@@ -127,7 +128,8 @@ def _parts(facts: Facts, node: Node, axis: int) -> tuple[int, ...] | None:
     return tuple(max(0, min(each, size - each * k)) for k in range(count))
 
 
-def _cuts(facts: Facts, node: Node) -> dict[int, slice] | None:
+def cuts_of(facts: Facts, node: Node) -> dict[int, slice] | None:
+    """What a Slice takes, by axis; None where that is not known."""
     if node.scope.opset < FIRST_OPSET_WITH_CUTS_AS_INPUTS:
         starts, ends, axes = (node.ints_attribute(name) for name in ("starts", "ends", "axes"))
         steps = None

@@ -48,7 +48,7 @@ class Passed:
     instead: Passed | None = None
 
 
-Backward = Callable[[Facts, Node, Affine], Passed | Obstacle]
+Backward = Callable[[Facts, Node, Affine], Passed | Obstacle | None]
 PASSING: dict[str, Backward] = {}
 FURTHER: dict[str, Callable[[Facts, Node, Affine, int], Passed | Obstacle]] = {}
 """Operators of which any output may be passed, and how."""

@@ -14,6 +14,7 @@ from onnx import TensorProto
 
 from bnfold.affine import Affine
 from bnfold.nodes import Node
+from bnfold.ops.bounding import uniform
 from bnfold.ops.facts import Constant, Facts
 from bnfold.ops.passing import PASSING, Passage, Passed, alone, input_shape, known_size, normalised
 from bnfold.ops.reasons import BLOCKED, LAYOUT, Obstacle
@@ -123,25 +124,28 @@ def reduction(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 
 @register("passing", PASSING, "Pad")
 def pad(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
-    """everything where the value itself is repeated or reflected; a scale alone where zeros are added
+    """everything where the value itself is repeated or reflected; a scale alone where zeros are added; what is the same
+    everywhere, the constant changed (from opset 11 on)
 
-    Not: another constant than zero; a padding that is not known, or along an axis where the affine differs.
+    Not: another constant than zero, or a shift, where it differs between channels; a padding that is not known, or
+    along an axis where the affine differs.
     """
     sizes = _pads(facts, node)
     if sizes is None:
         return Obstacle(LAYOUT, "how much is padded is not known", node)
-    if node.string_attribute("mode", "constant") == "constant":
-        value = _pad_value(facts, node)
-        if value != 0:
-            return Obstacle(BLOCKED, "it pads with another number than zero, or with one that is not known", node)
-        if any(sizes) and affine.has_shift:
-            return Obstacle(BLOCKED, "it pads with zeros, which a shift would change", node)
+    fills = node.string_attribute("mode", "constant") == "constant"
+    changes = fills and (_pad_value(facts, node) != 0 or (any(sizes) and affine.has_shift))
+    one = uniform(affine) if changes and node.scope.opset >= FIRST_OPSET_WITH_PADS_AS_INPUT else None
+    if changes and one is None:
+        return Obstacle(BLOCKED, "it pads with a number that the affine would change, or that is not known", node)
     operand = node.input(3)
     axes = tuple(range(affine.rank)) if operand is None else facts.integers(operand)
     normal = None if axes is None else normalised(axes, affine.rank)
     if normal is None or len(sizes) != 2 * len(normal):
         return Obstacle(LAYOUT, "which axes are padded is not known", node)
     grown = [axis for i, axis in enumerate(normal) if sizes[i] or sizes[i + len(normal)]]
+    if one is not None:
+        return Passed((Passage(0, one),), keeps=True)
     return _over(node, affine, grown) or alone(Passage(0, affine))
 
 

@@ -14,6 +14,7 @@ from bnfold.ops.home import Home
 from bnfold.ops.linear import home_for, ways_of
 from bnfold.ops.quantized import Dequantized
 from bnfold.ops.reasons import AXIS, BLOCKED, Obstacle
+from bnfold.ops.vanishing import Indifferent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +63,7 @@ def home_with(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | O
         return ways
     obstacles: list[Obstacle] = []
     for way in ways:
-        if not isinstance(way, Linear):
+        if not isinstance(way, Linear | Indifferent):
             obstacles.append(Obstacle(BLOCKED, f"{node.op} takes over no affine of its data", node))
             continue
         fed = way.fed_by(taken.before, taken.data_input)

@@ -41,12 +41,20 @@ def certified(pair: Pair, claims: tuple[Claim, ...] | None = None) -> None:
     assert sum(check.numbers for check in checked.homes) > 0
 
 
+UNFIT = ("serves places where what settled in it differs", "do not fit its data")
+"""What brings all channels together may let pass what is the same for all of them, and nothing else."""
+
+
 def refused(
-    pair: Pair, sentence: str, claims: tuple[Claim, ...] | None = None, after: onnx.ModelProto | None = None
+    pair: Pair,
+    sentence: str | tuple[str, ...],
+    claims: tuple[Claim, ...] | None = None,
+    after: onnx.ModelProto | None = None,
 ) -> None:
     checked = pair.certificate(after, claimed=claims)
     assert not checked.holds
-    assert sentence in str(checked.failure or checked.uncertain)
+    sentences = (sentence,) if isinstance(sentence, str) else sentence
+    assert any(each in str(checked.failure or checked.uncertain) for each in sentences)
 
 
 # --- one value ------------------------------------------------------------------------------------------------------
@@ -111,31 +119,31 @@ WRONG = {
     "a shift through zeros": (through("Pad(c,pads)", pads=PADS), "lets no shift pass"),
     "a scale through ones": (through("Pad(c,pads,k)", shift=False, pads=PADS, k=1.0), "pads with 1"),
     "padded channels": (
-        through("Pad(c,pads)", shift=False, pads=[0, 1, 0, 0, 0, -1, 0, 0]), "along the axes on which Pad#1 acts"
+        through("Pad(c,pads)", shift=False, pads=[0, 1, 0, 0, 0, -1, 0, 0]), UNFIT
     ),
     "a crop": (through(CROP.format("5.0"), shift=False, roi=ROI, scales=SCALES), "crops its value"),
     "a crop of the channels": (
         through(CROP.format("0.0"), shift=False, roi=np.array([0, 1, 0, 0, 1, 0, 1, 1.0]), scales=SCALES), "crops"
     ),
     "channels that keep their number by rounding": (
-        through('Resize<mode="linear">(c,,scales)', scales=np.array([1, 1.2, 1, 1])), "resizes an axis"
+        through('Resize<mode="linear">(c,,scales)', scales=np.array([1, 1.2, 1, 1])), UNFIT
     ),
     "channels that are scaled to keep an aspect": (
         through('Resize<mode="linear",keep_aspect_ratio_policy="not_larger">(c,,,sizes)', opset=18, sizes=[2, 4, 3, 3]),
-        "resizes an axis",
+        UNFIT,
     ),
     "a region that is no scale": (
-        through("Resize(c,roi,,sizes)", roi=np.ones(8), sizes=[2, 8, 4, 4]), "resizes an axis"
+        through("Resize(c,roi,,sizes)", roi=np.ones(8), sizes=[2, 8, 4, 4]), UNFIT
     ),
     "half a place further": (
         through(
             'Resize<mode="linear",coordinate_transformation_mode="tf_half_pixel_for_nn">(c,none,scales)',
             opset=11, scales=SCALES, none=np.zeros(0, np.float32),
         ),
-        "resizes an axis",
+        UNFIT,
     ),
     "Sigmoid": (through("Sigmoid(c)", shift=False), "no operator that the certificate follows"),
-    "the largest of rows and channels": (through("ReduceMax<axes=[1]>(c)"), "along the axes on which"),
+    "the largest of rows and channels": (through("ReduceMax<axes=[1]>(c)"), UNFIT),
 }  # fmt: skip
 
 

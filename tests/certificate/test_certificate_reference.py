@@ -217,7 +217,8 @@ def test_layout_moves_labels_as_the_evaluator_moves_elements(text: str) -> None:
     labels = np.arange(24).reshape(2, 3, 4)
     run = ReferenceEvaluator(constants.graph.model.proto).run
     (y,) = run(None, {"x": labels.astype(np.float32), "z": labels.astype(np.float32)})
-    assert np.array_equal(follow(constants, link, labels, 7), y)
+    (moved,) = follow(constants, link, labels, 7)
+    assert np.array_equal(moved, y)
 
 
 def test_what_is_no_layout_is_not_followed() -> None:

@@ -200,7 +200,7 @@ def test_a_gain_is_carried_at_the_sizes_of_the_labels(unknown: int) -> None:
     link = Link(constants.graph.nodes[0], 0)
     walk = steps._Walk(constants, (), link, frozenset(), frozenset(), {}, takes_shift=True)
     labels, gain = np.arange(4).reshape(1, 4, 1), np.array([2.0, 3.0]).reshape(1, 1, 2)
-    moved, carried = walk.through_layout(link, labels, gain, unknown)
+    ((moved, carried),) = walk.through_layout(link, labels, gain, unknown)
     assert moved.shape == carried.shape
     assert moved[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert carried[0].tolist() == [2.0, 3.0] * 4

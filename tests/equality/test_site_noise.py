@@ -119,3 +119,23 @@ def test_a_tap_that_meets_only_padding_is_free_where_maps_have_a_size(runner: Ru
     before, weight, shift = strided("2,2")
     weight[:, :, 0, 0] = 0
     assert compared(tmp_path, runner, before, folded("2,2", weight, shift)).is_same
+
+
+def test_shares_stay_shares() -> None:
+    """Rows that sum to one, as a Softmax puts them out, are other rows that do."""
+    random = np.random.default_rng(0)
+    logits = random.standard_normal((2, 3, 5)).astype(np.float32)
+    shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True, dtype=np.float32)
+    noisy = with_noise(shares, random, Layout(4))
+    assert noisy.shape == (8, 3, 5)
+    assert np.all(noisy >= 0)
+    assert np.abs(noisy.sum(-1, dtype=np.float64) - 1).max() <= 5 * 2.0**-24
+    assert np.all(np.ptp(noisy.reshape(4, -1), axis=0) > 0)
+
+
+@pytest.mark.parametrize("off", [1e-3, -1e-3, 0.5])
+def test_rows_that_sum_to_something_else_are_no_shares(off: float) -> None:
+    random = np.random.default_rng(0)
+    shares = random.dirichlet(np.ones(5), 6).astype(np.float32) + np.float32(off / 5)
+    noisy = with_noise(shares, random, Layout(4))
+    assert np.abs(noisy.sum(-1) - 1 - off).max() > 0.1

@@ -33,7 +33,7 @@ Array = NDArray[np.generic]
 Feeds = Mapping[str, Array]
 
 HALF_UNIT = {np.dtype(np.float16): 2.0**-11, np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
-ON_SIZES = {"Relu": "Identity", "Sigmoid": "Identity", "Neg": "Identity", "Sub": "Add"}
+ON_SIZES = {"Relu": "Identity", "Sigmoid": "Identity", "Neg": "Identity", "Sub": "Add", "Clip": "Max"}
 """What S runs in place of an operator: one that makes no difference larger passes it, and a difference is a sum."""
 
 CLEARLY_WRONG = 100.0

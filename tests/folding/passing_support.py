@@ -161,6 +161,9 @@ def _wide(array: Array, absolute: bool) -> Array:
 
 
 def _on_sizes(node: onnx.NodeProto) -> None:
+    if node.op_type == "Clip":
+        node.op_type = "Max"  # what is bounded from below is as large as the bound
+        node.input[:] = [name for name in node.input if name]
     if node.op_type in {"Resize", "Upsample"}:
         node.op_type = "GlobalMaxPool"  # the weights of a cubic have either sign, and which place is nearest may differ
     node.op_type = ON_SIZES.get(node.op_type, node.op_type)

@@ -15,10 +15,12 @@ STEPS = {
     "Conv": "Conv ({x}, {p}W, {p}b)", "no bias": "Conv ({x}, {p}W)", "integers": "Conv ({x}, {p}W, {p}B)",
     "padded": "Conv <pads = [1,1,1,1], kernel_shape = [3,3]> ({x}, {p}V, {p}b)", "gate": "Mul ({x}, {z})",
     "MaxPool": "MaxPool <kernel_shape = [3,3], pads = [1,1,1,1]> ({x})", "sum": "Add ({x}, {z})",
+    "scalar": "Mul ({x}, {p}c)", "shift": "Add ({x}, {p}s)", "Clip": "Clip ({x}, {p}lo, {p}hi)", "Abs": "Abs ({x})",
+    "Pad": "Pad ({x}, {p}w, {p}f)",
     "AveragePool": "AveragePool <kernel_shape = [3,3], pads = [1,1,1,1]> ({x})",
 }  # fmt: skip
-AFFINE = ["Mul", "Mul", "negative", "Add", "Add", "Sub", "norm", "norm"]
-OTHER = ["Relu", "Identity", "MaxPool", "AveragePool", "gate", "sum"]
+AFFINE = ["Mul", "Mul", "negative", "Add", "Add", "Sub", "norm", "norm", "scalar", "shift"]
+OTHER = ["Relu", "Identity", "MaxPool", "AveragePool", "gate", "sum", "Clip", "Clip", "Pad", "Abs"]
 LAYER = ["Conv", "no bias", "integers", "padded"]
 
 
@@ -44,10 +46,13 @@ def networks(draw: st.DrawFn) -> tuple[str, dict[str, Array]]:
             "k": rng.uniform(0.5, 2, (3, 1, 1)), "n": rng.uniform(-2, 2, (3, 1, 1)), "d": rng.uniform(-1, 1, (3, 1, 1)),
             "g": rng.uniform(-2, 2, 3), "be": rng.uniform(-1, 1, 3), "b": rng.normal(size=3),
             "m": rng.uniform(-1, 1, 3), "v": rng.uniform(0.5, 2, 3), "W": rng.normal(size=(3, 3, 1, 1)) / 2,
-            "V": rng.normal(size=(3, 3, 3, 3)) / 4,
+            "V": rng.normal(size=(3, 3, 3, 3)) / 4, "c": rng.uniform(0.5, 2, ()), "s": rng.uniform(-1, 1, ()),
+            "lo": rng.uniform(-2, 0, ()), "hi": rng.uniform(0, 2, ()), "f": rng.uniform(-1, 1, ()),
         }  # fmt: skip
         words = text.replace("(", " ").replace(")", " ").replace(",", " ").split()
         tensors |= {f"{prefix}{k}": a.astype(np.float32) for k, a in made.items() if f"{prefix}{k}" in words}
+        if name == "Pad":  # as much as it adds on one side, it takes away on the other
+            tensors[f"{prefix}w"] = np.array([0, 0, 1, -1, 0, 0, -1, 1], np.int64)
         value = f"v{number}"
         lines.append(f"{value} = {text}")
         seen.append(value)

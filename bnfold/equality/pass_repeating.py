@@ -1,0 +1,182 @@
+"""Operators that repeat elements, exchange channels for positions, hold values in sequences, or mix rows by shares.
+
+Written from ONNX's text. Where the channels of a value go to different positions, what is carried is taken apart: one
+array for each of the positions, each of which says "anywhere" of the axes along which it no longer tells. An array that
+claims more places than there are is stricter than the truth, for at all of them the affine has to be the same.
+"""
+
+from __future__ import annotations
+
+from itertools import product as pairs
+
+import numpy as np
+
+from bnfold.equality.claim import DeviationError, Link, UncertainError
+from bnfold.equality.constants import Constants, int_of, ints_of, text_of
+from bnfold.equality.passing import Carried, anywhere_along, first_alone
+from bnfold.nodes import Node, Value
+
+
+def expanded(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+    """Expand: broadcast with a shape; axes of 1 may grow, and new ones come first."""
+    del unknown
+    first_alone(link)
+    shape, sizes = link.node.input(1), constants.sizes(link.source)
+    given = None if shape is None else constants.sizes(shape)
+    if given is None or len(given) != 1 or given[0] is None:
+        raise UncertainError(f"how many dimensions {link.node.site} puts out is not known")
+    for axis, size in enumerate(carried.shape):
+        if size > 1 and (sizes is None or sizes[axis] not in {None, size}):
+            raise UncertainError(f"the sizes before {link.node.site} are not what its producers make them")
+    return carried.reshape((1,) * max(0, given[0] - carried.ndim) + carried.shape)
+
+
+def tiled(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+    """Tile: the value, as often as said along each axis."""
+    del unknown
+    first_alone(link)
+    if link.node.scope.opset < 6:
+        raise UncertainError(f"{link.node.site} is of a version that is not followed")
+    operand = link.node.input(1)
+    if all(size == 1 for size in carried.shape):
+        return carried
+    repeats = [] if operand is None else [int(n) for n in constants.array(operand).reshape(-1)]
+    if len(repeats) != carried.ndim:
+        raise UncertainError(f"how often {link.node.site} repeats its value is not known")
+    return np.tile(carried, [times if size > 1 else 1 for times, size in zip(repeats, carried.shape, strict=True)])
+
+
+def depth_to_space(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
+    """DepthToSpace: channel (i, j, c), or (c, i, j) in the mode CRD, goes to row i and column j of a block."""
+    del constants, unknown
+    first_alone(link)
+    block = _block(link.node, carried)
+    mode = text_of(link.node, "mode") or "DCR"
+    if mode not in {"DCR", "CRD"} or (carried.shape[1] != 1 and carried.shape[1] % block**2):
+        raise UncertainError(f"{link.node.site} is of a kind that is not followed")
+    if carried.shape[1] == 1:
+        return (_grown(carried, block),)
+    batch, channels, *extents = carried.shape
+    form = (block, block, channels // block**2) if mode == "DCR" else (channels // block**2, block, block)
+    seen = carried.reshape(batch, *form, *extents)
+    parts = (seen[:, i, j] if mode == "DCR" else seen[:, :, i, j] for i, j in pairs(range(block), repeat=2))
+    return tuple(_grown(part, block) for part in parts)
+
+
+def _grown(carried: Carried, block: int) -> Carried:
+    """Every place of a block is where its own may have come to."""
+    for axis in (2, 3):
+        carried = carried if carried.shape[axis] == 1 else carried.repeat(block, axis)
+    return carried
+
+
+def space_to_depth(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+    """SpaceToDepth: row i and column j of the blocks of channel c become channel (i, j, c)."""
+    del constants, unknown
+    first_alone(link)
+    block = _block(link.node, carried)
+    if any(size % block and size != 1 for size in carried.shape[2:]):
+        raise UncertainError(f"the sizes before {link.node.site} are not known")
+    places = pairs(range(block), repeat=2)
+    parts: Carried = np.concatenate([_every(_every(carried, 2, i, block), 3, j, block) for i, j in places], axis=1)
+    return parts
+
+
+def _every(carried: Carried, axis: int, first: int, step: int) -> Carried:
+    return carried if carried.shape[axis] == 1 else carried.take(range(first, carried.shape[axis], step), axis)
+
+
+def _block(node: Node, carried: Carried) -> int:
+    block = int_of(node, "blocksize", 0)
+    if carried.ndim != 4 or block < 1:
+        raise UncertainError(f"{node.site} is of a kind that is not followed")
+    return block
+
+
+# Sequences: what is carried is what is carried with each of its values.
+
+
+def taken_out(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+    """SequenceAt: one value of a sequence."""
+    del constants, unknown
+    first_alone(link)
+    return carried
+
+
+def put_in(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
+    """SequenceConstruct: a sequence of the values that it reads."""
+    del constants, link, unknown
+    return carried
+
+
+def cut(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
+    """SplitToSequence: the parts along an axis, which goes if each part is one thick (and it is not said otherwise)."""
+    del constants, unknown
+    first_alone(link)
+    node = link.node
+    axis = int_of(node, "axis", 0) % carried.ndim
+    kept = node.input(1) is not None or int_of(node, "keepdims", 1)
+    return tuple(part if kept else part.squeeze(axis) for part in anywhere_along(link, carried, [axis]))
+
+
+def strung(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
+    """ConcatFromSequence: the values side by side, along an axis of theirs or a new one."""
+    del constants, unknown
+    first_alone(link)
+    node = link.node
+    if int_of(node, "new_axis", 0):
+        return (np.expand_dims(carried, int_of(node, "axis", 0)),)
+    return anywhere_along(link, carried, [int_of(node, "axis", 0) % carried.ndim])
+
+
+# Shares.
+
+
+def mixed(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
+    """MatMul(P, V), where the rows of P sum to one: each row is a mean of the rows of V."""
+    del unknown
+    node, shares = link.node, link.node.input(0)
+    if link.data != 1 or shares is None:
+        raise DeviationError(f"a claim passes input {link.data} of {node.site}")
+    if not _are_shares(constants, shares):
+        raise UncertainError(f"whether the rows that {node.site} multiplies by sum to one is not known")
+    sizes = constants.sizes(shares)
+    if sizes is None or len(sizes) < 2 or carried.ndim < 2:
+        raise UncertainError(f"the ranks before {node.site} are not known")
+    new = (1,) * max(0, len(sizes) - carried.ndim)
+    return tuple(part.reshape(new + part.shape) for part in anywhere_along(link, carried, [carried.ndim - 2]))
+
+
+def _are_shares(constants: Constants, value: Value) -> bool:
+    """Whether the numbers along the last axis of a value sum to one: a Softmax, whose rows may have been moved."""
+    node = constants.graph.producer(value)
+    while node is not None and node.op != "Softmax":
+        before = node.input(0)
+        if before is None or node.output(0) is not value or not _moves_rows(constants, node, before, value):
+            return False
+        value, node = before, constants.graph.producer(before)
+    if node is None:
+        return False
+    axis, sizes = int_of(node, "axis", 1 if node.scope.opset < 13 else -1), constants.sizes(value)
+    return axis == -1 or (sizes is not None and axis == len(sizes) - 1)
+
+
+def _moves_rows(constants: Constants, node: Node, before: Value, after: Value) -> bool:
+    sizes = [constants.sizes(value) for value in (before, after)]
+    match node.op:
+        case "Identity":
+            return True
+        case "Dropout":
+            mode = node.input(2)
+            at_inference = node.scope.opset >= 7 or constants.assume_inference or bool(int_of(node, "is_test", 0))
+            return at_inference and (node.scope.opset < 12 or mode is None or not np.any(constants.array(mode)))
+        case "Transpose":
+            perm = ints_of(node, "perm")
+            return perm is not None and len(perm) > 0 and perm[-1] == len(perm) - 1
+        case "Unsqueeze" | "Reshape" | "Flatten":
+            last = [None if not known else known[-1] for known in sizes]
+            if node.op == "Unsqueeze" and last[0] == 1:
+                return False  # whether the last axis is the new one is not plain then
+            return last[0] is not None and last[0] > 0 and last[0] == last[1]
+        case _:
+            return False

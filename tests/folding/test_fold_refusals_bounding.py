@@ -1,0 +1,142 @@
+"""What Clip and Pad do not let pass, the number that shows why, and what is nearly the same and folds."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from folding_support import (
+    assert_same_function,
+    clearly_wrong,
+    fold,
+    inputs,
+    model,
+    naive,
+    norm,
+    plan_of,
+    refusal,
+    run,
+    weights,
+)
+from passing_support import certified
+
+W = weights(4, 3, 1, 1)
+PADS = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+HELD = {"W": W, "lo": np.float32(-1), "hi": np.float32(2), "pads": PADS, "one": np.float32(1)}
+BACK = "(float[2,3,4,4] x) => (float[] y) {{ c = Conv (x, W) p = {} y = {} }}"
+AHEAD = "(float[2,3,4,4] x) => (float[] y) {{ n = {} p = {} y = Conv (p, W) }}"
+
+
+def used(text: str, **more: object) -> onnx.ModelProto:
+    words = text.replace("(", " ").replace(")", " ").replace(",", " ").split()
+    return model(text, **{name: array for name, array in (HELD | more).items() if name in words})
+
+
+def folds(before: onnx.ModelProto, ops: list[str]) -> None:
+    done = fold(before)
+    assert done.ops == ops
+    checked = certified(before, done)
+    assert (checked.failure, checked.uncertain) == (None, None)
+    assert_same_function(before, done.proto, inputs(before), 64)
+
+
+@pytest.mark.parametrize("line", ["Clip (c, lo, hi)", "Clip (c, lo)", "Pad (c, pads, one)"])
+def test_channels_that_bear_different_affines_have_one_number(line: str) -> None:
+    before = used(BACK.format(line, "BatchNormalization (p, g, be, m, v)"), **norm(4))
+    refusal(before, "blocked", line.split(maxsplit=1)[0])
+    assert clearly_wrong(before, naive(before), inputs(before), 3)
+    folds(
+        used(BACK.format(line, "Mul (p, k)"), k=np.full((4, 1, 1), 1.5, np.float32)),
+        ["Conv", line.split(maxsplit=1)[0]],
+    )
+
+
+def test_a_scale_below_zero_would_exchange_the_bounds() -> None:
+    before = used(BACK.format("Clip (c, lo, hi)", "Mul (p, k)"), k=np.float32(-2))
+    refusal(before, "blocked", "Clip", op="Mul")
+    wrong = used(BACK.format("Clip (c, lo, hi)", "Identity (p)"), W=-2 * W, lo=np.float32(2), hi=np.float32(-4))
+    assert clearly_wrong(before, wrong, inputs(before), 3)
+    folds(used(BACK.format("Clip (c, lo, hi)", "Mul (p, k)"), k=np.float32(2)), ["Conv", "Clip"])
+
+
+def test_a_scale_of_zero_is_no_factor_of_bounds() -> None:
+    refusal(used(BACK.format("Clip (c, lo, hi)", "Mul (p, k)"), k=np.float32(0)), "blocked", "Clip", op="Mul")
+
+
+def test_bounds_that_are_attributes_stay() -> None:
+    text = BACK.format("Clip <min = -1.0, max = 2.0> (c)", "Mul (p, k)")
+    refusal(model(text, opset=10, W=W, k=np.float32(2)), "not-constant", "Clip", op="Mul")
+    old = BACK.format("Pad <pads = [0,0,1,1,0,0,1,1], value = 1.0> (c)", "Mul (p, k)")
+    refusal(model(old, opset=10, W=W, k=np.float32(2)), "blocked", "Pad", op="Mul")
+
+
+@pytest.mark.parametrize("computed", ["lo", "hi"])
+def test_bounds_that_are_computed_stay(computed: str) -> None:
+    text = BACK.format("Clip (c, lo, hi)", "Mul (p, k)").replace("] x)", f"] x, float {computed})")
+    held = {name: value for name, value in {**HELD, "k": np.float32(2)}.items() if name in {"W", "lo", "hi", "k"}}
+    del held[computed]
+    refusal(model(text, **held), "not-constant", "Clip", op="Mul")
+
+
+def test_a_bound_that_a_caller_may_override_stays() -> None:
+    text = BACK.format("Clip (c, lo)", "Mul (p, k)").replace("] x)", "] x, float lo)")
+    refusal(used(text, k=np.float32(2)), "overridable", "Clip", op="Mul")
+
+
+@pytest.mark.parametrize(
+    ("number", "factor", "code"), [(3e38, 4.0, "overflow"), (np.nan, 4.0, "not-finite"), (np.inf, 4.0, "")]
+)
+def test_a_bound_that_would_not_be_finite(number: float, factor: float, code: str) -> None:
+    before = used(BACK.format("Clip (c, lo, hi)", "Mul (p, k)"), hi=np.float32(number), k=np.float32(factor))
+    if code:
+        refusal(before, code, "Clip", op="Mul")
+        return
+    folds(before, ["Conv", "Clip"])
+
+
+def test_numbers_that_bear_one_affine_bear_all_that_follow() -> None:
+    """Behind the shift, it no longer pads with zeros: a scale per channel does not pass any more."""
+    text = BACK.format("Pad (c, pads)", "Mul (a, k)").replace("y =", "a = Add (p, one) y =")
+    before = used(text, k=weights(4, 1, 1))
+    done = fold(before)
+    assert [move.site.op for move in done.plan.moves] == ["Add"]
+    assert [refused.reason.code for refused in done.plan.refusals] == ["layout-lost"]
+    assert_same_function(before, done.proto, inputs(before), 64)
+    wrong = used(BACK.format("Pad (b, pads, two)", "Identity (p)").replace("p =", "b = Add (c, s) p ="),
+                 W=W * weights(4, 1, 1, 1), s=weights(4, 1, 1), two=np.float32(1))  # fmt: skip
+    assert clearly_wrong(before, wrong, inputs(before), 3)
+    folds(used(text, k=np.float32(-1.5)), ["Conv", "Pad"])
+    folds(used(BACK.format("Pad (c, pads)", "Add (a, one)").replace("y =", "a = Mul (p, k) y ="), k=weights(4, 1, 1)),
+          ["Conv", "Pad"])  # fmt: skip
+
+
+def test_of_two_that_go_forward_the_second_meets_the_numbers_of_the_first() -> None:
+    text = AHEAD.format("Mul (a, k)", "Clip (n, lo)").replace("{ n", "{ a = Add (x, one) n")
+    folds(used(text, k=np.float32(3)), ["Clip", "Conv"])
+    refusal(used(text, k=weights(3, 1, 1)), "blocked", "Clip", index=1, op="Mul")
+
+
+def test_a_shift_does_not_go_forward_into_what_is_padded() -> None:
+    """Exact, but what the layer adds everywhere would cancel there: an output that is zero would be rounded."""
+    refusal(used(AHEAD.format("Add (x, one)", "Pad (n, pads)")), "blocked", "Pad", op="Add")
+    folds(used(AHEAD.format("Mul (x, k)", "Pad (n, pads, one)"), k=np.float32(3)), ["Pad", "Conv"])
+    before = used(AHEAD.format("Add (x, one)", "Pad (n, pads)"), one=np.float32(0.7))
+    shift = np.float32(0.7)
+    bias = (W.astype(np.float64).sum((1, 2, 3)) * float(shift)).astype(np.float32)
+    exact = used("(float[2,3,4,4] x) => (float[] y) { p = Pad (x, pads, minus) y = Conv (p, W, b) }",
+                 minus=-shift, b=bias)  # fmt: skip
+    border = [run(proto, inputs(before))[0][:, :, 0] for proto in (before, exact)]
+    assert np.all(border[0] == 0)
+    assert np.any(border[1] != 0)
+
+
+def test_a_scale_of_zero_cannot_be_undone_in_front() -> None:
+    plan = plan_of(used(AHEAD.format("Mul (x, k)", "Pad (n, pads, one)"), k=np.float32(0)))
+    assert [refused.reason.code for refused in plan.refusals] == ["blocked"]
+
+
+def test_a_pad_of_integers_beside_floats_is_none() -> None:
+    """Shapes are padded too: what is no float is folded nowhere."""
+    text = "(int64[4] x) => (int64[] y) { p = Pad (x, pads) y = Add (p, k) }"
+    before = model(text, pads=np.array([1, 1]), k=np.array([2]))
+    assert plan_of(before).moves == ()
