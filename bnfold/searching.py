@@ -175,9 +175,9 @@ class Backward:
         """
         if not isinstance(home, Linear):
             return skip.obstacle
-        scale, _ = after.along(home.axis_at(after.rank), home.channels)
+        scale, _ = home.outputs_of(after)
         earlier = self.decided.homes.get(home.node.id)
-        grown = 1.0 if earlier is None else np.abs(earlier.along(home.axis_at(earlier.rank), home.channels)[0])
+        grown = 1.0 if earlier is None else np.abs(home.outputs_of(earlier)[0])
         lost = np.abs(scale - 1) + 1 > MOST_MADE_UP * np.abs(scale) * (1 + grown * sizes_of_rows(home))
         if not np.any(lost):
             return None

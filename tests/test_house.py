@@ -192,6 +192,7 @@ KNOWS_OPERATORS = {
     "equality/constants.py",
     "equality/discrete.py",
     "equality/fingerprints.py",
+    "equality/gate_sums.py",
     "equality/layout.py",
     "equality/linear.py",
     "equality/ahead.py",

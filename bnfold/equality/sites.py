@@ -41,13 +41,17 @@ _HELD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """The first site that differs: the rewritten model's node and value, the original's value, and what was found."""
+    """The first site that differs: the rewritten model's node and value, the original's value, and what was found.
+
+    `within` is what the node puts out, where the value is none of the model's own (gate_sums.py).
+    """
 
     node: str
     value: str
     stands_for: str
     excess: Excess
     batch: Batch = field(compare=False, repr=False)
+    within: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """The op table: the one place that knows operators.
 
 affine.py       operators that ARE an affine
-linear.py       operators that ABSORB one
+linear.py       operators that ABSORB one: convolutions, a norm
+products.py     products with a constant: Gemm, MatMul, Einsum
+recurrent.py    LSTM, GRU, RNN, which absorb one of their data
 elementwise.py  a constant Mul, Add, Sub or Div, which may be all three
 passing.py      operators that let one PASS: layout, and what passing is
 joining.py      those of several values: sums, products, Concat
@@ -13,7 +15,9 @@ attending.py    a product with rows that sum to one: MatMul(Softmax, V)
 forward.py      what lets one PASS forward; forward_parts.py: what takes parts, repeats, or mixes
 bounding.py     those with numbers of their own beside a value: Clip, Pad
 vanishing.py    those in which a shift of their data vanishes: Softmax, InstanceNormalization
-absorb.py       the arithmetic of absorbing, written once
+absorb.py       absorbing, written once
+exact.py        its numbers, in float64
+limits.py       what keeps a layer from it: axes, and what its type does not hold
 quantized.py    weights that are integers: the scale absorbs
 home.py         what a home is, and what it needs to have written
 facts.py        what is known of a value before anything runs: its constant, its shape
@@ -34,6 +38,8 @@ from bnfold.ops import (
     linear,
     passing,
     positions,
+    products,
+    recurrent,
     repeating,
     vanishing,
 )
@@ -52,6 +58,8 @@ __all__ = [
     "linear",
     "passing",
     "positions",
+    "products",
+    "recurrent",
     "repeating",
     "vanishing",
 ]

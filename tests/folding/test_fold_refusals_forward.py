@@ -185,6 +185,30 @@ def test_rows_are_not_what_a_product_sums_over(layer: str) -> None:
     assert clearly_wrong(before, wrong, inputs(before), 4)
 
 
+@pytest.mark.parametrize("layer", ["MatMul (n, K)", "MatMul (L, n)"])
+def test_a_vector_that_is_multiplied_is_not_followed(layer: str) -> None:
+    """The plain fact: the result has a dimension less than the certificate knows to follow."""
+    text = "(float{} x) => (float[] y) {{ n = Mul (x, k)  y = " + layer + " }}"
+    before = model(text.format("[4]"), K=w(4, 3), L=w(3, 4), k=w(4))
+    refusal(before, "axis-not-owned", "MatMul", op="Mul")
+    legal = model(text.format("[4,1]" if "(L" in layer else "[1,4]"), K=w(4, 3), L=w(3, 4),
+                  k=w(4, 1) if "(L" in layer else w(4))  # fmt: skip
+    forward(legal, inputs(legal), 4)
+
+
+def test_a_batch_of_matrices_makes_another_shift_in_each() -> None:
+    text = "(float[2,3,4] x) => (float[] y) { n = %s  y = MatMul (n, K) }"
+    before = model(text % "Sub (x, k)", K=w(2, 4, 5), k=w(4))
+    assert "each matrix of the batch" in refusal(before, "blocked", "MatMul", op="Sub").detail
+    alike = np.einsum("bko,k->bo", w(2, 4, 5), w(4))
+    wrong = model(
+        "(float[2,3,4] x) => (float[] y) { q = MatMul (x, K)  y = Sub (q, s) }", K=w(2, 4, 5), s=alike[0]
+    )  # fmt: skip
+    assert clearly_wrong(before, wrong, inputs(before), 4)
+    legal = model(text % "Mul (x, k)", K=w(2, 4, 5), k=w(4))
+    forward(legal, inputs(legal), 4)
+
+
 def test_channels_of_another_number_are_not_the_layers() -> None:
     """onnxruntime refuses the model as well."""
     before = model(
