@@ -20,7 +20,7 @@ from bnfold.ops.indexing import spread
 from bnfold.ops.joining import aligned
 from bnfold.ops.passing import axes_of, input_shape, known_rank, known_size, normalised, squeezed_axes, target_shape
 from bnfold.ops.positions import may_pad, reduced_axes
-from bnfold.ops.reasons import BLOCKED, LAYOUT, Obstacle
+from bnfold.ops.reasons import BLOCKED, LAYER, LAYOUT, NEGATIVE, OLD_OPSET, PADDING, SEVERAL, SHIFT, Obstacle
 
 Ahead = Callable[[Facts, Node, int, Affine], Affine | Obstacle]
 AHEAD: dict[str, Ahead] = {}
@@ -32,7 +32,7 @@ def forward(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
     if function is None or node.refers_to_attributes:
         return None
     if any(value is not None for value in node.outputs[1:]):
-        return Obstacle(BLOCKED, f"{node.op} has several outputs", node)
+        return Obstacle(SEVERAL, f"{node.op} has several outputs", node)
     return function(facts, node, index, affine)
 
 
@@ -96,8 +96,12 @@ def _reshaped(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
 @_ahead("Relu", "LeakyRelu", "PRelu", "Abs")
 def _rectified(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     del facts
-    if index or affine.has_shift or np.any(affine.scale < 0):
-        return Obstacle(BLOCKED, f"{node.op} lets a scale pass that is nowhere negative, and no shift", node)
+    if index:
+        return Obstacle(BLOCKED, f"input {index} of {node.op}", node)
+    if affine.has_shift:
+        return Obstacle(SHIFT, f"{node.op} lets no shift pass", node)
+    if np.any(affine.scale < 0):
+        return Obstacle(NEGATIVE, f"{node.op} lets no negative scale pass", node)
     return affine
 
 
@@ -108,9 +112,9 @@ def _pooled(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
         return Obstacle(LAYOUT, f"{node.op} acts along an axis where it differs", node)
     counted = node.op == "AveragePool" and node.int_attribute("count_include_pad", 0)
     if counted and (may_pad(node) or node.int_attribute("ceil_mode", 0)) and affine.has_shift:
-        return Obstacle(BLOCKED, "AveragePool counts the zeros of its padding, which a shift would change", node)
+        return Obstacle(PADDING, "AveragePool counts the zeros of its padding, which a shift would change", node)
     if "Max" in node.op and np.any(affine.scale < 0):
-        return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node)
+        return Obstacle(NEGATIVE, f"{node.op} lets no negative scale pass", node)
     return affine
 
 
@@ -123,7 +127,7 @@ def _reduced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | O
     if any(affine.shape[axis] != 1 for axis in axes):
         return Obstacle(LAYOUT, f"{node.op} acts along an axis where it differs", node)
     if node.op != "ReduceMean" and np.any(affine.scale < 0):
-        return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node)
+        return Obstacle(NEGATIVE, f"{node.op} lets no negative scale pass", node)
     return affine if node.int_attribute("keepdims", 1) else affine.squeezed(axes)
 
 
@@ -143,17 +147,19 @@ def _beside(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
 def _multiplied(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     """A scale, whatever it is multiplied by; of a Div, that of the dividend."""
     value, rank = node.inputs[index], None
-    if affine.has_shift or (node.op == "Div" and index):
-        return Obstacle(BLOCKED, f"{node.op} lets no shift pass", node)
+    if node.op == "Div" and index:
+        return Obstacle(BLOCKED, "what divides lets no per-channel affine pass", node)
+    if affine.has_shift:
+        return Obstacle(SHIFT, f"{node.op} lets no shift pass", node)
     if node.scope.opset < FIRST_OPSET_WITH_BROADCASTING:
-        return Obstacle(BLOCKED, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
+        return Obstacle(OLD_OPSET, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
     for operand in (operand for operand in node.inputs if operand is not None):
         found = known_rank(facts, operand)
         if found is None:
             return Obstacle(LAYOUT, f"the ranks before {node.op} are not known", node)
         rank = found if rank is None else max(rank, found)
     if value is None or rank is None:
-        return Obstacle(LAYOUT, f"an input of {node.op} is missing", node)
+        return Obstacle(LAYER, f"an input of {node.op} is missing", node)
     missing = rank - affine.rank
     after = affine.unsqueezed(range(missing)) if missing else affine
     if aligned(facts, value, after) is None:

@@ -19,7 +19,7 @@ from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Array, Constant, Facts
 from bnfold.ops.home import Home
 from bnfold.ops.quantized import Dequantized, dequantized
-from bnfold.ops.reasons import BIAS, BLOCKED, LAYOUT, NOT_CONSTANT, NOT_FINITE, TYPE, Obstacle
+from bnfold.ops.reasons import AXIS, BIAS, BLOCKED, LAYER, LAYOUT, NOT_CONSTANT, NOT_FINITE, TYPE, Obstacle
 from bnfold.ops.rounding import FLOAT_TYPES
 from bnfold.ops.table import register
 
@@ -176,7 +176,7 @@ def matmul(facts: Facts, node: Node) -> Ways:
                 Linear(node, weight, index, _last_axes_view(axis), None, axis, rank + axis, least_rank=rank, fed=fed)
             )
         else:
-            obstacles.append(Obstacle(BLOCKED, "a weight of one dimension has no output channels", node))
+            obstacles.append(Obstacle(AXIS, "a weight of one dimension has no output channels", node))
     return tuple(ways) or obstacles[0]
 
 
@@ -188,8 +188,10 @@ def einsum(facts: Facts, node: Node) -> Ways:
     only be replaced by another one.
     """
     terms, output = _labels(node.string_attribute("equation", ""))
-    if node.refers_to_attributes or len(terms) != len(node.inputs):
-        return Obstacle(BLOCKED, "its equation does not fit its operands", node)
+    if node.refers_to_attributes:
+        return Obstacle(NOT_CONSTANT, "its equation is a parameter of the function that holds it", node)
+    if len(terms) != len(node.inputs):
+        return Obstacle(LAYER, "its equation does not fit its operands", node)
     ways: list[Home] = []
     obstacles: list[Obstacle] = []
     for index, term in enumerate(terms):
@@ -203,7 +205,7 @@ def einsum(facts: Facts, node: Node) -> Ways:
         ways += [_einsum_way(node, weight, index, places=place, output=output) for place in places]
     if ways:
         return tuple(ways)
-    unowned = Obstacle(BLOCKED, "no constant operand alone owns a label of the output", node)
+    unowned = Obstacle(AXIS, "no constant operand alone owns a label of the output", node)
     return unowned if len(obstacles) < len(terms) else obstacles[0]
 
 
@@ -288,9 +290,9 @@ def _convolution(facts: Facts, node: Node, view: View, *, weight_axis: int | Non
     if isinstance(weight, Obstacle):
         return weight
     if len(weight.dims) < 3:
-        return Obstacle(BLOCKED, f"the weight has {len(weight.dims)} dimensions", node)
+        return Obstacle(LAYER, f"the weight has {len(weight.dims)} dimensions", node)
     if group < 1 or weight.dims[0] % group:
-        return Obstacle(BLOCKED, f"group {group} does not divide the weight's {weight.dims}", node)
+        return Obstacle(LAYER, f"group {group} does not divide the weight's {weight.dims}", node)
     bias = _bias(facts, node)
     if isinstance(bias, Obstacle):
         return bias
@@ -319,9 +321,9 @@ def _weight(facts: Facts, node: Node, index: int, *, rank: int | None) -> Consta
     if found is None or isinstance(found, Obstacle):
         return found or Obstacle(NOT_CONSTANT, f"input {index} is missing", node)
     if len(found.dims) != rank and rank is not None:
-        return Obstacle(BLOCKED, f"the weight has {len(found.dims)} dimensions", node)
+        return Obstacle(LAYER, f"the weight has {len(found.dims)} dimensions", node)
     if 0 in found.dims:
-        return Obstacle(BLOCKED, "the weight is empty", node)
+        return Obstacle(LAYER, "the weight is empty", node)
     return found
 
 

@@ -36,10 +36,10 @@ def test_a_plan_says_what_goes_where_and_what_stays_and_why() -> None:
     assert move.arrivals[0].after.shape == (1, 4, 1, 1)
     assert [str(refusal.site), refusal.reason.code, str(refusal.blamed)] == [
         "BatchNormalization#3",
-        "blocked",
+        "shift-stays",
         "Relu#2",
     ]
-    assert refusal.remedy == REASONS["blocked"].remedy
+    assert refusal.remedy == REASONS["shift-stays"].remedy
 
 
 def test_a_plan_goes_through_json_and_comes_back_equal_to_the_last_bit() -> None:

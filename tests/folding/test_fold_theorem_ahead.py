@@ -114,7 +114,7 @@ def test_an_affine_passes_exactly_when_it_is_the_same_behind(operator: str, kind
         assert "BatchNormalization" not in done.ops
         return
     (refused,) = fold(before).plan.refusals
-    assert refused.reason.code in {"blocked", "other-readers", "no-home", "layout-lost"}
+    assert refused.reason.code in {"blocked", "layout-lost", "negative-scale", "padding", "several-ways", "shift-stays"}
     if operator.startswith(MAY_BE_EXACT) and "shift" not in kind:
         return
     behind = operator.replace("(n", "(x").replace(", n)", ", x)")
