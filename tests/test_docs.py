@@ -17,7 +17,7 @@ from bnfold.rules.rule import every_rule
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("fold", "plan", "validate", "verify", "ops", "explain")
+COMMANDS = ("fold", "plan", "validate", "verify", "ops", "explain", "witness")
 
 
 def fenced(kind: str) -> list[str]:

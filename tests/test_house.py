@@ -22,13 +22,13 @@ TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 ORDER = (
     "errors", "affine", "statistics", "model", "nodes", "graph", "shapes", "ops", "selecting", "moves", "searching",
-    "forwarding", "tapping", "planning", "assembly", "apply", "equality", "result", "proving", "observing", "inserting",
+    "forwarding", "tapping", "planning", "witnessing", "assembly", "apply", "equality", "result", "proving", "observing", "inserting",
     "rules",
-    "report", "api", "batch", "config", "options", "terminal", "commands", "cli", "__main__",
+    "report", "api", "batch", "config", "options", "terminal", "commands", "command_witness", "cli", "__main__",
 )  # fmt: skip
 """Each may import only itself and what stands above it."""
 
-NOT_FOR_EQUALITY = {"ops", "moves", "searching", "forwarding", "tapping", "planning", "assembly", "apply"}
+NOT_FOR_EQUALITY = {"ops", "moves", "searching", "forwarding", "tapping", "planning", "witnessing", "assembly", "apply"}
 """What folds may not be asked whether it folded rightly."""
 
 FOR_TYPES_ALONE = {("errors", "equality"), ("errors", "result"), ("errors", "rules")}

@@ -51,7 +51,9 @@ CASES = {  # the line, what does not pass and the code, and what nearly the same
         ("MaxPool <kernel_shape = [2, 2]> (c)", NEGATIVE), "negative-scale",
         ("AveragePool <kernel_shape = [2, 2]> (c)", NEGATIVE),
     ),
-    "GlobalMaxPool, a negative scale": (("GlobalMaxPool (c)", NEGATIVE), "negative-scale", ("GlobalMaxPool (c)", POSITIVE)),
+    "GlobalMaxPool, a negative scale": (
+        ("GlobalMaxPool (c)", NEGATIVE), "negative-scale", ("GlobalMaxPool (c)", POSITIVE)
+    ),
     "LpPool, a shift": (
         ("LpPool <kernel_shape = [2, 2]> (c)", POSITIVE), "shift-stays", ("LpPool <kernel_shape = [2, 2]> (c)", SCALE)
     ),
