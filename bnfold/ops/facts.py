@@ -50,6 +50,11 @@ QUANTIZED_SOURCES = frozenset({"DequantizeLinear"})
 TENSOR_ATTRIBUTE = "value"
 
 
+def cannot_be_evaluated(node: Node) -> bool:
+    """Whether onnx's reference evaluator draws random numbers for a node, or gets it wrong."""
+    return node.op in RANDOM | MISCOMPUTED
+
+
 def reads_metadata_alone(reader: Reader) -> bool:
     """Whether a reader looks only at the shape or type of what it reads."""
     return (reader.node.op, reader.index) in METADATA_INPUTS

@@ -11,11 +11,16 @@ ROUNDING = frozenset(
 )
 
 
+def rounds(node: Node) -> bool:
+    """Whether a node rounds, or belongs to a way through integers."""
+    return node.op in ROUNDING
+
+
 def lets_none_pass(node: Node) -> Obstacle:
     """The obstacle of a node that is in no table of operators."""
     if node.op.startswith(CALL):
         return Obstacle(FUNCTION, f"what {node.op} does stands in its body", node)
-    if node.op in ROUNDING:
+    if rounds(node):
         return Obstacle(ROUNDED, f"{node.op} lets no affine pass: rounding has happened there", node)
     return Obstacle(BLOCKED, f"{node.op} lets no per-channel affine pass", node)
 

@@ -13,14 +13,18 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from bnfold.affine import Float64
 from bnfold.nodes import Node, Value, nested_graphs
-from bnfold.ops.facts import MISCOMPUTED, RANDOM, Array, Constant, Facts
+from bnfold.ops.facts import Array, Constant, Facts, cannot_be_evaluated
 from bnfold.ops.rounding import FLOAT_TYPES
+from bnfold.ops.standing import rounds
 
 DEEPEST = 3
 """How many nodes are put before one that reads integers, until what is read is float."""
 
 BATCH, WINDOW = 2, 8
 """Sizes drawn for the first dimension and for those from the third on, where the operator takes any."""
+
+FIRST_OPSET_OF_ROUNDING = 19
+"""From which on the evaluator has these operators; for float data they meant the same before."""
 
 LARGEST = 1 << 18
 """Elements of a value that is drawn."""
@@ -88,7 +92,10 @@ class Region:
             for name, array in ports
         ]
         graph = helper.make_graph(protos, "region", inputs, [ValueInfoProto(name=f"v{self.target.id}")])
-        opsets = [helper.make_opsetid(domain, v) for domain, v in self.target.scope.opsets.items()]
+        known = dict(self.target.scope.opsets)
+        if all(rounds(node) for node in self.nodes):
+            known[""] = max(known.get("", 1), FIRST_OPSET_OF_ROUNDING)
+        opsets = [helper.make_opsetid(domain, version) for domain, version in known.items()]
         functions = list(self.facts.graph.model.proto.functions)
         try:
             model = helper.make_model(graph, opset_imports=opsets, functions=functions)
@@ -128,7 +135,7 @@ def _is_float(facts: Facts, value: Value) -> bool:
 
 
 def _check(node: Node) -> None:
-    if node.op in RANDOM | MISCOMPUTED or any(nested_graphs(node.proto)) or node.refers_to_attributes:
+    if cannot_be_evaluated(node) or any(nested_graphs(node.proto)) or node.refers_to_attributes:
         raise CannotEvaluate(f"{node.op} is not evaluated alone")
 
 

@@ -61,6 +61,8 @@ class Compared:
     size: Guess
     fan_in: int | None
     folds: tuple[Fold, ...]
+    acts_on: int | None = None
+    """The value that the affine makes: what is drawn in its place is what it acts on."""
 
 
 def nearest(facts: Facts, reached: Reached, behind: Value, seed: int) -> Numbers:
@@ -100,7 +102,8 @@ def _measured(compared: Compared, fold: Fold, unit: float, draw: Draw) -> Number
     bound = (4 * np.sqrt(fan_in) + 8) * unit * np.broadcast_to(sizes, original.shape)
     off = np.abs(original - folded) / np.where(bound > 0, bound, np.inf)
     place = tuple(int(i) for i in np.unravel_index(int(np.argmax(np.nan_to_num(off))), off.shape))
-    inputs = {value.name: np.asarray(values[value.id]) for value in region.data}
+    names = {v.id: f"{v.name} (before the affine)" if v.id == compared.acts_on else v.name for v in region.data}
+    inputs = {names[id_]: np.asarray(array) for id_, array in values.items()}
     at = f"the output of {region.nodes[-1].site}"
     return Numbers(
         at, fold.assumed, place, float(original[place]), float(folded[place]), float(bound[place]), draw.seed, inputs
@@ -206,7 +209,7 @@ def _ahead(facts: Facts, reached: Reached) -> Compared:
     if not layers:
         folds = [_behind(region, after) for after in _ways_ahead(facts, reached)]
     fan_in = _fan_in(layers[0]) if layers else None
-    return Compared(region, original, sizes, fan_in, tuple(folds))
+    return Compared(region, original, sizes, fan_in, tuple(folds), acts_on=read.id)
 
 
 def _behind(region: Region, after: Affine) -> Fold:
