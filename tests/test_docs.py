@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bnfold.ops import TABLE
 from bnfold.ops.reasons import REASONS
+from bnfold.report.documents import operators_document, reasons_document
 from bnfold.report.findings_text import rule_text, rules_document
 from bnfold.rules.rule import every_rule
 
@@ -83,6 +85,14 @@ def test_the_pages_of_the_rules_are_those_that_explain_prints(tmp_path: Path) ->
     assert written == rules_document(every_rule())
     assert f"```text\n{bnfold_command('explain', 'BN005', cwd=tmp_path)}```" in written
     assert all(rule_text(rule) in written for rule in every_rule())
+
+
+def test_the_reference_is_made_of_the_op_table_and_of_the_reasons(tmp_path: Path) -> None:
+    """`python tests/commands/reference_documents.py` writes both anew."""
+    assert (ROOT / "docs" / "operators.md").read_text() == operators_document(TABLE)
+    pages = (ROOT / "docs" / "reasons.md").read_text()
+    assert pages == reasons_document(REASONS.values())
+    assert f"```text\n{bnfold_command('explain', 'padding', cwd=tmp_path)}```" in pages
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

@@ -119,7 +119,10 @@ class Linear:
             detail = f"{max(before.shape)} channels are to settle in {self.inputs} inputs"
             return Obstacle(AXIS, detail, self.node)
         if before.has_shift and not fed.sees_all:
-            return Obstacle(PADDING, f"{self.node.op} pads with zeros, which a shift before it would change", self.node)
+            if self.rank is None:
+                return Obstacle(AXIS, "a shift would be another one for each matrix of the constant", self.node)
+            detail = f"not every output of {self.node.op} sees every tap (it pads), as a shift before it would need"
+            return Obstacle(PADDING, detail, self.node)
         if before.has_shift and isinstance(self.bias, Dequantized):
             return Obstacle(QUANTIZED, "the bias is stored as integers, which take no shift", self.node)
         return replace(self, before=before)

@@ -21,6 +21,7 @@ from bnfold.ops.joining import aligned
 from bnfold.ops.passing import axes_of, input_shape, known_rank, known_size, normalised, squeezed_axes, target_shape
 from bnfold.ops.positions import may_pad, reduced_axes
 from bnfold.ops.reasons import BLOCKED, LAYER, LAYOUT, NEGATIVE, OLD_OPSET, PADDING, SEVERAL, SHIFT, Obstacle
+from bnfold.ops.table import register
 
 Ahead = Callable[[Facts, Node, int, Affine], Affine | Obstacle]
 AHEAD: dict[str, Ahead] = {}
@@ -37,16 +38,15 @@ def forward(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
 
 
 def _ahead(*ops: str) -> Callable[[Ahead], Ahead]:
-    def decorate(function: Ahead) -> Ahead:
-        AHEAD.update(dict.fromkeys(ops, function))
-        return function
-
-    return decorate
+    return register("forward", AHEAD, *ops)
 
 
 @_ahead("Identity", "Dropout")
 def _same(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """Everything; a Dropout at inference, as on the way back."""
+    """everything (a Dropout: at inference)
+
+    Not: a Dropout in training mode; one of which the mask is read.
+    """
     from bnfold.ops.passing import backward  # noqa: PLC0415  # what it says of its mode holds both ways
 
     back = backward(facts, node, affine)
@@ -57,6 +57,7 @@ def _same(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obst
 
 @_ahead("Transpose")
 def _transposed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, its axes permuted"""
     del facts, index
     perm = node.ints_attribute("perm") or tuple(reversed(range(affine.rank)))
     if sorted(perm) != list(range(affine.rank)):
@@ -66,6 +67,10 @@ def _transposed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
 
 @_ahead("Squeeze")
 def _squeezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, without the squeezed axes
+
+    Not: axes that are not known.
+    """
     axes = squeezed_axes(facts, node)
     normal = None if axes is None else normalised(axes, affine.rank)
     if index or normal is None or any(affine.shape[axis] != 1 for axis in normal):
@@ -75,6 +80,10 @@ def _squeezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
 
 @_ahead("Unsqueeze")
 def _unsqueezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, with the new axes
+
+    Not: axes that are not known.
+    """
     axes = axes_of(facts, node)
     normal = None if axes is None else normalised(axes, affine.rank + len(axes))
     if index or normal is None:
@@ -84,6 +93,10 @@ def _unsqueezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
 
 @_ahead("Reshape", "Flatten")
 def _reshaped(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything that is still a constant per channel on the other side, as far as the sizes are known
+
+    Not: channels that mix with a dimension of unknown size.
+    """
     source = input_shape(facts, node)
     if index or source is None or len(source) != affine.rank:
         return Obstacle(LAYOUT, f"the shape before {node.op} is not known", node)
@@ -95,6 +108,10 @@ def _reshaped(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
 
 @_ahead("Relu", "LeakyRelu", "PRelu", "Abs")
 def _rectified(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """a scale that is nowhere negative
+
+    Not: a shift, a negative scale; a PRelu's slope.
+    """
     del facts
     if index:
         return Obstacle(BLOCKED, f"input {index} of {node.op}", node)
@@ -107,6 +124,10 @@ def _rectified(facts: Facts, node: Node, index: int, affine: Affine) -> Affine |
 
 @_ahead("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool")
 def _pooled(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything (MaxPool: a scale that is nowhere negative); a scale alone where the zeros of a padding are counted
+
+    Not: a negative scale before a MaxPool; a shift with count_include_pad and a padding; indices that are put out.
+    """
     del facts
     if index or any(size != 1 for size in affine.shape[2:]):
         return Obstacle(LAYOUT, f"{node.op} acts along an axis where it differs", node)
@@ -120,6 +141,10 @@ def _pooled(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
 
 @_ahead("ReduceMean", "ReduceMax", "ReduceMin")
 def _reduced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """over other axes than the channels: everything; for the largest and smallest a scale that is nowhere negative
+
+    Not: axes that are not known, or along which the affine differs.
+    """
     shape = input_shape(facts, node)
     axes = reduced_axes(facts, node, shape)
     if index or shape is None or axes is None or len(shape) != affine.rank:
@@ -133,7 +158,10 @@ def _reduced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | O
 
 @_ahead("Concat")
 def _beside(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """The others bear (1, 0)."""
+    """everything: the others bear (1, 0)
+
+    Not: sizes that are not known.
+    """
     axis = node.int_attribute("axis", 1) % affine.rank
     sizes = [None if value is None else known_size(facts, value, axis) for value in node.inputs]
     known = [size for size in sizes if size is not None]
@@ -145,7 +173,10 @@ def _beside(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
 
 @_ahead("Mul", "Div")
 def _multiplied(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """A scale, whatever it is multiplied by; of a Div, that of the dividend."""
+    """a scale, whatever it is multiplied by; of a Div, that of the dividend
+
+    Not: a shift; what divides; a value that is enlarged where the affine differs.
+    """
     value, rank = node.inputs[index], None
     if node.op == "Div" and index:
         return Obstacle(BLOCKED, "what divides lets no per-channel affine pass", node)

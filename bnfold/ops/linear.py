@@ -57,6 +57,12 @@ def conv(facts: Facts, node: Node) -> Ways:
     """constant weight; any rank, group, pads, dilation, stride, auto_pad; bias or none
 
     Not: a weight or bias that is computed, sparse or overridable; a bias that is not one value per output.
+
+    Ahead: constant weight; a scale, and a shift where nothing is padded. Not: a shift before a padding, or beside a
+    bias of integers; a quantised weight; what is not one value per channel of the data.
+
+    Beside: stride 1, a padding that keeps the size, as many outputs as channels: a scale is one more tap, a shift goes
+    to the bias, and the sum goes. Not: a quantised weight; auto_pad; where something else reads what lies between.
     """
     group = node.int_attribute("group", 1)
 
@@ -95,6 +101,9 @@ def conv_transpose(facts: Facts, node: Node) -> Ways:
 
     Not: a weight or bias that is computed, sparse or overridable; a bias that is not one value per output; a
     quantised weight in groups, unless all channels take the same factor.
+
+    Ahead: constant weight; a scale, and a shift where each output sees every tap: stride 1, and all that hangs over cut
+    off. Not: a shift otherwise; a quantised weight; what is not one value per channel of the data.
     """
     group = node.int_attribute("group", 1)
 
@@ -111,6 +120,9 @@ def gemm(facts: Facts, node: Node) -> Ways:
     """constant B (or constant A, whose rows then own the first axis); any alpha, beta, transA, transB, C or none
 
     Not: a C that is computed, or of another shape than broadcasts; a C of integers that is multiplied by beta.
+
+    Ahead: constant B or A; a scale and a shift along what is summed over. Not: an affine along the rows of the data; a
+    quantised weight.
     """
     factors = node.float_attribute("alpha", 1.0), node.float_attribute("beta", 1.0)
     if not np.all(np.isfinite(factors)):
@@ -162,6 +174,10 @@ def matmul(facts: Facts, node: Node) -> Ways:
 
     Not: channels on any other axis (axis 1 of three is rows); a weight of one dimension; an Add, which would only be
     replaced by another one.
+
+    Ahead: a constant operand; a scale along what is summed over, and a shift, which becomes an Add, where the constant
+    has two dimensions. Not: an affine along the rows of the data; an Add, which would only be replaced by another one;
+    a quantised weight.
     """
     ways: list[Home] = []
     obstacles: list[Obstacle] = []

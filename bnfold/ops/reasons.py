@@ -16,7 +16,8 @@ class Reason:
     """A stable `code`, a `summary` of one line, `why` it must be so, and a `remedy` that works when followed.
 
     A remedy that begins with "none" says why nothing can be done. `algebra` is the same as `why` in one formula, where
-    it is algebra that stands in the way.
+    it is algebra that stands in the way. `changes_function`: the remedy makes another function of the model, or a
+    model of what was none.
     """
 
     code: str
@@ -24,6 +25,7 @@ class Reason:
     why: str
     remedy: str
     algebra: str = ""
+    changes_function: bool = False
 
     @property
     def can_be_remedied(self) -> bool:
@@ -43,10 +45,12 @@ class Obstacle:
 REASONS: dict[str, Reason] = {}
 
 
-def _reason(code: str, summary: str, why: str, remedy: str, algebra: str = "") -> Reason:
+def _reason(  # noqa: PLR0913  # a page, paragraph by paragraph
+    code: str, summary: str, why: str, remedy: str, algebra: str = "", *, changes_function: bool = False
+) -> Reason:
     if code in REASONS:
         raise ValueError(f"two reasons bear the code {code}")
-    REASONS[code] = Reason(code, summary, why, remedy, algebra)
+    REASONS[code] = Reason(code, summary, why, remedy, algebra, changes_function)
     return REASONS[code]
 
 
@@ -59,6 +63,7 @@ TRAINING_MODE = _reason(
     "export the model for inference: call model.eval() and export with training=EVAL (PyTorch), or set training_mode=0 "
     "and drop the further outputs if the running statistics in the file are the ones to use",
     "y = a(x)*x + s(x), where a and s are computed from all of x",
+    changes_function=True,
 )
 SPATIAL = _reason(
     "spatial-zero",
@@ -82,6 +87,7 @@ NOT_CONSTANT = _reason(
     "function that holds it) has no value yet when the file is rewritten.",
     "export the model with its parameters stored in the file (PyTorch: constant folding on); where they are passed to "
     "one of the model's functions, fold with --inline",
+    changes_function=True,
 )
 OVERRIDABLE = _reason(
     "overridable",
@@ -110,12 +116,14 @@ BROKEN_PARAMETERS = _reason(
     "the parameters do not fit the channels or each other",
     "scale, bias, mean and variance must be four vectors of one length, the size of the input's second dimension.",
     "repair the model: onnxruntime refuses to run it as it is",
+    changes_function=True,
 )
 NOT_FINITE = _reason(
     "not-finite",
     "a parameter or weight holds NaN or infinity",
     "The original computes NaN there; a folded weight would spread it to every value that the weight touches.",
     "find out in training where the value comes from; a fold cannot repair it",
+    changes_function=True,
 )
 VARIANCE = _reason(
     "variance-not-positive",
@@ -123,6 +131,7 @@ VARIANCE = _reason(
     "The original divides by the square root of that number: NaN or infinity.",
     "repair the statistics (re-estimate them over data) or raise epsilon",
     "a = gamma / sqrt(var + epsilon)",
+    changes_function=True,
 )
 NO_HOME = _reason(
     "no-home",
@@ -148,16 +157,19 @@ BLOCKED = _reason(
     "place the BatchNormalization directly after a Conv, ConvTranspose or Gemm, before this operator, and train it "
     "there: that is another network; as the model is, nothing can be done",
     "f(a*x + s) = a*f(x) + s for every x holds for no such f unless a = 1 and s = 0",
+    changes_function=True,
 )
 PADDING = _reason(
     "padding",
     "what is padded in would not bear the affine",
     "Zeros (or another number) that come in at the border are not scaled and shifted when what stands before them is. "
     "A scale leaves zeros as they are; a shift does not, nor a scale another number. So it is for a Conv behind the "
-    "BatchNormalization that pads, a Pad, and an AveragePool that counts its padding.",
+    "BatchNormalization that pads, a ConvTranspose that strides or keeps what hangs over, a Pad, and an AveragePool "
+    "that counts its padding.",
     "pad with mode reflect or edge in a Pad of its own, or let the layer pad nothing, or train the BatchNormalization "
     "without a shift: each is another function at the border; none of them is done unasked",
     "pad(a*x + s) = a*pad(x) + s fails at the border, where it is 0 on the left and s on the right",
+    changes_function=True,
 )
 SHIFT = _reason(
     "shift-stays",
@@ -167,6 +179,7 @@ SHIFT = _reason(
     "place the BatchNormalization before this operator and train it there, or train it without a shift (B = mean * "
     "scale / sqrt(var + epsilon)): each is another function; as the model is, nothing can be done",
     "max(x, 0) + s is not max(x + t, 0) for any t: one is s for every negative x, the other is not",
+    changes_function=True,
 )
 NEGATIVE = _reason(
     "negative-scale",
@@ -176,6 +189,7 @@ NEGATIVE = _reason(
     "train with a positive scale (gamma), or place the BatchNormalization before this operator: each is another "
     "function; as the model is, nothing can be done",
     "a*max(x, y) = min(a*x, a*y) for a < 0",
+    changes_function=True,
 )
 ROUNDED = _reason(
     "rounded",
@@ -184,6 +198,7 @@ ROUNDED = _reason(
     "before it would keep, or keeps what is now lost: another number of steps fits into the value.",
     "fold before quantising or converting: run bnfold on the float model, then quantise or convert its output",
     "round(a*x + s) = a*round(x) + s fails unless a = 1 and s is an integer",
+    changes_function=True,
 )
 FUNCTION = _reason(
     "function-call",
@@ -211,6 +226,7 @@ LAYER = _reason(
     "A weight of too few dimensions or without elements, a group that does not divide it, an equation with another "
     "number of terms, or an input that is missing. onnxruntime refuses the model as it is.",
     "repair the layer in the exporting code",
+    changes_function=True,
 )
 OLD_OPSET = _reason(
     "old-opset",
@@ -251,6 +267,7 @@ GRAPH_OUTPUT = _reason(
     "Folding changes that value, and the graph promises it to its caller.",
     "remove the output if it is only there for debugging",
     "with W' = a*W the caller gets a*W*x + s instead of W*x",
+    changes_function=True,
 )
 OUTER_SCOPE = _reason(
     "outer-scope",
@@ -266,6 +283,7 @@ AXIS = _reason(
     "weight belongs to one channel.",
     "check that the layout operator between them is meant; normalise before it instead, along the layer's own channels",
     "a[h] * sum of W[c,i]*x[i,h] has no W'[c,i] unless a is the same for all h",
+    changes_function=True,
 )
 LAYOUT = _reason(
     "layout-lost",
@@ -279,6 +297,7 @@ BIAS = _reason(
     "the bias before it has a shape or type that the operator does not accept",
     "A bias must have one value per output channel, of the weight's type. onnxruntime refuses the model as it is.",
     "repair the bias in the exporting code",
+    changes_function=True,
 )
 OVERFLOW = _reason(
     "overflow",

@@ -29,7 +29,7 @@ def verdict_json(before: str, after: str, verdict: Verdict) -> str:
 
 def ops_json(rows: Iterable[Row]) -> str:
     """The answer of `bnfold ops`."""
-    return written("ops", rows=[asdict(row) for row in rows])
+    return written("ops", rows=[asdict(row) | {"direction": row.direction} for row in rows])
 
 
 def _done(done: Done) -> Json:

@@ -10,7 +10,7 @@ from bnfold.equality.certificate import Certificate
 from bnfold.equality.verdict import Differs, EndToEnd, Recheck, Same, Unknown, Verdict
 from bnfold.moves import Move, Plan, Refusal
 from bnfold.ops.reasons import Reason
-from bnfold.ops.table import Row
+from bnfold.ops.table import TITLES, Row
 from bnfold.report.escape import shown
 from bnfold.result import Done, FoldResult
 
@@ -58,14 +58,9 @@ def verdict_text(before: str, after: str, verdict: Verdict, *, to_save: bool = F
 
 def ops_text(rows: Iterable[Row]) -> str:
     """The answer of `bnfold ops`: the support matrix."""
-    titles = {
-        "affine": "operators that are an affine",
-        "linear": "operators that absorb one, after them",
-        "passing": "operators that let one pass, from after them to before them",
-    }
     lines: list[str] = []
     for kind, group in groupby(rows, key=lambda row: row.kind):
-        lines += ["", titles[kind], *columns([line for row in group for line in _row(row)])]
+        lines += ["", TITLES[kind], *columns([line for row in group for line in _row(row)])]
     return "\n".join(lines[1:])
 
 
@@ -81,6 +76,7 @@ def reason_text(reason: Reason) -> str:
         f"{reason.code}: {reason.summary}",
         "",
         *wrapped(reason.why),
+        *(["", *wrapped(f"In algebra: {reason.algebra}.")] if reason.algebra else []),
         "",
         *wrapped(f"What to do: {reason.remedy}."),
     ]

@@ -10,8 +10,11 @@ plain_facts.py   what needs no number
 
 from __future__ import annotations
 
+import onnx
+
 from bnfold.graph import Graph
 from bnfold.moves import Plan, Refusal
+from bnfold.nodes import Node
 from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Facts
 from bnfold.witnessing.evaluating import CannotEvaluate
@@ -40,6 +43,8 @@ def _witness(facts: Facts, refusal: Refusal, seed: int) -> Witness:
     if fact is not None:
         return fact
     reached = None if walk is None else walk.reached()
+    if blamed is not None and not _is_known(blamed):
+        return Witness(refusal, "none", "an operator that ONNX does not define", refusal.detail, (str(blamed.site),))
     if reached is None:
         return Witness(refusal, "none", "not shown", f"{refusal.detail}; the way there is not followed")
     try:
@@ -49,8 +54,13 @@ def _witness(facts: Facts, refusal: Refusal, seed: int) -> Witness:
     where = (str(reached.node.site),)
     if shown.bounds_off <= 1:
         sentence = f"{refusal.detail}; on what was drawn the nearest fold stays within its bound"
-        return Witness(refusal, "none", "not shown", sentence, where, shown)
+        return Witness(refusal, "none", "no difference found", sentence, where, shown)
     return Witness(refusal, "numbers", f"{shown.bounds_off:.1e} bounds off", refusal.detail, where, shown)
+
+
+def _is_known(node: Node) -> bool:
+    """Whether ONNX says what an operator computes."""
+    return node.op == node.proto.op_type and bool(onnx.defs.has(node.op))
 
 
 def _shown(facts: Facts, refusal: Refusal, reached: Reached, seed: int) -> Numbers:

@@ -5,7 +5,7 @@ What is float in the model is float64 here, so that a difference is one of the f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,7 +26,7 @@ BATCH, WINDOW = 2, 8
 FIRST_OPSET_OF_ROUNDING = 19
 """From which on the evaluator has these operators; for float data they meant the same before."""
 
-LARGEST = 1 << 18
+LARGEST = 1 << 20
 """Elements of a value that is drawn."""
 
 Changed = Mapping[tuple[int, int], Array]
@@ -72,9 +72,9 @@ class Region:
             _check(each)
         return cls(facts, tuple(reversed(nodes)), tuple(data), target, constants)
 
-    def drawn(self, random: np.random.Generator, size: float, *, whole: bool) -> dict[int, Float64]:
-        """Random values for the data, by value id; with `whole` of the sizes that the model has, else smaller ones."""
-        return {value.id: size * random.standard_normal(self._shape(value, whole=whole)) for value in self.data}
+    def drawn(self, random: np.random.Generator, size: float, kept: Container[int] | None) -> dict[int, Float64]:
+        """Random values for the data, by value id: of the model's sizes, or smaller along axes that are not `kept`."""
+        return {value.id: size * random.standard_normal(self._shape(value, kept)) for value in self.data}
 
     def run(
         self, values: Mapping[int, Array], changed: Changed | None = None, dropped: frozenset[str] = frozenset()
@@ -104,23 +104,23 @@ class Region:
         except Exception as error:  # it raises anything for what it cannot run
             raise CannotEvaluate("it cannot be evaluated alone") from error
 
-    def _shape(self, value: Value, *, whole: bool) -> tuple[int, ...]:
+    def _shape(self, value: Value, kept: Container[int] | None) -> tuple[int, ...]:
         shape = self.facts.shape(value)
         if shape is None:
             raise CannotEvaluate(f"the shape of {value.name!r} is not known")
-        sizes = list(_sizes(shape, whole=whole))
+        sizes = list(_sizes(shape, kept))
         if np.prod(sizes, dtype=np.float64) > LARGEST:
             raise CannotEvaluate(f"{value.name!r} is too large to be drawn")
         return tuple(sizes)
 
 
-def _sizes(shape: tuple[int | str | None, ...], *, whole: bool) -> Iterator[int]:
+def _sizes(shape: tuple[int | str | None, ...], kept: Container[int] | None) -> Iterator[int]:
     for axis, size in enumerate(shape):
         most = BATCH if axis == 0 else WINDOW
         if not isinstance(size, int):
             yield most
         else:
-            yield size if whole or axis == 1 else min(size, most)
+            yield size if kept is None or axis in kept else min(size, most)
 
 
 def _widened(array: Array) -> Array:

@@ -37,11 +37,11 @@ Guess = Callable[[Values], Float64]
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Which values are drawn: normal ones of a size, in the shapes of the model (`whole`) or in smaller ones."""
+    """Which values are drawn: normal ones of a size, in the shapes of the model, or smaller except along `kept`."""
 
     seed: int
     size: float
-    whole: bool
+    kept: frozenset[int] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,11 +73,12 @@ def nearest(facts: Facts, reached: Reached, behind: Value, seed: int) -> Numbers
     compared = _ahead(facts, reached) if reached.is_forward else _back(facts, reached)
     unit = HALF_UNITS[element_type(facts, compared.region.target if reached.is_forward else behind)]
     problem = CannotEvaluate("no fold comes near enough to be tried")
-    for whole in (False, True):
+    channels = frozenset({1, *(axis for axis, size in enumerate(reached.affine.shape) if size != 1)})
+    for kept in (channels, None):
         found: list[Numbers] = []
         for fold in compared.folds:
             try:
-                tried = [_measured(compared, fold, unit, Draw(seed, size, whole)) for size in SIZES]
+                tried = [_measured(compared, fold, unit, Draw(seed, size, kept)) for size in SIZES]
             except CannotEvaluate as error:
                 problem = error
             else:
@@ -89,7 +90,7 @@ def nearest(facts: Facts, reached: Reached, behind: Value, seed: int) -> Numbers
 
 def _measured(compared: Compared, fold: Fold, unit: float, draw: Draw) -> Numbers:
     region = compared.region
-    values = region.drawn(np.random.default_rng(draw.seed), draw.size, whole=draw.whole)
+    values = region.drawn(np.random.default_rng(draw.seed), draw.size, draw.kept)
     try:
         with np.errstate(all="ignore"):
             original, folded = compared.original(values), fold.gives(values)

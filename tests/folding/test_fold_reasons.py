@@ -53,6 +53,7 @@ def test_a_reason_is_given_for_its_minimal_model_and_blames_the_node(code: str) 
 def test_a_remedy_works_when_it_is_followed(code: str) -> None:
     example = EXAMPLES[code]()
     assert REASONS[code].can_be_remedied == (example.remedied is not None)
+    assert not (example.same and REASONS[code].changes_function and example.remedied is not None)
     if example.remedied is None:
         assert len(REASONS[code].remedy) > len("none, and no word on why") + 20
         return

@@ -24,6 +24,7 @@ from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 LAYERS = {"Conv": convolutions, "ConvTranspose": transposed, "Gemm": gemms, "MatMul": matmuls}
+PROVEN = {("feeding", op) for op in LAYERS}
 
 
 def written(layer: Layer, kind: Kind, body: str, *, data: str = "n") -> str:

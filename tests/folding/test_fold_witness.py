@@ -192,6 +192,7 @@ def test_an_operator_that_nobody_knows_is_not_evaluated() -> None:
     text = "(float[2,4,5] x) => (float[] y) { c = other.Thing (x)  y = BatchNormalization (c, g, be, m, v) }"
     found = witness(model(text, imports=', "other" : 1', **norm(4)))
     assert (found.kind, found.numbers) == ("none", None)
+    assert found.label == "an operator that ONNX does not define"
 
 
 @pytest.mark.parametrize("line", ["c = RandomNormalLike (r)", "c = Dropout (r, half, on)"])
