@@ -86,7 +86,8 @@ NOT_CONSTANT = _reason(
     "Folding rewrites constants. A scale, mean, weight or bias that depends on an input of the model (or of the "
     "function that holds it) has no value yet when the file is rewritten.",
     "export the model with its parameters stored in the file (PyTorch: constant folding on); where they are passed to "
-    "one of the model's functions, fold with --inline",
+    "one of the model's functions, fold with --inline; where two values of the data are multiplied, as in attention, "
+    "nothing can be done",
     changes_function=True,
 )
 OVERRIDABLE = _reason(

@@ -9,13 +9,21 @@ import onnx
 import pytest
 from folding_support import model, norm, run, scale_and_shift, weights
 from onnx import helper, numpy_helper
-from reason_models import EXAMPLES, NORM3, conv, through
+from reason_models import ENDS, EXAMPLES, NORM3, conv, through
 from test_fold_reasons import of_op, planned
 from test_fold_refusals_passing import CASES, behind, held
+from test_fold_theorem_ahead import KINDS, MAY_BE_EXACT, PASSES, parameters, used
+from test_fold_theorem_ahead import graph as ahead
 
 import bnfold
+from bnfold.graph import Graph
+from bnfold.model import read
+from bnfold.ops.affine import AffineOp, affine_of
+from bnfold.ops.facts import Facts
 from bnfold.ops.reasons import REASONS
 from bnfold.witnessing import CLEARLY, Witness, witnesses_of
+from bnfold.witnessing.ways import Walk
+from bnfold.witnessing.wrong_folds import nearest
 
 NUMBERS = {"axis-not-owned", "blocked", "negative-scale", "overflow", "padding", "precision-lost", "rounded"} | {
     "shift-stays"
@@ -174,6 +182,59 @@ def test_what_a_parameter_depends_on_is_named() -> None:
     text = """(float[2,3,5,5] x, float[4] u, float[4] w) => (float[] y) {
         c = Conv (x, W)  s = Add (u, w)  g = Exp (s)  y = BatchNormalization (c, g, be, m, v) }"""
     assert witness(conv(text, {k: p for k, p in norm(4).items() if k != "g"})).names == ("u", "w")
+
+
+# --- what passes differs by nothing ---------------------------------------------------------------------------------
+
+
+def off_at(proto: onnx.ModelProto, node: int, norm_at: int) -> float:
+    """By how many bounds the nearest fold past a node is off, whether it is allowed or not."""
+    graph = Graph.of(read(proto))
+    facts = Facts(graph)
+    affine = affine_of(facts, graph.nodes[norm_at])
+    assert isinstance(affine, AffineOp)
+    reached = Walk(facts, affine, graph.nodes[node]).reached()
+    behind_it = affine.node.output(0)
+    assert reached is not None
+    assert behind_it is not None
+    return nearest(facts, reached, behind_it, seed=3).bounds_off
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_fold_back_that_is_right_is_not_shown_to_be_wrong(case: str) -> None:
+    _, _, (line, parameters) = CASES[case]
+    assert off_at(behind(line, parameters, **held(line)), 1, 2) < 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("operator", [operator for operator in PASSES if "Dropout" not in operator])
+def test_a_fold_ahead_is_shown_to_be_wrong_only_where_it_is(operator: str, kind: str) -> None:
+    text = ahead(f"n = BatchNormalization (x, g, be, m, v) t = {operator}")
+    off = off_at(model(text, **used(text), **parameters(kind)), 1, 0)
+    may_be_right = operator.startswith(MAY_BE_EXACT)
+    assert off < 1e-6 if kind in PASSES[operator] else off > CLEARLY or may_be_right
+
+
+@pytest.mark.parametrize("layer", ["Conv (n, W)", "Conv <strides = [2,2], dilations = [2,1]> (n, W, b)", "Gemm"])
+def test_a_layer_ahead_that_takes_everything_is_right(layer: str) -> None:
+    dims, weight = ("2,3", weights(3, 4)) if layer == "Gemm" else ("2,3,7,7", weights(4, 3, 3, 3))
+    layer = layer.replace("Gemm", "Gemm <alpha = 0.5> (n, W, b)")
+    text = f"(float[{dims}] x) => (float[] y) {{ n = BatchNormalization (x, g, be, m, v)  y = {layer} }}"
+    held_there = {"b": weights(4)} if ", b" in layer else {}
+    assert off_at(model(text, W=weight, **held_there, **norm(3)), 1, 0) < 1e-6
+
+
+def test_a_layer_whose_own_channels_the_affine_has_is_right() -> None:
+    assert off_at(conv(), 0, 1) < 1e-6
+
+
+@pytest.mark.parametrize("line", ["c = Relu (r)", "c = MaxPool <kernel_shape = [2,2]> (r)", "c = Sigmoid (r)"])
+def test_in_half_precision_the_number_is_given_as_it_is(line: str) -> None:
+    text = f"(float16[2,3,5,5] x) => (float16[] y) {{ r = Conv (x, W)  {line}  {ENDS} }}"
+    found = witness(model(text, W=weights(4, 3, 3, 3, dtype=np.float16), **norm(4, dtype=np.float16)))
+    assert found.kind == "numbers"
+    assert found.numbers is not None
+    assert CLEARLY / 4 < found.numbers.bounds_off < CLEARLY * 4
 
 
 # --- nothing is made up ---------------------------------------------------------------------------------------------
