@@ -30,9 +30,9 @@ def operators_document(rows: Iterable[Row]) -> str:
 
 def _overview(rows: list[Row]) -> Iterator[str]:
     words = {"linear": "absorbs", "passing": "passes", "feeding": "absorbs", "forward": "passes"}
-    for op in sorted({row.op for row in rows}):
-        own = [row for row in rows if row.op == op]
-        cells = []
+    by_operator = sorted(rows, key=lambda row: row.op)
+    for op, group in groupby(by_operator, key=lambda row: row.op):
+        own, cells = list(group), []
         for direction in ("", "backward", "forward", "sideways"):
             found = dict.fromkeys(words.get(row.kind, "yes") for row in own if row.direction == direction)
             cells.append(", ".join(found))
