@@ -32,7 +32,7 @@ from bnfold.ops.exact import exact_bias, products
 from bnfold.ops.facts import Array, Constant
 from bnfold.ops.home import Furnishing, NewConstant, NewNode
 from bnfold.ops.quantized import Dequantized
-from bnfold.ops.reasons import AXIS, BLOCKED, NOT_FINITE, OVERFLOW, PRECISION, QUANTIZED, Obstacle
+from bnfold.ops.reasons import AXIS, BLOCKED, NOT_FINITE, OVERFLOW, PADDING, PRECISION, QUANTIZED, Obstacle
 from bnfold.ops.rounding import HALF_UNITS, rounded
 
 MOST_ROUNDING = 4.0
@@ -106,7 +106,9 @@ class Linear:
     def fed_by(self, before: Affine, index: int) -> Linear | Obstacle:
         """The same operator where an affine acts on its data first; or what keeps it from taking that over."""
         fed = self.fed
-        if fed is None or fed.data_input != index or isinstance(self.weight, Dequantized):
+        if isinstance(self.weight, Dequantized):
+            return Obstacle(QUANTIZED, "the weight is stored as integers, which take nothing from before", self.node)
+        if fed is None or fed.data_input != index:
             return Obstacle(BLOCKED, f"{self.node.op} takes over no affine of its input {index}", self.node)
         axis = fed.axis if fed.axis >= 0 else fed.axis + before.rank
         wrong_rank = self.rank is not None and before.rank != self.rank
@@ -118,7 +120,10 @@ class Linear:
             detail = f"{max(before.shape)} channels are to settle in {self.inputs} inputs"
             return Obstacle(AXIS, detail, self.node)
         if before.has_shift and not fed.sees_all:
-            return Obstacle(BLOCKED, f"{self.node.op} pads with zeros, which a shift before it would change", self.node)
+            if self.rank is None:
+                return Obstacle(AXIS, "a shift would be another one for each matrix of the constant", self.node)
+            detail = f"not every output of {self.node.op} sees every tap (it pads), as a shift before it would need"
+            return Obstacle(PADDING, detail, self.node)
         if before.has_shift and isinstance(self.bias, Dequantized):
             return Obstacle(QUANTIZED, "the bias is stored as integers, which take no shift", self.node)
         return replace(self, before=before)

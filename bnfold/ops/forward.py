@@ -20,7 +20,8 @@ from bnfold.ops.indexing import spread
 from bnfold.ops.joining import aligned, sign_of
 from bnfold.ops.passing import axes_of, input_shape, known_rank, known_size, normalised, squeezed_axes, target_shape
 from bnfold.ops.positions import may_pad, reduced_axes
-from bnfold.ops.reasons import BLOCKED, LAYOUT, Obstacle
+from bnfold.ops.reasons import BLOCKED, LAYER, LAYOUT, NEGATIVE, OLD_OPSET, PADDING, SEVERAL, SHIFT, Obstacle
+from bnfold.ops.table import register
 
 Ahead = Callable[[Facts, Node, int, Affine], Affine | Obstacle]
 AHEAD: dict[str, Ahead] = {}
@@ -32,21 +33,20 @@ def forward(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
     if function is None or node.refers_to_attributes:
         return None
     if any(value is not None for value in node.outputs[1:]):
-        return Obstacle(BLOCKED, f"{node.op} has several outputs", node)
+        return Obstacle(SEVERAL, f"{node.op} has several outputs", node)
     return function(facts, node, index, affine)
 
 
 def _ahead(*ops: str) -> Callable[[Ahead], Ahead]:
-    def decorate(function: Ahead) -> Ahead:
-        AHEAD.update(dict.fromkeys(ops, function))
-        return function
-
-    return decorate
+    return register("forward", AHEAD, *ops)
 
 
 @_ahead("Identity", "Dropout")
 def _same(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """Everything; a Dropout at inference, as on the way back."""
+    """everything (a Dropout: at inference)
+
+    Not: a Dropout in training mode; one of which the mask is read.
+    """
     from bnfold.ops.passing import backward  # noqa: PLC0415  # what it says of its mode holds both ways
 
     back = backward(facts, node, affine)
@@ -57,6 +57,7 @@ def _same(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obst
 
 @_ahead("Transpose")
 def _transposed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, its axes permuted"""
     del facts, index
     perm = node.ints_attribute("perm") or tuple(reversed(range(affine.rank)))
     if sorted(perm) != list(range(affine.rank)):
@@ -66,6 +67,10 @@ def _transposed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
 
 @_ahead("Squeeze")
 def _squeezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, without the squeezed axes
+
+    Not: axes that are not known.
+    """
     axes = squeezed_axes(facts, node)
     normal = None if axes is None else normalised(axes, affine.rank)
     if index or normal is None or any(affine.shape[axis] != 1 for axis in normal):
@@ -75,6 +80,10 @@ def _squeezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
 
 @_ahead("Unsqueeze")
 def _unsqueezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, with the new axes
+
+    Not: axes that are not known.
+    """
     axes = axes_of(facts, node)
     normal = None if axes is None else normalised(axes, affine.rank + len(axes))
     if index or normal is None:
@@ -84,6 +93,10 @@ def _unsqueezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
 
 @_ahead("Reshape", "Flatten")
 def _reshaped(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything that is still a constant per channel on the other side, as far as the sizes are known
+
+    Not: channels that mix with a dimension of unknown size.
+    """
     source = input_shape(facts, node)
     if index or source is None or len(source) != affine.rank:
         return Obstacle(LAYOUT, f"the shape before {node.op} is not known", node)
@@ -95,27 +108,43 @@ def _reshaped(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
 
 @_ahead("Relu", "LeakyRelu", "PRelu", "Abs")
 def _rectified(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """a scale that is nowhere negative
+
+    Not: a shift, a negative scale; a PRelu's slope.
+    """
     del facts
-    if index or affine.has_shift or np.any(affine.scale < 0):
-        return Obstacle(BLOCKED, f"{node.op} lets a scale pass that is nowhere negative, and no shift", node)
+    if index:
+        return Obstacle(BLOCKED, f"input {index} of {node.op}", node)
+    if affine.has_shift:
+        return Obstacle(SHIFT, f"{node.op} lets no shift pass", node)
+    if np.any(affine.scale < 0):
+        return Obstacle(NEGATIVE, f"{node.op} lets no negative scale pass", node)
     return affine
 
 
 @_ahead("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool")
 def _pooled(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything (MaxPool: a scale that is nowhere negative); a scale alone where the zeros of a padding are counted
+
+    Not: a negative scale before a MaxPool; a shift with count_include_pad and a padding; indices that are put out.
+    """
     del facts
     if index or any(size != 1 for size in affine.shape[2:]):
         return Obstacle(LAYOUT, f"{node.op} acts along an axis where it differs", node)
     counted = node.op == "AveragePool" and node.int_attribute("count_include_pad", 0)
     if counted and (may_pad(node) or node.int_attribute("ceil_mode", 0)) and affine.has_shift:
-        return Obstacle(BLOCKED, "AveragePool counts the zeros of its padding, which a shift would change", node)
+        return Obstacle(PADDING, "AveragePool counts the zeros of its padding, which a shift would change", node)
     if "Max" in node.op and np.any(affine.scale < 0):
-        return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node)
+        return Obstacle(NEGATIVE, f"{node.op} lets no negative scale pass", node)
     return affine
 
 
 @_ahead("ReduceMean", "ReduceMax", "ReduceMin")
 def _reduced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """over other axes than the channels: everything; for the largest and smallest a scale that is nowhere negative
+
+    Not: axes that are not known, or along which the affine differs.
+    """
     shape = input_shape(facts, node)
     axes = reduced_axes(facts, node, shape)
     if index or shape is None or axes is None or len(shape) != affine.rank:
@@ -123,13 +152,16 @@ def _reduced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | O
     if any(affine.shape[axis] != 1 for axis in axes):
         return Obstacle(LAYOUT, f"{node.op} acts along an axis where it differs", node)
     if node.op != "ReduceMean" and np.any(affine.scale < 0):
-        return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node)
+        return Obstacle(NEGATIVE, f"{node.op} lets no negative scale pass", node)
     return affine if node.int_attribute("keepdims", 1) else affine.squeezed(axes)
 
 
 @_ahead("Concat")
 def _beside(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """The others bear (1, 0)."""
+    """everything: the others bear (1, 0)
+
+    Not: sizes that are not known.
+    """
     axis = node.int_attribute("axis", 1) % affine.rank
     sizes = [None if value is None else known_size(facts, value, axis) for value in node.inputs]
     known = [size for size in sizes if size is not None]
@@ -141,13 +173,18 @@ def _beside(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
 
 @_ahead("Mul", "Div")
 def _multiplied(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """A scale, whatever it is multiplied by; of a Div, that of the dividend."""
+    """a scale, whatever it is multiplied by; of a Div, that of the dividend
+
+    Not: a shift; what divides; a value that is enlarged where the affine differs.
+    """
     value = node.inputs[index]
-    if affine.has_shift or (node.op == "Div" and index):
-        return Obstacle(BLOCKED, f"{node.op} lets no shift pass", node)
+    if node.op == "Div" and index:
+        return Obstacle(BLOCKED, "what divides lets no per-channel affine pass", node)
+    if affine.has_shift:
+        return Obstacle(SHIFT, f"{node.op} lets no shift pass", node)
     rank = _joined_rank(facts, node)
     if value is None or isinstance(rank, Obstacle):
-        return rank if isinstance(rank, Obstacle) else Obstacle(LAYOUT, f"an input of {node.op} is missing", node)
+        return rank if isinstance(rank, Obstacle) else Obstacle(LAYER, f"an input of {node.op} is missing", node)
     missing = rank - affine.rank
     after = affine.unsqueezed(range(missing)) if missing else affine
     if aligned(facts, value, after) is None:
@@ -157,7 +194,10 @@ def _multiplied(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
 
 @_ahead("Add", "Sub", "Sum")
 def _added(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """A shift alone, whatever it is added to; its sign turns where the value is taken away."""
+    """of values: a shift alone, whatever it is added to; its sign turns where the value is taken away
+
+    Not: a scale.
+    """
     if np.any(affine.scale != 1):
         return Obstacle(BLOCKED, f"{node.op} of several values lets no scale of one of them pass", node)
     rank = _joined_rank(facts, node)
@@ -171,7 +211,7 @@ def _added(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obs
 def _joined_rank(facts: Facts, node: Node) -> int | Obstacle:
     """The rank of what an operator makes of values that broadcast against each other."""
     if node.scope.opset < FIRST_OPSET_WITH_BROADCASTING:
-        return Obstacle(BLOCKED, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
+        return Obstacle(OLD_OPSET, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
     ranks = [known_rank(facts, operand) for operand in node.inputs if operand is not None]
     known = [rank for rank in ranks if rank is not None]
     if not known or len(known) < len(node.inputs):

@@ -19,7 +19,7 @@ from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Array, Constant, Facts
 from bnfold.ops.home import Home
 from bnfold.ops.quantized import Dequantized, dequantized
-from bnfold.ops.reasons import BIAS, BLOCKED, LAYOUT, NOT_CONSTANT, NOT_FINITE, TYPE, Obstacle
+from bnfold.ops.reasons import AXIS, BIAS, BLOCKED, LAYER, LAYOUT, NOT_CONSTANT, NOT_FINITE, TYPE, Obstacle
 from bnfold.ops.rounding import FLOAT_TYPES
 from bnfold.ops.table import register
 
@@ -57,6 +57,12 @@ def conv(facts: Facts, node: Node) -> Ways:
     """constant weight; any rank, group, pads, dilation, stride, auto_pad; bias or none
 
     Not: a weight or bias that is computed, sparse or overridable; a bias that is not one value per output.
+
+    Ahead: constant weight; a scale, and a shift where nothing is padded. Not: a shift before a padding, or beside a
+    bias of integers; a quantised weight; what is not one value per channel of the data.
+
+    Beside: stride 1, a padding that keeps the size, as many outputs as channels: a scale is one more tap, a shift goes
+    to the bias, and the sum goes. Not: a quantised weight; auto_pad; where something else reads what lies between.
     """
     group = node.int_attribute("group", 1)
 
@@ -95,6 +101,9 @@ def conv_transpose(facts: Facts, node: Node) -> Ways:
 
     Not: a weight or bias that is computed, sparse or overridable; a bias that is not one value per output; a
     quantised weight in groups, unless all channels take the same factor.
+
+    Ahead: constant weight; a scale, and a shift where each output sees every tap: stride 1, and all that hangs over cut
+    off. Not: a shift otherwise; a quantised weight; what is not one value per channel of the data.
     """
     group = node.int_attribute("group", 1)
 
@@ -111,6 +120,9 @@ def gemm(facts: Facts, node: Node) -> Ways:
     """constant B (or constant A, whose rows then own the first axis); any alpha, beta, transA, transB, C or none
 
     Not: a C that is computed, or of another shape than broadcasts; a C of integers that is multiplied by beta.
+
+    Ahead: constant B or A; a scale and a shift along what is summed over. Not: an affine along the rows of the data; a
+    quantised weight.
     """
     factors = node.float_attribute("alpha", 1.0), node.float_attribute("beta", 1.0)
     if not np.all(np.isfinite(factors)):
@@ -162,6 +174,10 @@ def matmul(facts: Facts, node: Node) -> Ways:
 
     Not: channels on any other axis (axis 1 of three is rows); a weight of one dimension; an Add, which would only be
     replaced by another one.
+
+    Ahead: a constant operand; a scale along what is summed over, and a shift, which becomes an Add, where the constant
+    has two dimensions. Not: an affine along the rows of the data; an Add, which would only be replaced by another one;
+    a quantised weight.
     """
     ways: list[Home] = []
     obstacles: list[Obstacle] = []
@@ -176,7 +192,7 @@ def matmul(facts: Facts, node: Node) -> Ways:
                 Linear(node, weight, index, _last_axes_view(axis), None, axis, rank + axis, least_rank=rank, fed=fed)
             )
         else:
-            obstacles.append(Obstacle(BLOCKED, "a weight of one dimension has no output channels", node))
+            obstacles.append(Obstacle(AXIS, "a weight of one dimension has no output channels", node))
     return tuple(ways) or obstacles[0]
 
 
@@ -188,8 +204,10 @@ def einsum(facts: Facts, node: Node) -> Ways:
     only be replaced by another one.
     """
     terms, output = _labels(node.string_attribute("equation", ""))
-    if node.refers_to_attributes or len(terms) != len(node.inputs):
-        return Obstacle(BLOCKED, "its equation does not fit its operands", node)
+    if node.refers_to_attributes:
+        return Obstacle(NOT_CONSTANT, "its equation is a parameter of the function that holds it", node)
+    if len(terms) != len(node.inputs):
+        return Obstacle(LAYER, "its equation does not fit its operands", node)
     ways: list[Home] = []
     obstacles: list[Obstacle] = []
     for index, term in enumerate(terms):
@@ -203,7 +221,7 @@ def einsum(facts: Facts, node: Node) -> Ways:
         ways += [_einsum_way(node, weight, index, places=place, output=output) for place in places]
     if ways:
         return tuple(ways)
-    unowned = Obstacle(BLOCKED, "no constant operand alone owns a label of the output", node)
+    unowned = Obstacle(AXIS, "no constant operand alone owns a label of the output", node)
     return unowned if len(obstacles) < len(terms) else obstacles[0]
 
 
@@ -288,9 +306,9 @@ def _convolution(facts: Facts, node: Node, view: View, *, weight_axis: int | Non
     if isinstance(weight, Obstacle):
         return weight
     if len(weight.dims) < 3:
-        return Obstacle(BLOCKED, f"the weight has {len(weight.dims)} dimensions", node)
+        return Obstacle(LAYER, f"the weight has {len(weight.dims)} dimensions", node)
     if group < 1 or weight.dims[0] % group:
-        return Obstacle(BLOCKED, f"group {group} does not divide the weight's {weight.dims}", node)
+        return Obstacle(LAYER, f"group {group} does not divide the weight's {weight.dims}", node)
     bias = _bias(facts, node)
     if isinstance(bias, Obstacle):
         return bias
@@ -319,9 +337,9 @@ def _weight(facts: Facts, node: Node, index: int, *, rank: int | None) -> Consta
     if found is None or isinstance(found, Obstacle):
         return found or Obstacle(NOT_CONSTANT, f"input {index} is missing", node)
     if len(found.dims) != rank and rank is not None:
-        return Obstacle(BLOCKED, f"the weight has {len(found.dims)} dimensions", node)
+        return Obstacle(LAYER, f"the weight has {len(found.dims)} dimensions", node)
     if 0 in found.dims:
-        return Obstacle(BLOCKED, "the weight is empty", node)
+        return Obstacle(LAYER, "the weight is empty", node)
     return found
 
 
