@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bnfold.affine import Affine, Float64
 from bnfold.ops.exact import exact_bias, factors_of, products
 from bnfold.ops.quantized import Dequantized
-from bnfold.ops.reasons import AXIS, BLOCKED, NOT_FINITE, OVERFLOW, PRECISION, QUANTIZED, Obstacle
+from bnfold.ops.reasons import AXIS, BLOCKED, NOT_FINITE, OVERFLOW, PADDING, PRECISION, QUANTIZED, Obstacle
 from bnfold.ops.rounding import HALF_UNITS, rounded
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def axis_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
     axes = linear.axes_at(after.rank)
     right_rank = after.rank >= linear.least_rank if linear.rank is None else after.rank == linear.rank
     if not axes and right_rank and max(after.shape, default=1) > 1:
-        return Obstacle(BLOCKED, "no constant operand alone owns a label of the output", linear.node)
+        return Obstacle(AXIS, "no constant operand alone owns a label of the output", linear.node)
     if not right_rank or not all(0 <= axis < after.rank for axis in axes) or not after.varies_only_along(axes):
         along = ", ".join(map(str, axes))
         counted = f"axis {along} of {after.rank if linear.rank is None else linear.rank}"
@@ -41,7 +41,9 @@ def axis_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
 def fed_obstacle(linear: Linear, before: Affine, index: int) -> Obstacle | None:
     """What keeps an operator from taking over an affine of its data, numbers apart."""
     fed, node = linear.fed, linear.node
-    if fed is None or fed.data_input != index or isinstance(linear.weight, Dequantized):
+    if isinstance(linear.weight, Dequantized):
+        return Obstacle(QUANTIZED, "the weight is stored as integers, which take nothing from before", node)
+    if fed is None or fed.data_input != index:
         return Obstacle(BLOCKED, f"{node.op} takes over no affine of its input {index}", node)
     axes = fed.axes_at(before.rank)
     stated = linear.rank if fed.rank is None else fed.rank
@@ -54,7 +56,10 @@ def fed_obstacle(linear: Linear, before: Affine, index: int) -> Obstacle | None:
         if before.shape[axis] not in {1, size}:
             return Obstacle(AXIS, f"{before.shape[axis]} channels are to settle in {size} inputs", node)
     if before.has_shift and not fed.sees_all:
-        return Obstacle(BLOCKED, fed.why or f"{node.op} pads with zeros, which a shift before it would change", node)
+        if fed.why or linear.rank is None:
+            return Obstacle(AXIS, fed.why or "a shift would be another one for each matrix of the constant", node)
+        detail = f"not every output of {node.op} sees every tap (it pads), as a shift before it would need"
+        return Obstacle(PADDING, detail, node)
     if before.has_shift and isinstance(linear.bias, Dequantized):
         return Obstacle(QUANTIZED, "the bias is stored as integers, which take no shift", node)
     return None

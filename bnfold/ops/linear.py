@@ -19,7 +19,7 @@ from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Array, Constant, Facts
 from bnfold.ops.home import Home
 from bnfold.ops.quantized import Dequantized, dequantized
-from bnfold.ops.reasons import BIAS, BLOCKED, LAYOUT, NOT_CONSTANT, TYPE, Obstacle
+from bnfold.ops.reasons import BIAS, BLOCKED, LAYER, LAYOUT, NOT_CONSTANT, TYPE, Obstacle
 from bnfold.ops.rounding import FLOAT_TYPES
 from bnfold.ops.table import register
 
@@ -66,6 +66,12 @@ def conv(facts: Facts, node: Node) -> Ways:
     """constant weight; any rank, group, pads, dilation, stride, auto_pad; bias or none
 
     Not: a weight or bias that is computed, sparse or overridable; a bias that is not one value per output.
+
+    Ahead: constant weight; a scale, and a shift where nothing is padded. Not: a shift before a padding, or beside a
+    bias of integers; a quantised weight; what is not one value per channel of the data.
+
+    Beside: stride 1, a padding that keeps the size, as many outputs as channels: a scale is one more tap, a shift goes
+    to the bias, and the sum goes. Not: a quantised weight; auto_pad; where something else reads what lies between.
     """
     group = node.int_attribute("group", 1)
 
@@ -104,6 +110,9 @@ def conv_transpose(facts: Facts, node: Node) -> Ways:
 
     Not: a weight or bias that is computed, sparse or overridable; a bias that is not one value per output; a
     quantised weight in groups, unless all channels take the same factor.
+
+    Ahead: constant weight; a scale, and a shift where each output sees every tap: stride 1, and all that hangs over cut
+    off. Not: a shift otherwise; a quantised weight; what is not one value per channel of the data.
     """
     group = node.int_attribute("group", 1)
 
@@ -162,9 +171,9 @@ def _convolution(facts: Facts, node: Node, view: View, *, weight_axis: int | Non
     if isinstance(weight, Obstacle):
         return weight
     if len(weight.dims) < 3:
-        return Obstacle(BLOCKED, f"the weight has {len(weight.dims)} dimensions", node)
+        return Obstacle(LAYER, f"the weight has {len(weight.dims)} dimensions", node)
     if group < 1 or weight.dims[0] % group:
-        return Obstacle(BLOCKED, f"group {group} does not divide the weight's {weight.dims}", node)
+        return Obstacle(LAYER, f"group {group} does not divide the weight's {weight.dims}", node)
     bias = bias_of(facts, node)
     if isinstance(bias, Obstacle):
         return bias
@@ -193,9 +202,9 @@ def weight_of(facts: Facts, node: Node, index: int, *, rank: int | None) -> Cons
     if found is None or isinstance(found, Obstacle):
         return found or Obstacle(NOT_CONSTANT, f"input {index} is missing", node)
     if len(found.dims) != rank and rank is not None:
-        return Obstacle(BLOCKED, f"the weight has {len(found.dims)} dimensions", node)
+        return Obstacle(LAYER, f"the weight has {len(found.dims)} dimensions", node)
     if 0 in found.dims:
-        return Obstacle(BLOCKED, "the weight is empty", node)
+        return Obstacle(LAYER, "the weight is empty", node)
     return found
 
 

@@ -16,7 +16,7 @@ from bnfold.ops.facts import Array, Constant, Facts
 from bnfold.ops.home import Home
 from bnfold.ops.linear import LINEAR, Ways, bias_of, weight_of, with_fitting_bias
 from bnfold.ops.quantized import Dequantized
-from bnfold.ops.reasons import BIAS, BLOCKED, NOT_FINITE, Obstacle
+from bnfold.ops.reasons import BIAS, BLOCKED, LAYER, NOT_FINITE, Obstacle
 from bnfold.ops.table import register
 
 
@@ -25,6 +25,9 @@ def gemm(facts: Facts, node: Node) -> Ways:
     """constant B (or constant A, whose rows then own the first axis); any alpha, beta, transA, transB, C or none
 
     Not: a C that is computed, or of another shape than broadcasts; a C of integers that is multiplied by beta.
+
+    Ahead: constant B or A; a scale and a shift along what is summed over. Not: an affine along the rows of the data; a
+    quantised weight.
     """
     factors = node.float_attribute("alpha", 1.0), node.float_attribute("beta", 1.0)
     if not np.all(np.isfinite(factors)):
@@ -76,6 +79,10 @@ def matmul(facts: Facts, node: Node) -> Ways:
 
     Not: channels on any other axis (axis 1 of three is rows); a weight of one dimension; an Add, which would only be
     replaced by another one.
+
+    Ahead: a constant operand; a scale along what is summed over, and a shift, which becomes an Add, where the constant
+    has two dimensions. Not: an affine along the rows of the data; an Add, which would only be replaced by another one;
+    a quantised weight.
     """
     ways: list[Home] = []
     obstacles: list[Obstacle] = []
@@ -107,15 +114,18 @@ def _last_axes_view(axis: int) -> View:
 
 @register("linear", LINEAR, "Einsum")
 def einsum(facts: Facts, node: Node) -> Ways:
-    """a constant operand, along the labels of the output that it alone has; before it along those it shares with data
+    """a constant operand, along the labels of the output that it alone has; a shift becomes an Add
 
     Not: a label that stands twice in a term; an affine along one that another operand has too, or that is summed over;
-    a shift before it, unless there is one constant and one value, what they share is summed over, and all else of the
-    value stays; an Add, which would only be replaced by another one.
+    an Add, which would only be replaced by another one.
+
+    Ahead: a constant operand, along the labels that it shares with the data; a shift where there is one constant and
+    one value, what they share is summed over, and all else of the value stays. Not: a label that stands twice in a
+    term; an Add, which would only be replaced by another one; a quantised weight.
     """
     terms, output = _labels(node.string_attribute("equation", ""))
     if node.refers_to_attributes or len(terms) != len(node.inputs):
-        return Obstacle(BLOCKED, "its equation does not fit its operands", node)
+        return Obstacle(LAYER, "its equation does not fit its operands", node)
     ways: list[Home] = []
     obstacles: list[Obstacle] = []
     for index, term in enumerate(terms):

@@ -29,7 +29,7 @@ DIRECTIONS: Mapping[str, int] = {"forward": 1, "reverse": 1, "bidirectional": 2}
 WEIGHT, BIAS_INPUT = 1, 3
 
 
-@register("linear", GATED, "LSTM", "GRU", "RNN")
+@register("feeding", GATED, "LSTM", "GRU", "RNN")
 def recurrent(facts: Facts, node: Node) -> Ways:
     """constant W, before it alone: the data are X*W + Wb in every gate, direction and step; B or none, either layout
 
