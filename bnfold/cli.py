@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from bnfold.commands import app
+from bnfold.commands.app import app
 from bnfold.errors import BUG_EXIT_CODE, BnfoldError, CannotWrite, UsageError, bug
 from bnfold.terminal import complain, mute
 

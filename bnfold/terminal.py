@@ -25,13 +25,40 @@ if TYPE_CHECKING:
 def prepare(report: Sequence[Path] | None, *, verbose: bool) -> None:
     """What is settled before anything heavy starts: the logging that was asked for, and files for reports."""
     if verbose:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("bnfold: %(message)s"))
-        logging.getLogger("bnfold").addHandler(handler)
-        logging.getLogger("bnfold").setLevel(logging.DEBUG)
+        log_to_stderr()
     for path in report or ():
         if path.suffix not in {".json", ".txt"}:
             raise UsageError(f"--report {str(path)!r}: the name must end in .json or .txt")
+
+
+def log_to_stderr() -> None:
+    """What -v asks for; the library itself touches nobody's logging."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("bnfold: %(message)s"))
+    logging.getLogger("bnfold").addHandler(handler)
+    logging.getLogger("bnfold").setLevel(logging.DEBUG)
+
+
+def stdin_bytes(max_bytes: int | None) -> bytes:
+    """A model that comes by stdin, as far as it may be large. Raises UsageError where nobody sends one."""
+    if sys.stdin is None:
+        raise UsageError("- is stdin, which is closed")
+    if sys.stdin.isatty():
+        raise UsageError("- is stdin, which is a terminal: pipe a model into it")
+    return sys.stdin.buffer.read(-1 if max_bytes is None else max_bytes + 1)
+
+
+def listed_names(files_from: str) -> list[str]:
+    """The names that a file lists, or stdin; raises UsageError for a list that cannot be read."""
+    from bnfold.batch.sources import names_in  # noqa: PLC0415  # only where it is asked for
+
+    if files_from == "-" and sys.stdin is None:
+        raise UsageError("--files-from -: stdin is closed")
+    try:
+        content = sys.stdin.buffer.read() if files_from == "-" else Path(files_from).read_bytes()
+        return names_in(os.fsdecode(content))
+    except OSError as error:
+        raise UsageError(f"--files-from {files_from!r} cannot be read: {error.strerror or error}") from error
 
 
 def dims_of(entries: Sequence[str] | None) -> dict[str, int]:
@@ -70,7 +97,7 @@ def answer(
 
 def nothing_to_say(done: Sequence[Done], format_: Format) -> bool:
     """One model that failed has been complained about already; JSON says it all the same."""
-    return format_ is Format.TEXT and len(done) == 1 and done[0].result is None
+    return format_ is Format.TEXT and len(done) == 1 and done[0].error is not None and done[0].result is None
 
 
 def to_stdout(done: Sequence[Done]) -> None:

@@ -232,7 +232,7 @@ def test_only_the_command_line_echoes_and_progress_looks_for_a_terminal() -> Non
         if isinstance(node, ast.Attribute) and node.attr in {"echo", "secho", "stdout", "stderr"}
         and isinstance(node.value, ast.Name) and node.value.id in {"typer", "sys"}
     }  # fmt: skip
-    assert found == {"commands.py", "progress.py", "terminal.py"}
+    assert found == {"app.py", "progress.py", "terminal.py"}
 
 
 def compares_operators(node: ast.AST) -> bool:

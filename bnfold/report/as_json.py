@@ -39,6 +39,7 @@ def _done(done: Done) -> Json:
         "source": done.source,
         "target": done.target,
         "exit_code": done.exit_code,
+        "skipped": done.skipped,
         "error": error,
         "result": None if done.result is None else _result(done.result),
         "verdict": verdict_fields(verdict) if isinstance(verdict, Differs | Unknown) else None,

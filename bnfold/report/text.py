@@ -95,6 +95,11 @@ def reasons_text(reasons: Iterable[Reason]) -> str:
 def _done_lines(done: Done, *, verbose: bool, check: bool) -> Iterator[str]:
     arrow = f" -> {shown(done.target)}" if done.target and done.result is not None and done.result.written else ""
     yield f"{shown(done.source)}{arrow}"
+    if done.skipped:
+        yield from columns(
+            [("skipped", f"{shown(done.target)} was made before, of the same bytes by the same options")]
+        )
+        return
     if done.result is None:
         yield from columns([("error", shown(done.error))])
         return
@@ -238,10 +243,11 @@ def _refused(title: str, refusals: Sequence[Refusal], *, verbose: bool) -> Itera
 def _sums(done: Sequence[Done]) -> Iterator[str]:
     results = [one.result.plan.batch_norms for one in done if one.result is not None]
     moved, left = (sum(len(getattr(plan, kind)) for plan in results) for kind in ("moves", "refusals"))
-    failed = sum(one.result is None for one in done)
-    yield f"{len(done)} models: {moved} BatchNorms folded, {left} left" + (
-        f", {failed} model(s) failed" if failed else ""
-    )
+    skipped = sum(one.skipped for one in done)
+    failed = sum(one.result is None for one in done) - skipped
+    counts = ((skipped, "skipped"), (failed, "failed"))
+    further = "".join(f", {count} model(s) {word}" for count, word in counts if count)
+    yield f"{len(done)} models: {moved} BatchNorms folded, {left} left{further}"
 
 
 def columns(rows: Iterable[tuple[str, str]], indent: str = "  ") -> list[str]:

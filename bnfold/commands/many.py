@@ -1,0 +1,101 @@
+"""What the commands that take several models have in common: which models, how they are done, what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from bnfold.errors import UsageError
+from bnfold.terminal import complain, listed_names, log_to_stderr, stdin_bytes, stdout_kept
+
+if TYPE_CHECKING:
+    from bnfold.batch.sources import Sources
+    from bnfold.batch.work import Work
+    from bnfold.result import Outcome
+
+T = TypeVar("T")
+
+
+def found(
+    models: Sequence[str] | None, files_from: str | None, *, output: str | None = None, max_bytes: int | None = None
+) -> Sources:
+    """The models that were asked for; raises UsageError where there is none."""
+    from bnfold.batch.sources import STDIN, sources, with_content  # noqa: PLC0415  # only once options are sound
+
+    if not models and files_from is None:
+        raise UsageError("Missing argument 'MODEL...': name a model, a folder, - for stdin, or --files-from FILE")
+    named = sources(models or (), None if files_from is None else listed_names(files_from), output=output)
+    if named.models[0].name != STDIN:
+        return named
+    return with_content(named, stdin_bytes(max_bytes))
+
+
+def threads_of(threads: int, jobs: int) -> int:
+    """One thread per model where there may be several at a time, unless more are asked for."""
+    return 1 if jobs != 1 and not threads else threads
+
+
+def targets_of(models: Sources, output: str | None, *, in_place: bool) -> Sequence[Path | None] | None:
+    """Where each model goes; None where nothing is written, or in place."""
+    from bnfold.batch import targets  # noqa: PLC0415  # only once the options are known to be sound
+
+    if in_place:
+        targets.in_place(models)
+    return None if output in {None, "-"} else targets.targets(models, str(output))
+
+
+def run(  # noqa: PLR0913  # one parameter per option
+    work: Work[T],
+    models: Sources,
+    targets: Sequence[Path | None] | None = None,
+    *,
+    jobs: int,
+    deadline: float | None,
+    verbose: bool,
+) -> list[Outcome[T]]:
+    """What became of each model, in the order in which they were named."""
+    from bnfold.batch import running  # noqa: PLC0415  # heavy: only once the options are known to be sound
+    from bnfold.batch.work import Job  # noqa: PLC0415  # likewise
+    from bnfold.batch.workers import Ways  # noqa: PLC0415  # likewise
+    from bnfold.report.progress import watching  # noqa: PLC0415  # likewise
+
+    places = targets or [None] * len(models.models)
+    todo = [Job(one.name, one.given, target, one.trouble) for one, target in zip(models.models, places, strict=True)]
+    prepare = log_to_stderr if verbose else None
+    with watching(len(todo)) as watch, stdout_kept():
+        return running.run(work, todo, Ways(jobs, deadline, prepare), watch)
+
+
+def writers(
+    command: str,
+    outcomes: Sequence[Outcome[T]],
+    *,
+    as_text: Callable[[str, T], str],
+    as_json: Callable[[str, T], str],
+    is_one: bool,
+) -> dict[str, Callable[[], str]]:
+    """The answer in each format. Of one model that was asked for by itself it is about that alone.
+
+    Raises what happened to that one; of several, each has its line on stderr.
+    """
+    from bnfold.report.several import several_json, several_text  # noqa: PLC0415  # heavy
+
+    if not is_one:
+        complain_of(outcomes)
+        return {
+            "txt": partial(several_text, outcomes, as_text),
+            "json": partial(several_json, command, outcomes, as_json),
+        }
+    (only,) = outcomes
+    if only.result is None:
+        raise only.error or UsageError("nothing was done")
+    return {"txt": partial(as_text, only.source, only.result), "json": partial(as_json, only.source, only.result)}
+
+
+def complain_of(outcomes: Sequence[Outcome[T]]) -> None:
+    """A line on stderr for each model that there is no result of."""
+    for one in outcomes:
+        if one.error is not None and one.result is None:
+            complain(f"{one.source}: {one.error}" if len(outcomes) > 1 else str(one.error))
