@@ -19,7 +19,9 @@ from bnfold.errors import CannotWrite, UsageError
 from bnfold.options import Format
 
 if TYPE_CHECKING:
-    from bnfold.result import Done
+    from bnfold.result import Done, Outcome
+
+_HANDLER = "bnfold's own, for -v"
 
 
 def prepare(report: Sequence[Path] | None, *, verbose: bool) -> None:
@@ -33,10 +35,20 @@ def prepare(report: Sequence[Path] | None, *, verbose: bool) -> None:
 
 def log_to_stderr() -> None:
     """What -v asks for; the library itself touches nobody's logging."""
+    logger = logging.getLogger("bnfold")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("bnfold: %(message)s"))
-    logging.getLogger("bnfold").addHandler(handler)
-    logging.getLogger("bnfold").setLevel(logging.DEBUG)
+    handler.set_name(_HANDLER)
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+
+
+def stop_logging() -> None:
+    """Undo that, for whoever calls the command line as a function."""
+    logger = logging.getLogger("bnfold")
+    for handler in [handler for handler in logger.handlers if handler.get_name() == _HANDLER]:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
 
 
 def stdin_bytes(max_bytes: int | None) -> bytes:
@@ -95,7 +107,7 @@ def answer(
             raise CannotWrite(f"the report {str(path)!r} cannot be written: {error.strerror or error}") from error
 
 
-def nothing_to_say(done: Sequence[Done], format_: Format) -> bool:
+def nothing_to_say(done: Sequence[Outcome[object]], format_: Format) -> bool:
     """One model that failed has been complained about already; JSON says it all the same."""
     return format_ is Format.TEXT and len(done) == 1 and done[0].error is not None and done[0].result is None
 

@@ -111,7 +111,10 @@ def _within(folder: str, base: str, *, is_asked: bool) -> Iterator[_Found]:
         folders[:] = [inner for inner in folders if not inner.startswith(".")]
         found += [str(Path(place, file)) for file in files if file.endswith(SUFFIX) and not file.startswith(".")]
     if not found and is_asked:
-        yield _Found(Source(folder, Path(folder).name, trouble=f"no {SUFFIX} file in {folder!r}"), is_plain=False)
+        yield _Found(
+            Source(folder, Path(folder).name, trouble=f"{folder!r} is a folder without any {SUFFIX} file"),
+            is_plain=False,
+        )
     for path in sorted(found, key=lambda path: Path(path).parts):
         yield _Found(Source(path, os.path.relpath(path, base)), is_plain=False)
 

@@ -7,7 +7,8 @@ typer would draw the groups as boxes, by rich; loading that takes as long as all
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import typer
@@ -66,6 +67,29 @@ def _row(param: Any, record: tuple[str, str]) -> tuple[str, str]:
     return ", ".join([*short, f"--[no-]{long[2:]}"]), str(param.help)
 
 
+def spare(params: Iterable[Any]) -> None:
+    """Keep typer from coercing what needs no coercing: it does that by pydantic, which takes longer than all --help."""
+    for param in params:
+        if "process_value" not in vars(param):
+            param.process_value = partial(_processed, param, param.process_value)
+
+
+def _processed(param: Any, coerced: Callable[[Any, Any], Any], ctx: Any, value: Any) -> Any:
+    """A default is what it is to be, and a text is one; all else is coerced."""
+    is_default = not param.required and (value is None or value is param.default)
+    if not is_default and not _is_text(param, value):
+        return coerced(ctx, value)
+    return value if param.callback is None else param.callback(ctx, param, value)
+
+
+def _is_text(param: Any, value: Any) -> bool:
+    wanted = getattr(getattr(param, "type_descriptor", None), "annotation", None)
+    if wanted is str:
+        return isinstance(value, str)
+    is_list = wanted == list[str] and isinstance(value, list | tuple)
+    return is_list and all(isinstance(entry, str) for entry in value)
+
+
 class Command(TyperCommand):
     """A command with its groups of options, whose defaults come from settings."""
 
@@ -79,6 +103,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line over what settings say; a setting that cannot be meant is named by where it stands."""
+        spare(self.get_params(ctx))
         if not ctx.resilient_parsing:
             given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
             if "help" not in given:
@@ -105,6 +130,11 @@ class Group(TyperGroup):
 
     table: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """The group and the sentence of each command, by name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what stands before a command."""
+        spare(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Plain, whatever typer would do."""

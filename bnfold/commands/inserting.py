@@ -36,7 +36,7 @@ from bnfold.options import (
     Verbose,
     VerifyInsertion,
 )
-from bnfold.terminal import answer, dims_of, listed, prepare, say
+from bnfold.terminal import answer, dims_of, listed, nothing_to_say, prepare, say
 
 app = single()
 APPS = {"insert": app}
@@ -171,7 +171,7 @@ def insert(  # noqa: PLR0913  # one parameter per option
         as_json=insertion.insertion_json,
         is_one=models.is_one,
     )
-    answer(writers, format_, report, quiet=quiet, to_stderr=output == "-")
+    answer(writers, format_, report, quiet=quiet or nothing_to_say(done, format_), to_stderr=output == "-")
     if output == "-" and done[0].result is not None:
         say(done[0].result.to_bytes())
     raise typer.Exit(exit_code(done))

@@ -43,7 +43,8 @@ def targets_of(models: Sources, output: str | None, *, in_place: bool) -> Sequen
 
     if in_place:
         targets.in_place(models)
-    return None if output in {None, "-"} else targets.targets(models, str(output))
+    nothing_to_write = all(one.trouble for one in models.models)
+    return None if output in {None, "-"} or nothing_to_write else targets.targets(models, str(output))
 
 
 def run(  # noqa: PLR0913  # one parameter per option

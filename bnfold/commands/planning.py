@@ -28,7 +28,7 @@ from bnfold.options import (
     Skip,
     Verbose,
 )
-from bnfold.terminal import answer, prepare
+from bnfold.terminal import answer, nothing_to_say, prepare
 
 app = single()
 APPS = {"plan": app}
@@ -79,5 +79,5 @@ def plan(  # noqa: PLR0913  # one parameter per option
     writers = many.writers(
         "plan", done, as_text=partial(text.plan_text, verbose=verbose), as_json=as_json.plan_json, is_one=models.is_one
     )
-    answer(writers, format_, report, quiet=quiet)
+    answer(writers, format_, report, quiet=quiet or nothing_to_say(done, format_))
     raise typer.Exit(exit_code(done))

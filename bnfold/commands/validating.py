@@ -34,7 +34,7 @@ from bnfold.options import (
     Timeout,
     Verbose,
 )
-from bnfold.terminal import answer, dims_of, prepare
+from bnfold.terminal import answer, dims_of, nothing_to_say, prepare
 
 app = single()
 APPS = {"validate": app}
@@ -100,5 +100,5 @@ def validate(  # noqa: PLR0913  # one parameter per option
     writers = many.writers(
         "validate", done, as_text=partial(findings_text, verbose=verbose), as_json=findings_json, is_one=models.is_one
     )
-    answer(writers, format_, report, quiet=quiet)
+    answer(writers, format_, report, quiet=quiet or nothing_to_say(done, format_))
     raise typer.Exit(exit_code(done))

@@ -20,7 +20,7 @@ def several_text(outcomes: Sequence[Outcome[T]], one: Callable[[str, T], str]) -
     """`one` is the answer about one model, by its name."""
     blocks = [_block(outcome, one) for outcome in outcomes]
     failed = sum(outcome.result is None for outcome in outcomes)
-    sums = f"{len(outcomes)} models" + (f", {failed} failed" if failed else "")
+    sums = f"{len(outcomes)} model{'s' if len(outcomes) != 1 else ''}" + (f", {failed} failed" if failed else "")
     return "\n\n".join([*blocks, sums])
 
 
