@@ -57,7 +57,10 @@ def stdin_bytes(max_bytes: int | None) -> bytes:
         raise UsageError("- is stdin, which is closed")
     if sys.stdin.isatty():
         raise UsageError("- is stdin, which is a terminal: pipe a model into it")
-    return sys.stdin.buffer.read(-1 if max_bytes is None else max_bytes + 1)
+    try:
+        return sys.stdin.buffer.read(-1 if max_bytes is None else max_bytes + 1)
+    except OSError as error:
+        raise UsageError(f"- is stdin, which cannot be read: {error.strerror or error}") from error
 
 
 def listed_names(files_from: str) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bnfold.errors import UsageError
@@ -21,20 +21,11 @@ SUFFIX = ".onnx"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One model: what reports call it, and its path in a folder of outputs.
-
-    `content`: its bytes, if they came by stdin. `trouble`: why there is nothing to read.
-    """
+    """One model: its file, its path in a folder of outputs, and why there is nothing to read, if there is not."""
 
     name: str
     below: str
-    content: bytes | None = None
     trouble: str = ""
-
-    @property
-    def given(self) -> str | bytes:
-        """What a function of the API takes."""
-        return self.name if self.content is None else self.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +147,3 @@ def _once(named: Iterable[_Found]) -> Iterator[_Found]:
         if one.is_plain or path not in seen:
             yield one
         seen.add(path)
-
-
-def with_content(all_: Sources, content: bytes) -> Sources:
-    """The same, with the bytes that came by stdin."""
-    return replace(all_, models=tuple(replace(one, content=content) for one in all_.models))

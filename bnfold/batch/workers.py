@@ -65,8 +65,13 @@ class _Worker(Generic[T]):
         with suppress(OSError):  # it has died: its end of the pipe will say so
             self.pipe.send(job)
 
+    def left(self, deadline: float) -> float | None:
+        """Seconds until its time is over; None while it is idle, or has not started yet, which is no model's fault."""
+        return None if self.busy is None or not self.owner else self.since + deadline - time.monotonic()
+
     def overdue(self, deadline: float | None) -> bool:
-        return deadline is not None and self.busy is not None and time.monotonic() - self.since >= deadline
+        left = None if deadline is None else self.left(deadline)
+        return left is not None and left <= 0
 
 
 def side_by_side(work: Work[T], jobs: Sequence[Job], ways: Ways) -> Iterator[tuple[int, Outcome[T]]]:
@@ -97,8 +102,9 @@ def _occupy(pool: list[_Worker[T]], waiting: deque[tuple[int, Job]], work: Work[
 def _heard(pool: list[_Worker[T]], deadline: float | None) -> Iterator[tuple[int, Outcome[T]]]:
     """What the workers have to say, once there is something, or one is overdue."""
     by_pipe = {worker.pipe: worker for worker in pool}
-    left = [deadline - (time.monotonic() - w.since) for w in pool if deadline is not None and w.busy is not None]
-    for pipe in connection.wait(list(by_pipe), None if not left else max(0.0, min(left))):
+    times = [None if deadline is None else worker.left(deadline) for worker in pool]
+    soonest = min((left for left in times if left is not None), default=None)
+    for pipe in connection.wait(list(by_pipe), None if soonest is None else max(0.0, soonest)):
         worker = by_pipe[pipe]  # type: ignore[index]  # only pipes were given
         try:
             said = worker.pipe.recv()
@@ -108,7 +114,7 @@ def _heard(pool: list[_Worker[T]], deadline: float | None) -> Iterator[tuple[int
         except Exception as error:  # noqa: BLE001  # what cannot be unpickled costs its model alone
             said = None if worker.busy is None else _failed(worker.busy[1], bug(error))
         if isinstance(said, str):
-            worker.owner = said
+            worker.owner, worker.since = said, time.monotonic()
         elif worker.busy is not None:
             place, worker.busy = worker.busy[0], None
             yield place, said
@@ -157,12 +163,11 @@ def _end(workers: Sequence[_Worker[T]]) -> None:
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
-        if worker.process.exitcode != 0:
-            _sweep(worker)
+        _sweep(worker)
 
 
 def _sweep(worker: _Worker[T]) -> None:
-    """Remove what a killed worker could not."""
+    """Remove what a worker that died at its work could not."""
     if worker.busy is None or not worker.owner:
         return
     job = worker.busy[1]

@@ -134,7 +134,7 @@ def fold(  # noqa: PLR0913  # one parameter per option
     if skip_existing and (output in {None, "-"} or certificate is not None):
         raise UsageError("--skip-existing needs -o FILE or FOLDER, and makes no certificate")
     prepare(report, verbose=verbose)
-    models = many.found(model, files_from, output=output, max_bytes=max_bytes)
+    models = many.found(model, files_from, output=output)
     if not models.is_one and certificate is not None:
         raise UsageError("--certificate takes one model at a time")
     if not models.is_one and output == "-":
@@ -154,7 +154,7 @@ def fold(  # noqa: PLR0913  # one parameter per option
     ledger = _ledger(call.keywords, data, custom_ops or (), max_bytes) if skip_existing else None
     work = Folding(call, keeps_model=output == "-", ledger=ledger)
     targets = many.targets_of(models, output, in_place=in_place)
-    done = many.run(work, models, targets, jobs=jobs, deadline=deadline, verbose=verbose)
+    done = many.run(work, models, targets, jobs=jobs, deadline=deadline, max_bytes=max_bytes, verbose=verbose)
     many.complain_of(done)
     writers = {
         "json": lambda: as_json.fold_json(done),

@@ -147,7 +147,7 @@ def insert(  # noqa: PLR0913  # one parameter per option
     if (output is None) == (not in_place):
         raise UsageError("insert needs exactly one of -o OUT and --in-place")
     prepare(report, verbose=verbose)
-    models = many.found(model, files_from, output=output, max_bytes=max_bytes)
+    models = many.found(model, files_from, output=output)
     if not models.is_one and output == "-":
         raise UsageError("-o - takes one model at a time")
     from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
@@ -163,7 +163,7 @@ def insert(  # noqa: PLR0913  # one parameter per option
     )  # fmt: skip
     targets = many.targets_of(models, output, in_place=in_place)
     work = Inserting(call, keeps_model=output == "-")
-    done = many.run(work, models, targets, jobs=jobs, deadline=deadline, verbose=verbose)
+    done = many.run(work, models, targets, jobs=jobs, deadline=deadline, max_bytes=max_bytes, verbose=verbose)
     writers = many.writers(
         "insert",
         done,

@@ -18,18 +18,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def found(
-    models: Sequence[str] | None, files_from: str | None, *, output: str | None = None, max_bytes: int | None = None
-) -> Sources:
+def found(models: Sequence[str] | None, files_from: str | None, *, output: str | None = None) -> Sources:
     """The models that were asked for; raises UsageError where there is none."""
-    from bnfold.batch.sources import STDIN, sources, with_content  # noqa: PLC0415  # only once options are sound
+    from bnfold.batch.sources import sources  # noqa: PLC0415  # only once the options are known to be sound
 
     if not models and files_from is None:
         raise UsageError("Missing argument 'MODEL...': name a model, a folder, - for stdin, or --files-from FILE")
-    named = sources(models or (), None if files_from is None else listed_names(files_from), output=output)
-    if named.models[0].name != STDIN:
-        return named
-    return with_content(named, stdin_bytes(max_bytes))
+    return sources(models or (), None if files_from is None else listed_names(files_from), output=output)
 
 
 def threads_of(threads: int, jobs: int) -> int:
@@ -54,16 +49,19 @@ def run(  # noqa: PLR0913  # one parameter per option
     *,
     jobs: int,
     deadline: float | None,
+    max_bytes: int | None,
     verbose: bool,
 ) -> list[Outcome[T]]:
     """What became of each model, in the order in which they were named."""
     from bnfold.batch import running  # noqa: PLC0415  # heavy: only once the options are known to be sound
+    from bnfold.batch.sources import STDIN  # noqa: PLC0415  # likewise
     from bnfold.batch.work import Job  # noqa: PLC0415  # likewise
     from bnfold.batch.workers import Ways  # noqa: PLC0415  # likewise
     from bnfold.report.progress import watching  # noqa: PLC0415  # likewise
 
     places = targets or [None] * len(models.models)
-    todo = [Job(one.name, one.given, target, one.trouble) for one, target in zip(models.models, places, strict=True)]
+    given = [stdin_bytes(max_bytes) if one.name == STDIN else one.name for one in models.models]
+    todo = [Job(m.name, what, p, m.trouble) for m, what, p in zip(models.models, given, places, strict=True)]
     prepare = log_to_stderr if verbose else None
     with watching(len(todo)) as watch, stdout_kept():
         return running.run(work, todo, Ways(jobs, deadline, prepare), watch)

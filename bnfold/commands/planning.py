@@ -65,7 +65,7 @@ def plan(  # noqa: PLR0913  # one parameter per option
     """What fold would do with each BatchNormalization, and why not; writes nothing."""
     del config, no_config  # read before everything else
     prepare(report, verbose=verbose)
-    models = many.found(model, files_from, max_bytes=max_bytes)
+    models = many.found(model, files_from)
     from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
     from bnfold.batch.work import Planning  # noqa: PLC0415  # likewise
     from bnfold.report import as_json, text  # noqa: PLC0415  # likewise
@@ -75,7 +75,7 @@ def plan(  # noqa: PLR0913  # one parameter per option
         api.plan, only=only or (), skip=skip or (), bn_only=bn_only, freeze_inputs=freeze_inputs, inline=inline,
         assume_inference=assume_inference, max_bytes=max_bytes,
     )  # fmt: skip
-    done = many.run(Planning(call), models, jobs=jobs, deadline=deadline, verbose=verbose)
+    done = many.run(Planning(call), models, jobs=jobs, deadline=deadline, max_bytes=max_bytes, verbose=verbose)
     writers = many.writers(
         "plan", done, as_text=partial(text.plan_text, verbose=verbose), as_json=as_json.plan_json, is_one=models.is_one
     )

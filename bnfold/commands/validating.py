@@ -80,7 +80,7 @@ def validate(  # noqa: PLR0913  # one parameter per option
     """
     del config, no_config  # read before everything else
     prepare(report, verbose=verbose)
-    models = many.found(model, files_from, max_bytes=max_bytes)
+    models = many.found(model, files_from)
     table = context.meta[SETTINGS]
     from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
     from bnfold.batch.work import Validating  # noqa: PLC0415  # likewise
@@ -96,7 +96,9 @@ def validate(  # noqa: PLR0913  # one parameter per option
         assume_inference=assume_inference, data=data, seed=seed, dims=dims_of(dim), provider=provider,
         custom_ops=custom_ops or (), threads=many.threads_of(threads, jobs), timeout=timeout, max_bytes=max_bytes,
     )  # fmt: skip
-    done = many.run(Validating(call, exit_zero), models, jobs=jobs, deadline=deadline, verbose=verbose)
+    done = many.run(
+        Validating(call, exit_zero), models, jobs=jobs, deadline=deadline, max_bytes=max_bytes, verbose=verbose
+    )
     writers = many.writers(
         "validate", done, as_text=partial(findings_text, verbose=verbose), as_json=findings_json, is_one=models.is_one
     )
