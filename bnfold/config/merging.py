@@ -93,16 +93,12 @@ def _of_file(command: str, commands: Commands, table: Table) -> list[dict[str, S
 
 
 def _tables(commands: Commands, table: Table) -> dict[str, Mapping[str, object]]:
-    """The table for all under "", and those of single commands."""
-    found: dict[str, Mapping[str, object]] = {"": {k: v for k, v in table.values.items() if k not in commands.names}}
-    for name in commands.names:
-        values = table.values.get(name)
-        if values is None:
-            continue
-        if not isinstance(values, Mapping):
-            raise UsageError(f"{table.path}: tool.bnfold.{name} must be a table")
-        found[name] = values
-    return found
+    """The table for all under "", and those of single commands.
+
+    `verify` is a command, and an option of others: a table is the command's, and all else is the option.
+    """
+    own = {name: values for name in commands.names if isinstance(values := table.values.get(name), Mapping)}
+    return {"": {key: value for key, value in table.values.items() if key not in own}, **own}
 
 
 def _check_keys(name: str, values: Mapping[str, object], commands: Commands, table: Table) -> None:
@@ -116,8 +112,10 @@ def _check_keys(name: str, values: Mapping[str, object], commands: Commands, tab
     for key in wanting:
         if key in known:
             continue
+        if key in commands.names and not name:
+            raise UsageError(f"{where}.{key} must be a table")
         if any(key in commands.others(each) for each in asked):
-            raise UsageError(f"{where}: {key!r} stands on the command line alone")
+            raise UsageError(f"{where}.{key} stands on the command line alone")
         words = sorted({*known, PER_SITE, *(commands.names if not name else ())})
         near = get_close_matches(key.replace("_", "-"), words, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(words)}"
