@@ -125,7 +125,7 @@ class FoldResult:
 T_co = TypeVar("T_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # with slots, Python 3.11 cannot call an alias such as `Done` below
 class Outcome(Generic[T_co]):
     """What became of one model of a batch: a result, an error, or (for a finding) both.
 
