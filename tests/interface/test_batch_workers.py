@@ -55,12 +55,6 @@ def test_bytes_and_report_do_not_depend_on_the_number_of_jobs(digits: Path) -> N
     assert [one["exit_code"] for one in answers[0].json["models"]] == [3, 0, 0]
 
 
-def test_a_plan_does_not_depend_on_it_either(digits: Path) -> None:
-    one, two = (run("plan", "in", "-j", jobs, cwd=digits) for jobs in (1, 2))
-    assert one == two
-    assert (one.code, one.err.count("\n")) == (3, 1)
-
-
 @pytest.mark.usefixtures("desk")
 def test_findings_and_models_left_are_told_across_processes(desk: Path) -> None:
     answer = run("validate", "m.onnx", "training.onnx", "-j", 2, "--format", "json", cwd=desk)
