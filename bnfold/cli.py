@@ -10,12 +10,11 @@ from typing import NoReturn
 
 import typer
 
-from bnfold import command_witness
-from bnfold.commands import app
+from bnfold.commands.app import app
 from bnfold.errors import BUG_EXIT_CODE, BnfoldError, CannotWrite, UsageError, bug
-from bnfold.terminal import complain, mute
+from bnfold.terminal import complain, mute, stop_logging
 
-__all__ = ["app", "command_witness", "main"]
+__all__ = ["app", "main"]
 
 SIGNALLED, INTERRUPTED, PIPE_CLOSED = 128, 130, 141
 
@@ -26,7 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     hung_up = getattr(signal, "SIGHUP", None)  # there is none on Windows
     if hung_up is not None and signal.getsignal(hung_up) is not signal.SIG_IGN:  # as nohup has it
         signal.signal(hung_up, _terminate)
-    sys.exit(_run(None if arguments is None else list(arguments)))
+    try:
+        sys.exit(_run(None if arguments is None else list(arguments)))
+    finally:
+        stop_logging()
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -35,7 +37,7 @@ def _run(arguments: list[str] | None) -> int:
     except BnfoldError as error:
         return complain(str(error), error.exit_code)
     except typer.TyperException as error:
-        return complain(error.format_message(), UsageError.exit_code)
+        return complain(_sentence(error), UsageError.exit_code)
     except (KeyboardInterrupt, typer.Abort):  # before typer has begun, or at its own question
         return complain("interrupted", INTERRUPTED)
     except SystemExit as stop:
@@ -51,6 +53,14 @@ def _run(arguments: list[str] | None) -> int:
     if code == INTERRUPTED:  # what typer makes of Ctrl-C
         return complain("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+def _sentence(error: typer.TyperException) -> str:
+    """A mistake on the command line in one line, with the names that come close to one that there is not."""
+    near = getattr(error, "possibilities", None)
+    if not near:
+        return error.format_message()
+    return f"{error.message}; did you mean {' or '.join(near)}?"
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

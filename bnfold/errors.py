@@ -31,6 +31,10 @@ class BnfoldError(Exception):
 
     exit_code: ClassVar[int] = BUG_EXIT_CODE
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """What an error carries beside its sentence goes with it to another process."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
 
 class Bug(BnfoldError):
     """Something that bnfold did not expect; in a batch, so that the other models go on."""
@@ -96,6 +100,12 @@ class Undecided(NotVerified):
     """A rewritten model that was neither shown equal to its original nor different from it."""
 
     exit_code = 6
+
+
+def _rebuilt(kind: type[BnfoldError], arguments: tuple[object, ...], carried: dict[str, object]) -> BnfoldError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(carried)
+    return error
 
 
 def bug(error: Exception) -> Bug:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import onnx
 
@@ -32,6 +33,16 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What a report says of a model that was read, where the model itself is not held any more."""
+
+    functions: tuple[str, ...]
+    inputs: tuple[str, ...]
+    is_original: bool
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class FoldResult:
     """A folded model: what was decided, what it was before and after, and how it was shown to be the same.
 
@@ -54,7 +65,7 @@ class FoldResult:
     written: Path | None
     left_behind: tuple[Path, ...] = field(default=(), kw_only=True)
     assumed_inference: bool = field(default=False, kw_only=True)
-    _subject: Subject = field(repr=False)
+    _subject: Subject | Told = field(repr=False)
     _rewrite: Rewrite = field(repr=False)
 
     @property
@@ -75,11 +86,16 @@ class FoldResult:
     @property
     def sha256_read(self) -> str:
         """The SHA-256 of the model file that was read."""
-        return self._subject.original.sha256
+        return self._subject.sha256 if isinstance(self._subject, Told) else self._subject.original.sha256
+
+    def without_model(self) -> FoldResult:
+        """The same without the model: small, and fit to be sent to another process. It can be saved no more."""
+        told = Told(self.inlined_functions, self.frozen_inputs, self._subject.is_original, self.sha256_read)
+        return replace(self, _subject=told, _rewrite=Rewrite({}, ()))
 
     def to_bytes(self) -> bytes:
         """The folded model file; external data are written inline."""
-        return to_bytes(self._subject.model, self._rewrite.edits)
+        return to_bytes(self._held().model, self._rewrite.edits)
 
     def to_proto(self) -> onnx.ModelProto:
         """The folded model as a protobuf."""
@@ -91,24 +107,36 @@ class FoldResult:
         The bytes are the ones that were verified. Where they cannot be, because a file of external data beside the
         model has another name now, the constants are recomputed from the new files before they are published.
         """
-        target = Path(path)
-        refuse_overwriting(self._subject.original, target)
-        with candidate(self._subject.model, self._rewrite.edits, target) as made:
+        target, subject = Path(path), self._held()
+        refuse_overwriting(subject.original, target)
+        with candidate(subject.model, self._rewrite.edits, target) as made:
             if self.certificate is not None and made.sha256 != self.sha256:
-                again = certificate_of(self._subject, self.plan, made.path, assume_inference=self.assumed_inference)
+                again = certificate_of(subject, self.plan, made.path, assume_inference=self.assumed_inference)
                 certified(again).raise_unless_same()
             made.publish()
         return target
 
+    def _held(self) -> Subject:
+        if isinstance(self._subject, Told):
+            raise UsageError("this result holds no model any more")
+        return self._subject
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What became of one model of a batch: a result, an error, or (for a finding) both."""
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True)  # with slots, Python 3.11 cannot call an alias such as `Done` below
+class Outcome(Generic[T_co]):
+    """What became of one model of a batch: a result, an error, or (for a finding) both.
+
+    Neither, if it was `skipped`: its output was made before, from the same bytes by the same options.
+    """
 
     source: str
     target: str | None
-    result: FoldResult | None
+    result: T_co | None
     error: BnfoldError | None
+    skipped: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -116,7 +144,11 @@ class Done:
         return 0 if self.error is None else self.error.exit_code
 
 
-def exit_code(done: Sequence[Done]) -> int:
+Done = Outcome[FoldResult]
+"""What became of one model that was to be folded."""
+
+
+def exit_code(done: Sequence[Outcome[object]]) -> int:
     """The most severe code of a batch."""
     return most_severe(one.exit_code for one in done)
 

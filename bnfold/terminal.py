@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from bnfold.report.document import Document
     from bnfold.result import Done
 
+_HANDLER = "bnfold's own, for -v"
+
 SUMMARY = "GITHUB_STEP_SUMMARY"
 """What GitHub calls the file that a step's summary goes to."""
 
@@ -53,10 +55,7 @@ def prepare(  # noqa: PLR0913  # one parameter per option that it is about
     Raises UsageError for a format that is none, or not one `among` those, and for a report in place of `apart_from`.
     """
     if verbose:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("bnfold: %(message)s"))
-        logging.getLogger("bnfold").addHandler(handler)
-        logging.getLogger("bnfold").setLevel(logging.DEBUG)
+        log_to_stderr()
     reports = tuple((path, form_of(path)) for path in report or ())
     options = {f"--format {format_}": format_, **{f"--report {str(path)!r}": form for path, form in reports}}
     for option, form in options.items():
@@ -65,6 +64,49 @@ def prepare(  # noqa: PLR0913  # one parameter per option that it is about
     if apart_from is not None and any(path == apart_from for path, _ in reports):
         raise UsageError(f"--report {str(apart_from)!r}: that is the certificate")
     return Outlet(format_, reports, quiet, to_stderr)
+
+
+def log_to_stderr() -> None:
+    """What -v asks for; the library itself touches nobody's logging."""
+    logger = logging.getLogger("bnfold")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("bnfold: %(message)s"))
+    handler.set_name(_HANDLER)
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+
+
+def stop_logging() -> None:
+    """Undo that, for whoever calls the command line as a function."""
+    logger = logging.getLogger("bnfold")
+    for handler in [handler for handler in logger.handlers if handler.get_name() == _HANDLER]:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+
+
+def stdin_bytes(max_bytes: int | None) -> bytes:
+    """A model that comes by stdin, as far as it may be large. Raises UsageError where nobody sends one."""
+    if sys.stdin is None:
+        raise UsageError("- is stdin, which is closed")
+    if sys.stdin.isatty():
+        raise UsageError("- is stdin, which is a terminal: pipe a model into it")
+    try:
+        return sys.stdin.buffer.read(-1 if max_bytes is None else max_bytes + 1)
+    except OSError as error:
+        raise UsageError(f"- is stdin, which cannot be read: {error.strerror or error}") from error
+
+
+def listed_names(files_from: str) -> list[str]:
+    """The names that a file lists, or stdin; raises UsageError for a list that cannot be read."""
+    from bnfold.batch.sources import names_in  # noqa: PLC0415  # only where it is asked for
+
+    if files_from == "-" and sys.stdin is None:
+        raise UsageError("--files-from -: stdin is closed")
+    try:
+        content = sys.stdin.buffer.read() if files_from == "-" else Path(files_from).read_bytes()
+        return names_in(os.fsdecode(content))
+    except OSError as error:
+        raise UsageError(f"--files-from {files_from!r} cannot be read: {error.strerror or error}") from error
 
 
 def dims_of(entries: Sequence[str] | None) -> dict[str, int]:

@@ -78,6 +78,7 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     dims: Mapping[str, int] | None = None,
     provider: str = CPU,
     custom_ops: Sequence[str] = (),
+    threads: int = 0,
     timeout: float = 600.0,
     max_bytes: int | None = None,
     progress: Progress | None = None,
@@ -99,15 +100,15 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     `data` are run besides random inputs: a path (an .npz of inputs by name, with `labels` or without, an .npy, a folder
     of those or of ONNX test sets), the name of a function `pkg.mod:function`, a function, arrays by name, or an
     iterable of those (the first 64). `certificate`: where to write the certificate as JSON. `seed`, `dims` (sizes of
-    symbolic dimensions), `provider`, `custom_ops` (libraries), `timeout` (seconds per run) concern the runs;
-    `max_bytes` refuses larger files; `progress` is told each stage.
+    symbolic dimensions), `provider`, `custom_ops` (libraries), `threads` (of onnxruntime; 0: up to 4), `timeout`
+    (seconds per run) concern the runs; `max_bytes` refuses larger files; `progress` is told each stage.
 
     Raises InputRefused, UsageError, CannotWrite; NotVerified where the rewritten model differs and Undecided where
     that could not be shown either way, both with the verdict and with nothing written.
     """
     if verify not in get_args(Level):
         raise UsageError(f"verify is {verify!r}, and must be one of {', '.join(get_args(Level))}")
-    check_runs(seed, timeout, data, custom_ops)
+    check_runs(seed, threads, timeout, data, custom_ops)
     tell = progress or silent
     tell("reading")
     original = read(model, max_bytes=max_bytes)
@@ -144,7 +145,7 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     # Beside its data a candidate that changes nothing has the bytes that the certificate is to name.
     beside = target if original.has_external_data or not stays else None
     with ExitStack() as stack:
-        runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
+        runner = stack.enter_context(Runner(Limits(timeout=timeout, threads=threads), provider, tuple(custom_ops)))
         job, made, result = shown(job, beside, runner, stack, drop_mismatched=drop_mismatched)
         evidence = None
         if certificate is not None:  # staged now, so that it fails before the model is published

@@ -58,6 +58,7 @@ def insert(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     dims: Mapping[str, int] | None = None,
     provider: str = CPU,
     custom_ops: Sequence[str] = (),
+    threads: int = 0,
     timeout: float = 600.0,
     max_bytes: int | None = None,
     progress: Progress | None = None,
@@ -76,14 +77,14 @@ def insert(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     the data: that changes the function. `training`: training_mode=1 (five outputs before opset 14), epsilon 1e-5, and
     the running statistics as further outputs of the graph.
     `verify`: "full" runs both models and compares (for "normalize" it measures the outcome), "off" trusts. `data`, as
-    for `verify`, without a limit on the number of sets. `seed`, `dims`, `provider`, `custom_ops`, `timeout`,
-    `max_bytes`, `progress`: as for `fold`.
+    for `verify`, without a limit on the number of sets. `seed`, `dims`, `provider`, `custom_ops`, `threads`,
+    `timeout`, `max_bytes`, `progress`: as for `fold`.
 
     Raises InputRefused, UsageError (also for places where no BatchNormalization can stand, each with the reason, and
     data that have no variance), CannotWrite, NotVerified, and Undecided where onnxruntime cannot run the model.
     """
     _check_wishes(init, verify, axis)
-    check_runs(seed, timeout, data, custom_ops)
+    check_runs(seed, threads, timeout, data, custom_ops)
     if init != "identity" and data is None:
         raise UsageError(f"init {init!r} takes its statistics from data, and there are none (--data)")
     tell = progress or silent
@@ -94,7 +95,7 @@ def insert(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     where = Where(_names(after), _names(at), _names(skip), choose, axis, past_activation, training)
     places, skipped = chosen(facts, where)
     with ExitStack() as stack:
-        runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
+        runner = stack.enter_context(Runner(Limits(timeout=timeout, threads=threads), provider, tuple(custom_ops)))
         stream = None if data is None else Stream(original.proto, data)
         job = _Job(facts.graph, places, init, training, stream, runner, seed, dims, tell)
         parameters, seen = job.parameters()

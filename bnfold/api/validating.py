@@ -40,6 +40,7 @@ def validate(  # noqa: PLR0913  # each of a user's wishes by its own name, the s
     dims: Mapping[str, int] | None = None,
     provider: str = CPU,
     custom_ops: Sequence[str] = (),
+    threads: int = 0,
     timeout: float = 600.0,
     max_bytes: int | None = None,
     progress: Progress | None = None,
@@ -52,13 +53,13 @@ def validate(  # noqa: PLR0913  # each of a user's wishes by its own name, the s
     `assume_inference` takes BatchNormalizations below opset 7 with one output for inference. With `data` (see `fold`)
     the model is run, and the rules BN1.. hold its running statistics against the data. Without, only places are run
     that onnxruntime's optimiser may compute wrongly, on inputs drawn from `seed`. `dims`, `provider`, `custom_ops`,
-    `timeout` concern the runs; `max_bytes` refuses larger files; `progress` is told each stage.
+    `threads`, `timeout` concern the runs; `max_bytes` refuses larger files; `progress` is told each stage.
 
     Raises InputRefused; UsageError for a code that there is none of, and for data that do not suit the model, that hold
     NaN, or that are missing or too few for a rule that `select` names; Undecided where the model cannot be run on them.
     """
     choice = Choice.of(select, ignore, per_site_ignores)
-    check_runs(seed, timeout, data, custom_ops)
+    check_runs(seed, threads, timeout, data, custom_ops)
     if data is None:
         _check_without_data(choice)
     tell = progress or silent
@@ -69,7 +70,7 @@ def validate(  # noqa: PLR0913  # each of a user's wishes by its own name, the s
     _check_samples(choice, batches)
     around = Surroundings(Graph.of(file), assume_inference=assume_inference)
     remarks = tuple(note for batch in batches for note in batch.notes)
-    with Runner(Limits(timeout=timeout), provider, tuple(custom_ops)) as runner:
+    with Runner(Limits(timeout=timeout, threads=threads), provider, tuple(custom_ops)) as runner:
         if running.CODE in choice.codes:
             tell("running what onnxruntime may compute wrongly")
             remarks += running.measure(around.norms, runner, seed=seed, dims=dims or {})

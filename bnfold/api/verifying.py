@@ -35,6 +35,7 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     dims: Mapping[str, int] | None = None,
     provider: str = CPU,
     custom_ops: Sequence[str] = (),
+    threads: int = 0,
     timeout: float = 600.0,
     max_bytes: int | None = None,
     progress: Progress | None = None,
@@ -51,12 +52,12 @@ def verify(  # noqa: PLR0913  # each of a user's wishes by its own name, the sam
     turns the latter two into NotVerified and Undecided. Raises InputRefused, UsageError, and CannotWrite where the
     counterexample cannot be written.
     """
-    check_runs(seed, timeout, data, custom_ops)
+    check_runs(seed, threads, timeout, data, custom_ops)
     _check_alone(certificate_alone, certificate, data, save_counterexample)
     evidence = None if certificate is None else evidence_at(Path(certificate))
     tell = progress or silent
     with ExitStack() as stack:
-        runner = stack.enter_context(Runner(Limits(timeout=timeout), provider, tuple(custom_ops)))
+        runner = stack.enter_context(Runner(Limits(timeout=timeout, threads=threads), provider, tuple(custom_ops)))
         if not certificate_alone:
             runner.start()  # it is ready by the time the models are read
         tell("reading")

@@ -36,10 +36,12 @@ def target_of(
     return target
 
 
-def check_runs(seed: int, timeout: float, data: Data | None, libraries: Sequence[str]) -> None:
+def check_runs(seed: int, threads: int, timeout: float, data: Data | None, libraries: Sequence[str]) -> None:
     """What no generator of random numbers and no clock accepts, and what is not there."""
     if seed < 0:
         raise UsageError(f"the seed is {seed}, and must be 0 or more")
+    if threads < 0:
+        raise UsageError(f"the number of threads is {threads}, and must be 0 or more")
     if not 0 < timeout <= LONGEST_TIMEOUT:
         raise UsageError(f"the timeout is {timeout:g} s, and must be more than 0 and at most {LONGEST_TIMEOUT:,} s")
     for library in libraries:

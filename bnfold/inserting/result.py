@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 from bnfold.equality.verdict import EndToEnd, Same
+from bnfold.errors import UsageError
 from bnfold.inserting.parameters import Init
 from bnfold.inserting.places import Skipped
 from bnfold.inserting.splicing import Insertion
@@ -97,7 +98,7 @@ class InsertResult:
     sha256: str
     written: Path | None
     notes: tuple[str, ...] = ()
-    _model: ModelFile = field(repr=False, kw_only=True)
+    _model: ModelFile | None = field(repr=False, kw_only=True)
     _edits: Edits = field(repr=False, kw_only=True)
 
     @property
@@ -107,7 +108,7 @@ class InsertResult:
 
     def to_bytes(self) -> bytes:
         """The model file; external data are written inline."""
-        return to_bytes(self._model, self._edits)
+        return to_bytes(self._held(), self._edits)
 
     def to_proto(self) -> onnx.ModelProto:
         """The model as a protobuf."""
@@ -116,7 +117,16 @@ class InsertResult:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the model safely (temporary file, fsync, rename); raises CannotWrite."""
         target = Path(path)
-        refuse_overwriting(self._model, target)
-        with candidate(self._model, self._edits, target) as made:
+        refuse_overwriting(self._held(), target)
+        with candidate(self._held(), self._edits, target) as made:
             made.publish()
         return target
+
+    def without_model(self) -> InsertResult:
+        """The same without the model: small, and fit to be sent to another process. It can be saved no more."""
+        return replace(self, _model=None, _edits={})
+
+    def _held(self) -> ModelFile:
+        if self._model is None:
+            raise UsageError("this result holds no model any more")
+        return self._model

@@ -24,6 +24,9 @@ from bnfold.model.relocate import relocated
 from bnfold.model.splice import changes_something, check_size, inline, spliced
 from bnfold.model.wire import Rope, blocks, rope
 
+OWNER = secrets.token_hex(4)
+"""Stands in the names of this process's temporary files, so that they can be told if it is killed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -116,7 +119,7 @@ def _remove_unpublished(data_path: Path, temporary: Path, candidate_path: Path) 
 
 def _created(folder: Path, cleanup: ExitStack) -> Path:
     """A new empty file with the mode that the user's umask gives."""
-    path = folder / f".bnfold-{secrets.token_hex(8)}.tmp"
+    path = folder / f".bnfold-{OWNER}-{secrets.token_hex(8)}.tmp"
     cleanup.callback(path.unlink, missing_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return path

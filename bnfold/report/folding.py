@@ -13,9 +13,11 @@ from bnfold.report.document import Block, Case, Document, Fact, Level, Line, Pag
 from bnfold.report.evidence import certificate_fact, end_to_end_facts, site_facts, verdict_fields
 from bnfold.report.failing import error_fields, failed_block, failure_of, page_of
 from bnfold.report.reference import reason_pages
+from bnfold.report.several import outcome_of
 from bnfold.result import Done, FoldResult, exit_code
 
 TO_FOLD = "to fold"
+SHOWN = "the folded model is the same function"
 
 
 def folded(done: Sequence[Done], *, check: bool = False, verbose: bool = False) -> Document:
@@ -27,8 +29,8 @@ def folded(done: Sequence[Done], *, check: bool = False, verbose: bool = False) 
         exit_code=exit_code(done),
         pages=_pages(done),
         sums=_sums(done, TO_FOLD if check else "folded"),
-        outcome=_outcome(done),
-        is_failure=len(done) == 1 and done[0].result is None,
+        outcome=outcome_of([None if one.result is None else one.result.written for one in done]),
+        is_failure=len(done) == 1 and done[0].error is not None and done[0].result is None,
         verbose=verbose,
     )
 
@@ -49,6 +51,8 @@ def planned(name: str, plan: Plan, *, verbose: bool = False) -> Document:
 
 
 def _done_block(done: Done, *, check: bool) -> Block:
+    if done.skipped:
+        return _skipped_block(done)
     if done.result is None:
         return failed_block(done.source, done.error) if done.error is not None else Block(done.source, done.source)
     level: Level = "error" if isinstance(done.error, BatchNormsLeft) else "note"
@@ -62,6 +66,12 @@ def _done_block(done: Done, *, check: bool) -> Block:
         failure=None if done.error is None else failure_of(done.error),
         cases=(_proof_case(done, check=check), *_cases(plan, level)),
     )
+
+
+def _skipped_block(done: Done) -> Block:
+    sentence = f"{done.target} was made before, of the same bytes by the same options"
+    case = Case(SHOWN, "skipped", sentence)
+    return Block(done.source, done.source, (Fact("skipped", sentence),), cases=(case,))
 
 
 def _result_facts(result: FoldResult, *, check: bool) -> Iterator[Fact]:
@@ -152,8 +162,8 @@ def _proof_case(done: Done, *, check: bool) -> Case:
     if check:
         return Case("nothing is left to fold")
     if done.result is not None and done.result.verdict is None and not done.result.is_unchanged:
-        return Case("the folded model is the same function", "skipped", "it was not to be verified")
-    return Case("the folded model is the same function")
+        return Case(SHOWN, "skipped", "it was not to be verified")
+    return Case(SHOWN)
 
 
 def _pages(done: Sequence[Done]) -> dict[str, Page]:
@@ -167,16 +177,12 @@ def _pages(done: Sequence[Done]) -> dict[str, Page]:
 def _sums(done: Sequence[Done], folded: str) -> str:
     results = [one.result.plan.batch_norms for one in done if one.result is not None]
     moved, left = (sum(len(getattr(plan, kind)) for plan in results) for kind in ("moves", "refusals"))
-    failed = sum(one.result is None for one in done)
+    skipped = sum(one.skipped for one in done)
+    failed = sum(one.result is None for one in done) - skipped
     models = f"{len(done)} model{'s' if len(done) != 1 else ''}"
-    return f"{models}: {moved} BatchNorms {folded}, {left} left" + (f", {failed} model(s) failed" if failed else "")
-
-
-def _outcome(done: Sequence[Done]) -> str:
-    written = [str(one.result.written) for one in done if one.result is not None and one.result.written is not None]
-    if len(done) > 1:
-        return f"{len(written)} of {len(done)} models were written"
-    return f"the model was written to {written[0]!r}" if written else "no model was written"
+    counts = ((skipped, "skipped"), (failed, "failed"))
+    further = "".join(f", {count} model(s) {word}" for count, word in counts if count)
+    return f"{models}: {moved} BatchNorms {folded}, {left} left{further}"
 
 
 def _done_fields(done: Done) -> Json:
@@ -185,6 +191,7 @@ def _done_fields(done: Done) -> Json:
         "source": done.source,
         "target": done.target,
         "exit_code": done.exit_code,
+        "skipped": done.skipped,
         "error": error_fields(done.error),
         "result": None if done.result is None else _result_fields(done.result),
         "verdict": verdict_fields(verdict) if isinstance(verdict, Differs | Unknown) else None,

@@ -9,6 +9,7 @@ from bnfold.inserting.result import Inserted, InsertResult, Normalised
 from bnfold.moves import Json
 from bnfold.report.document import Block, Case, Document, Fact, Line, Section
 from bnfold.report.evidence import accuracy_facts, end_to_end_facts, end_to_end_fields, site_facts, verdict_fields
+from bnfold.report.several import outcome_of
 
 _WHAT = {
     "identity": "epsilon 0: nothing changes, bit for bit",
@@ -38,9 +39,7 @@ def inserted(source: str, result: InsertResult, *, verbose: bool = False) -> Doc
         (block,),
         lambda: _fields(source, result),
         sums=f"1 model: {len(put)} BatchNorms inserted, {len(skipped)} place(s) left out",
-        outcome="no model was written"
-        if result.written is None
-        else f"the model was written to {str(result.written)!r}",
+        outcome=outcome_of([result.written]),
         verbose=verbose,
     )
 

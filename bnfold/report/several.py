@@ -39,8 +39,17 @@ class Ended(Protocol[T_co]):
         """What the command would have ended with for this model alone."""
 
 
-def several(command: str, ended: Sequence[Ended[T_co]], one: Callable[[str, T_co], Document]) -> Document:
-    """The answer about several models, of which `one` gives the answer about each, by its name."""
+def several(
+    command: str,
+    ended: Sequence[Ended[T_co]],
+    one: Callable[[str, T_co], Document],
+    *,
+    written: Callable[[T_co], object] | None = None,
+) -> Document:
+    """The answer about several models, of which `one` gives the answer about each, by its name.
+
+    `written`: what was written of a result, where the command writes models.
+    """
     told = [(each, _alone(command, each, one)) for each in ended]
     failures = sum(document.is_failure for _, document in told)
     return Document(
@@ -49,9 +58,23 @@ def several(command: str, ended: Sequence[Ended[T_co]], one: Callable[[str, T_co
         lambda: {"models": [_fields(each, document) for each, document in told]},
         exit_code=most_severe(code for each, document in told for code in (each.exit_code, document.exit_code)),
         pages={code: page for _, document in told for code, page in document.pages.items()},
-        sums=f"{len(told)} models" + (f", {failures} failed" if failures else ""),
+        sums=f"{len(told)} model{'s' if len(told) != 1 else ''}" + (f", {failures} failed" if failures else ""),
+        outcome="" if written is None else _outcome(ended, written),
+        is_failure=len(told) == failures == 1,
         verbose=any(document.verbose for _, document in told),
     )
+
+
+def _outcome(ended: Sequence[Ended[T_co]], written: Callable[[T_co], object]) -> str:
+    return outcome_of([None if each.result is None else written(each.result) for each in ended])
+
+
+def outcome_of(written: Sequence[object]) -> str:
+    """What became of the models, by the path that each was written to (None: it was not)."""
+    paths = [str(path) for path in written if path is not None]
+    if len(written) > 1:
+        return f"{len(paths)} of {len(written)} models were written"
+    return f"the model was written to {paths[0]!r}" if paths else "no model was written"
 
 
 def _alone(command: str, ended: Ended[T_co], one: Callable[[str, T_co], Document]) -> Document:

@@ -53,6 +53,22 @@ class Choice:
         return any(code in codes and any(fnmatchcase(name, glob) for name in names) for glob, codes in self.per_site)
 
 
+def check_settings(file: str, table: Mapping[str, object], per_site: Mapping[str, Sequence[str]]) -> None:
+    """Raise UsageError, with the name of the file, for a code in its settings that there is none of."""
+    own = table.get("validate")
+    tables = {"tool.bnfold": table, "tool.bnfold.validate": own if isinstance(own, Mapping) else {}}
+    lists = {f"{where}.{key}": those.get(key) for where, those in tables.items() for key in ("select", "ignore")}
+    given = {where: those for where, those in lists.items() if isinstance(those, list)}
+    for where, codes in {
+        **given,
+        **{f"tool.bnfold.per-site-ignores.{glob}": c for glob, c in per_site.items()},
+    }.items():
+        try:
+            codes_of(where, words(codes))
+        except UsageError as error:
+            raise UsageError(f"{file}: {error}") from None
+
+
 def words(given: str | Sequence[str]) -> tuple[str, ...]:
     """The words of an option that may be repeated, and separated by commas."""
     entries = (given,) if isinstance(given, str) else given

@@ -60,6 +60,13 @@ def run(*arguments: object, cwd: Path, **more: str) -> Answer:
     return Answer(done.returncode, done.stdout, done.stderr.decode())
 
 
+def fed(content: bytes, *arguments: object, cwd: Path) -> Answer:
+    """The same with something on its stdin."""
+    run_ = command(*arguments)
+    done = subprocess.run(run_, cwd=cwd, env=environment(), input=content, capture_output=True, check=False)
+    return Answer(done.returncode, done.stdout, done.stderr.decode())
+
+
 def refused(answer: Answer, code: int, *words: str) -> None:
     """The command ended with `code`, nothing on stdout and one line on stderr that has all the words."""
     assert answer.code == code, answer

@@ -85,7 +85,7 @@ USAGE = {  # the arguments, and words of the sentence
     "data that are a folder": ("fold m.onnx -o o.onnx --data ../{folder}", "{folder}"),
     "data that are no arrays": ("fold m.onnx -o o.onnx --data two.onnx", "two.onnx"),
     "an unknown reason": ("explain no-such-reason", "no-such-reason", "other-readers"),
-    "an argument too many": ("plan m.onnx two.onnx", "two.onnx"),
+    "an argument too many": ("verify m.onnx two.onnx blocked.onnx", "blocked.onnx"),
     "one model to compare": ("verify m.onnx", "AFTER"),
 }
 

@@ -182,11 +182,6 @@ def test_a_mistake_in_the_settings_is_one_line_that_names_the_file(
     refused(cli("validate", "m.onnx"), 2, str(desk / "pyproject.toml"), *words)
 
 
-def test_other_commands_do_not_read_the_settings(cli: Cli, desk: Path) -> None:
-    (desk / "pyproject.toml").write_text("[tool.bnfold\n")
-    assert cli("plan", "m.onnx").code == 0
-
-
 @pytest.mark.parametrize("code", sorted(RULES))
 def test_explain_prints_the_page_of_a_rule(cli: Cli, code: str) -> None:
     words = " ".join(cli("explain", code).out.split())

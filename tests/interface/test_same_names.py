@@ -11,8 +11,11 @@ import bnfold
 from bnfold import api, cli
 
 COMMANDS = ("explain", "fold", "insert", "ops", "plan", "validate", "verify", "witness")
-OF_THE_COMMAND_LINE = {"format_", "report", "quiet", "verbose", "help", "exit_zero"}
-"""How an answer is shown, and what exit code it makes, is no concern of a function's."""
+OF_THE_COMMAND_LINE = {
+    "format_", "report", "quiet", "verbose", "help", "exit_zero",
+    "files_from", "jobs", "deadline", "skip_existing", "config", "no_config",
+}  # fmt: skip
+"""How an answer is shown, what exit code it makes, and how several models are done is no concern of a function's."""
 
 FUNCTIONS = {"ops": "operators"}
 """`bnfold.ops` is the package of the op table, and no module bears the name of a public function."""
@@ -80,7 +83,7 @@ def test_the_help_of_a_command_says_what_each_option_does(name: str) -> None:
 @pytest.mark.parametrize("name", ["fold", "insert", "plan", "validate", "verify", "witness"])
 def test_the_docstring_of_a_function_names_every_parameter(name: str) -> None:
     doc = inspect.getdoc(getattr(api, name)) or ""
-    shared = {"seed", "dims", "provider", "custom_ops", "timeout", "max_bytes", "data"}
+    shared = {"seed", "dims", "provider", "custom_ops", "threads", "timeout", "max_bytes", "data"}
     named = set(parameters(name)) - (shared if name == "verify" else set())
     missing = {parameter for parameter in named if parameter not in doc}
     assert missing <= {"max_bytes", "before", "after"}

@@ -1,4 +1,4 @@
-"""The command `bnfold witness`, as thin as those in commands.py."""
+"""`bnfold witness`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
-from bnfold.commands import app
+from bnfold.commands.helping import Command, examples, single
 from bnfold.options import (
+    CHOICE,
     AssumeInference,
     BnOnly,
+    Config,
     FormatOption,
     FreezeInputs,
     Inline,
     MaxBytes,
-    Model,
+    NoConfig,
     Only,
     Quiet,
     Report,
@@ -23,16 +25,31 @@ from bnfold.options import (
     Verbose,
 )
 from bnfold.report.forms import Format
-from bnfold.terminal import answer, prepare, told_everywhere
+from bnfold.terminal import answer, prepare, stdin_bytes, told_everywhere
+
+app = single()
+APPS = {"witness": app}
 
 
-@app.command(epilog="Example: bnfold witness model.onnx --at 'layer3*'")
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "bnfold witness model.onnx",
+        "bnfold witness model.onnx --at 'layer3*' --format json",
+    ),
+)
 def witness(  # noqa: PLR0913  # one parameter per option
-    model: Model,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file, or - for stdin.")],
     *,
+    max_bytes: MaxBytes = None,
     at: Annotated[
         list[str] | None,
-        typer.Option("--at", metavar="GLOB", help="Only of what this names: node, tensor or scope. Repeatable."),
+        typer.Option(
+            "--at",
+            metavar="GLOB",
+            help="Only of what this names: node, tensor or scope. Repeatable.",
+            rich_help_panel=CHOICE,
+        ),
     ] = None,
     only: Only = None,
     skip: Skip = None,
@@ -41,23 +58,26 @@ def witness(  # noqa: PLR0913  # one parameter per option
     inline: Inline = False,
     assume_inference: AssumeInference = False,
     seed: Seed = 0,
-    max_bytes: MaxBytes = None,
     format_: FormatOption = Format.TEXT,
     report: Report = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    config: Config = None,
+    no_config: NoConfig = False,
 ) -> None:
     """What shows that a BatchNormalization that stays could not go: a fact, or what the nearest fold would give.
 
     Without --at, of all BatchNormalizations that fold would leave. Nothing is written.
     """
+    del config, no_config  # read before everything else
     outlet = prepare(format_, report, quiet=quiet, verbose=verbose)
+    given = stdin_bytes(max_bytes) if model == "-" else model
     from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
     from bnfold.report.witnesses import witnessed  # noqa: PLC0415  # likewise
 
     with told_everywhere("witness", outlet, model=model):
         found = api.witness(
-            model, at=at or (), only=only or (), skip=skip or (), bn_only=bn_only, freeze_inputs=freeze_inputs,
+            given, at=at or (), only=only or (), skip=skip or (), bn_only=bn_only, freeze_inputs=freeze_inputs,
             inline=inline, assume_inference=assume_inference, seed=seed, max_bytes=max_bytes,
         )  # fmt: skip
     raise typer.Exit(answer(witnessed(model, found), outlet))
