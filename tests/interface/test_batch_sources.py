@@ -242,6 +242,6 @@ def test_a_batch_has_of_each_model_what_it_has_alone(cli: Cli) -> None:
     for command in ("plan", "validate"):
         alone = cli(command, "two.onnx", "--format", "json").json
         one = cli(command, "two.onnx", "m.onnx", "--format", "json").json["models"][0]
-        head = ("schema", "bnfold", "command", "model")
+        head = ("schema", "schema_id", "bnfold", "command", "exit_code", "model")
         assert one["result"] == {name: value for name, value in alone.items() if name not in head}
         assert cli(command, "two.onnx", "m.onnx").out.startswith(cli(command, "two.onnx").out)

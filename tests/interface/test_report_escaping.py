@@ -259,11 +259,11 @@ def test_a_name_is_one_line_of_printable_text(place: str, sentence: str) -> None
 
 
 def on_a_terminal(folder: Path, *arguments: str, columns: int = 80, **more: str) -> str:
-    """What a command writes to a terminal of its own."""
+    """What a command writes to a terminal of its own as its answer; where stderr is a terminal too, it has a spinner."""
     ours, theirs = pytest.importorskip("pty").openpty()
     clean = {key: value for key, value in environment().items() if key not in {"NO_COLOR", "FORCE_COLOR", "CI"}}
     surroundings = {**clean, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "40", **more}
-    process = subprocess.Popen(command(*arguments), cwd=folder, env=surroundings, stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(command(*arguments), cwd=folder, env=surroundings, stdout=theirs, stderr=subprocess.PIPE)
     os.close(theirs)
     written = b""
     while True:
@@ -275,7 +275,8 @@ def on_a_terminal(folder: Path, *arguments: str, columns: int = 80, **more: str)
             break
         written += part
     os.close(ours)
-    assert process.wait() == 0
+    _, complaints = process.communicate()
+    assert (process.returncode, complaints) == (0, b"")
     return written.decode().replace("\r\n", "\n")
 
 
