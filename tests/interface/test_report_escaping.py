@@ -259,7 +259,7 @@ def test_a_name_is_one_line_of_printable_text(place: str, sentence: str) -> None
 
 
 def on_a_terminal(folder: Path, *arguments: str, columns: int = 80, **more: str) -> str:
-    """What a command writes to a terminal of its own as its answer; where stderr is a terminal too, it has a spinner."""
+    """What a command writes to a terminal as its answer; stderr is none, or it would have a spinner there."""
     ours, theirs = pytest.importorskip("pty").openpty()
     clean = {key: value for key, value in environment().items() if key not in {"NO_COLOR", "FORCE_COLOR", "CI"}}
     surroundings = {**clean, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "40", **more}

@@ -66,6 +66,7 @@ ANSWERS = {
     "a fold of none": ("fold missing.onnx -o out.onnx", 3),
     "an undecided fold": ("fold custom.onnx -o out.onnx", 6),
     "a plan": ("plan two.onnx", 0),
+    "a plan of several": ("plan m.onnx missing.onnx two.onnx", 3),
     "a plan of nothing": ("plan without.onnx", 0),
     "a plan of none": ("plan missing.onnx", 3),
     "a plan of what is not there": ("plan m.onnx --only nonsense", 2),
@@ -73,6 +74,7 @@ ANSWERS = {
     "an insertion that leaves out": ("insert two.onnx --after Conv,Relu -o out.onnx --verify off", 0),
     "an insertion for training": ("insert without.onnx --after Conv --training -o out.onnx", 0),
     "an insertion that normalises": ("insert without.onnx --after Conv --init normalize --data d.npz -o out.onnx", 0),
+    "an insertion into several": ("insert without.onnx missing.onnx --after Conv -o out/", 3),
     "an insertion into none": ("insert missing.onnx --after Conv -o out.onnx", 3),
     "the same": ("verify m.onnx m.onnx", 0),
     "the same by a certificate": ("verify m.onnx folded.onnx --certificate c.json --certificate-alone", 0),
@@ -86,6 +88,7 @@ ANSWERS = {
     "notes": ("validate m.onnx", 0),
     "notes that count": ("validate m.onnx --select BN016", 1),
     "findings over data": ("validate m.onnx --data d.npz", 1),
+    "findings of several": ("validate bad.onnx missing.onnx m.onnx", 3),
     "no findings": ("validate blocked.onnx", 0),
     "no model to look at": ("validate missing.onnx", 3),
     "the support matrix": ("ops", 0),
@@ -326,6 +329,20 @@ def test_a_fold_that_was_not_verified_has_its_verdict_everywhere() -> None:
     assert [result["ruleId"] for result in sarif["runs"][0]["results"]] == ["not-verified", "undecided", "bug"]
 
 
+def test_what_was_made_before_is_skipped_everywhere() -> None:
+    done = [Done("m.onnx", "out/m.onnx", None, None, skipped=True), Done("n.onnx", None, None, InputRefused("empty"))]
+    document = folded(done)
+    value = json.loads(as_json.written(document))
+    jsonschema.Draft202012Validator(strict(OURS)).validate(value)
+    assert [(one["skipped"], one["exit_code"]) for one in value["models"]] == [(True, 0), (False, 3)]
+    suite = ET.fromstring(as_junit.written(document))[0]  # noqa: S314  # our own
+    assert [child.tag for case in suite for child in case] == ["skipped"]
+    text = as_text.written(document)
+    assert "skipped  out/m.onnx was made before, of the same bytes by the same options" in text
+    assert text.endswith("2 models: 0 BatchNorms folded, 0 left, 1 model(s) skipped, 1 model(s) failed")
+    assert not folded(done[:1]).is_failure
+
+
 @pytest.mark.usefixtures("desk")
 def test_several_models_have_a_block_each_and_one_list() -> None:
     plans = [Ended(name, bnfold.plan(name), None) for name in ("m.onnx", "two.onnx")]
@@ -396,6 +413,7 @@ def test_the_suffix_says_the_form_in_any_case(cli: Cli, desk: Path, name: str, b
     [
         (f"fold m.onnx -o out.onnx {CERTIFICATE}", "; the model was written to 'out.onnx'"),
         (f"fold m.onnx two.onnx missing.onnx -o out {CERTIFICATE}", "; 2 of 3 models were written"),
+        ("insert m.onnx missing.onnx --after Conv -o out --verify off", "; 1 of 2 models were written"),
         ("fold m.onnx --check", "; no model was written"),
         ("fold missing.onnx -o out.onnx", "; no model was written"),
         ("insert without.onnx --after Conv -o out.onnx --verify off", "; the model was written to 'out.onnx'"),

@@ -258,7 +258,7 @@ def test_a_mistake_in_a_file_is_one_line_that_names_it(cli: Cli, desk: Path, tex
     assert cli("fold", "m.onnx", "-o", "out.onnx", "--no-config", "--verify", "off", "-q").code == 0
 
 
-@pytest.mark.parametrize("command", ["plan", "validate", "verify", "insert", "ops", "explain"])
+@pytest.mark.parametrize("command", ["plan", "validate", "verify", "insert", "ops", "explain", "witness"])
 def test_every_command_reads_the_file(cli: Cli, desk: Path, command: str) -> None:
     written(desk, "[tool.bnfold]\nxyz = 3\n")
     arguments = {"verify": ["m.onnx", "m.onnx"], "ops": [], "explain": []}.get(command, ["m.onnx"])
@@ -320,3 +320,15 @@ def test_settings_are_at_work(cli: Cli, desk: Path, monkeypatch: pytest.MonkeyPa
     assert "no, as asked" in cli("fold", "two.onnx", "-o", "out.onnx", "--max-left", "1").out
     monkeypatch.setenv("BNFOLD_FORMAT", "json")
     assert cli("plan", "m.onnx").json["model"] == "m.onnx"
+
+
+def test_the_reports_of_a_pipeline_are_not_for_pages(cli: Cli, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(desk, '[tool.bnfold]\nreport = ["r.sarif"]\nformat = "github"\n')
+    monkeypatch.setenv("BNFOLD_FORMAT", "sarif")
+    assert cli("explain", "BN005").out.startswith("BN005: ")
+    assert cli("ops").code == 0
+    assert not (desk / "r.sarif").exists()
+    assert cli("plan", "m.onnx").json["version"] == "2.1.0"
+    assert (desk / "r.sarif").exists()
+    written(desk, '[tool.bnfold.ops]\nformat = "json"\n')
+    refused(cli("ops"), 2, f"{path}: tool.bnfold.ops.format stands on the command line alone")
