@@ -256,9 +256,8 @@ def backward(draw: st.DrawFn, name: str) -> Case:
     written = f"({TEXT[kind]}[{','.join(map(str, dims))}] x{spot.ports}) => ({TEXT[kind]}[] y) {{ {body} y = Neg (n) }}"
     before = model(written, opset=spot.opset, **weights, **spot.tensors, **held)
     passes = alike if not spot.never else one and len(spot.made_of) == 1
-    return Case(
-        before, {"x": draw(arrays(dims, kind)), **spot.feeds}, passes, 2 * 16 * spot.shape[-2], kind, len(spot.made_of)
-    )
+    feeds, fan_in, may_stay = {"x": draw(arrays(dims, kind)), **spot.feeds}, 2 * 16 * spot.shape[-2], spot.never and one
+    return Case(before, feeds, passes, fan_in, kind, len(spot.made_of), may_stay)
 
 
 @pytest.mark.parametrize("name", STAGES)
