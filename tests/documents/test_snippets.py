@@ -1,9 +1,9 @@
-"""Every `sh` and `python` block of the documents is run by the installed command, a page in one folder from top to bottom.
+"""Every `sh` and `python` block of the documents is run by the installed command, a page in one folder from its top on.
 
 A comment before a block says what is special about it: `<!-- exit 1 -->` is what it ends with, and a block under
 `<!-- illustrative: why -->` is not run. A `text` block right below a block is what it prints, where ... is anything.
-The folder is a git repository with the project's `models/`, and `model.onnx` (no BatchNormalization), `a.onnx`, `b.onnx`
-and `calib.npz`.
+The folder is a git repository with the project's `models/`, and `model.onnx` (no BatchNormalization), `a.onnx`,
+`b.onnx` and `calib.npz`.
 """
 
 from __future__ import annotations
