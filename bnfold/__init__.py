@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bnfold.affine import Affine
-    from bnfold.api import explain, fold, insert, operators, plan, validate, verify
+    from bnfold.api import explain, fold, insert, operators, plan, validate, verify, witness
     from bnfold.equality.certificate import Certificate
     from bnfold.equality.verdict import Counterexample, Differs, EndToEnd, Recheck, Same, Unknown, Verdict
     from bnfold.errors import (
@@ -36,10 +36,11 @@ if TYPE_CHECKING:
     from bnfold.ops.reasons import Reason
     from bnfold.result import FoldResult, Totals
     from bnfold.rules.rule import Finding, Findings, Rule
+    from bnfold.witnessing import Witness
 
 _HOMES = {
     "bnfold.affine": ("Affine",),
-    "bnfold.api": ("explain", "fold", "insert", "operators", "plan", "validate", "verify"),
+    "bnfold.api": ("explain", "fold", "insert", "operators", "plan", "validate", "verify", "witness"),
     "bnfold.equality.certificate": ("Certificate",),
     "bnfold.equality.verdict": ("Counterexample", "Differs", "EndToEnd", "Recheck", "Same", "Unknown", "Verdict"),
     "bnfold.errors": (
@@ -61,6 +62,7 @@ _HOMES = {
     "bnfold.moves": ("Move", "Plan", "Refusal"),
     "bnfold.result": ("FoldResult", "Totals"),
     "bnfold.rules.rule": ("Finding", "Findings", "Rule"),
+    "bnfold.witnessing": ("Witness",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -110,6 +112,7 @@ __all__ = [
     "Unknown",
     "UsageError",
     "Verdict",
+    "Witness",
     "WouldFold",
     "__version__",
     "explain",
@@ -119,4 +122,5 @@ __all__ = [
     "plan",
     "validate",
     "verify",
+    "witness",
 ]

@@ -84,18 +84,20 @@ class Affine:
 
     __hash__ = None  # type: ignore[assignment]  # arrays have no cheap hash, and none is needed
 
-    def varies_only_along(self, axis: int) -> bool:
-        """Whether every dimension but `axis` is 1."""
-        return all(size == 1 for i, size in enumerate(self.shape) if i != axis)
+    def varies_only_along(self, axes: Sequence[int]) -> bool:
+        """Whether every dimension but those of `axes` is 1."""
+        return all(size == 1 for i, size in enumerate(self.shape) if i not in axes)
 
-    def along(self, axis: int, length: int) -> tuple[Float64, Float64]:
-        """scale and shift as vectors of `length` along `axis`; requires varies_only_along(axis)."""
-        if not self.varies_only_along(axis):
-            raise ValueError(f"an affine of shape {self.shape} does not vary along axis {axis} alone")
-        return (
-            np.broadcast_to(self.scale.reshape(-1), (length,)),
-            np.broadcast_to(self.shift.reshape(-1), (length,)),
-        )
+    def along(self, axes: Sequence[int], sizes: Sequence[int]) -> tuple[Float64, Float64]:
+        """scale and shift as vectors along axes of these sizes, in their order, the last one fastest.
+
+        Requires varies_only_along(axes), and axes that ascend.
+        """
+        if not self.varies_only_along(axes):
+            raise ValueError(f"an affine of shape {self.shape} does not vary along {tuple(axes)} alone")
+        parts = (part.reshape([part.shape[axis] for axis in axes]) for part in (self.scale, self.shift))
+        scale, shift = (np.broadcast_to(part, tuple(sizes)).reshape(-1) for part in parts)
+        return scale, shift
 
     def transposed(self, perm: Sequence[int]) -> Affine:
         """The affine of Transpose(x, perm), given the one of x."""

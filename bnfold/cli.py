@@ -10,11 +10,12 @@ from typing import NoReturn
 
 import typer
 
+from bnfold import command_witness
 from bnfold.commands import app
 from bnfold.errors import BUG_EXIT_CODE, BnfoldError, CannotWrite, UsageError, bug
 from bnfold.terminal import complain, mute
 
-__all__ = ["app", "main"]
+__all__ = ["app", "command_witness", "main"]
 
 SIGNALLED, INTERRUPTED, PIPE_CLOSED = 128, 130, 141
 

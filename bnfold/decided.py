@@ -148,7 +148,7 @@ def not_free(graph: Graph, value: Value, reader: Node) -> Obstacle | None:
     if value.scope is not reader.scope:
         return Obstacle(OUTER_SCOPE, f"{value.name!r} belongs to an outer graph", graph.producer(value))
     if graph.is_graph_output(value):
-        return Obstacle(GRAPH_OUTPUT, f"{value.name!r} is an output of the graph")
+        return Obstacle(GRAPH_OUTPUT, f"{value.name!r} is an output of the graph", graph.producer(value))
     others = list(_other_readers(graph, value, reader))
     nested = next((node for node in others if node.scope is not value.scope), None)
     if nested is not None:

@@ -14,7 +14,8 @@ from bnfold.nodes import Node, Reader, Value
 from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.forward import forward, kept
-from bnfold.ops.reasons import BLOCKED, GRAPH_OUTPUT, NO_GAIN, NO_HOME, OUTER_SCOPE, Obstacle
+from bnfold.ops.reasons import BLOCKED, GRAPH_OUTPUT, LIMIT, NO_GAIN, NO_HOME, OUTER_SCOPE, SEVERAL, Obstacle
+from bnfold.ops.standing import lets_none_pass, was_kept
 from bnfold.ops.taking import Taken, home_with
 from bnfold.searching import has_add, is_shift_alone, one_add
 
@@ -44,7 +45,7 @@ class Forward:
             value, arriving = pending.pop()
             looked += 1
             if looked > MOST_READERS:
-                return Obstacle(BLOCKED, f"more than {MOST_READERS} values read it in turn", self.affine.node)
+                return Obstacle(LIMIT, f"more than {MOST_READERS} values read it in turn", self.affine.node)
             found = self.beyond(value, arriving)
             if isinstance(found, Obstacle):
                 return found
@@ -72,9 +73,9 @@ class Forward:
         if node.scope is not value.scope:
             return Obstacle(OUTER_SCOPE, f"{value.name!r} is read in a nested graph", node)
         if sum(operand is value for operand in node.inputs) > 1:
-            return Obstacle(BLOCKED, f"{node.op} reads {value.name!r} twice", node)
+            return Obstacle(SEVERAL, f"{node.op} reads {value.name!r} twice", node)
         if node.id in self.decided.kept:
-            return Obstacle(BLOCKED, f"the {node.op} behind it was asked to stay as it is", node)
+            return was_kept(node, "behind")
         settled = self.settle(node, reader.index, affine)
         if settled is None:
             return []
@@ -85,7 +86,7 @@ class Forward:
         if isinstance(passed, Obstacle):
             return passed
         if node in self.path:
-            return Obstacle(BLOCKED, f"{node.op} is come to by two ways", node)
+            return Obstacle(SEVERAL, f"{node.op} is come to by two ways", node)
         obstacle = None if past is not None else self.keep(node, affine)
         if obstacle is not None:
             return obstacle
@@ -128,13 +129,13 @@ class Forward:
         """Let a layer take over an affine of its data, if its operator and its numbers allow that."""
         earlier = self.totals[node.id][1] if node.id in self.totals else self.decided.taken(node)
         if earlier.before is not None and earlier.data_input != index:
-            return Obstacle(BLOCKED, f"{node.op} has taken over an affine of another input", node)
+            return Obstacle(SEVERAL, f"{node.op} has taken over an affine of another input", node)
         # It acts before all that the layer has taken over of its data until now.
         before = affine if earlier.before is None else earlier.before @ affine
         total = Taken(earlier.after, before, index)
         found = home_with(self.facts, node, total)
         if found is None:
-            return Obstacle(BLOCKED, f"{node.op} lets no per-channel affine pass", node)
+            return lets_none_pass(node)
         if isinstance(found, Obstacle):
             return found
         home, after = found

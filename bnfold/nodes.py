@@ -160,6 +160,10 @@ def operator_name(domain: str, name: str) -> str:
     return name if domain in {"", "ai.onnx"} else f"{domain}.{name}"
 
 
+CALL = "function "
+"""How the `op` of a node begins that calls one of the model's own functions."""
+
+
 def call_name(domain: str, name: str) -> str:
     """What the `op` of a node is that calls one of the model's own functions."""
-    return f"function {operator_name(domain, name)}"
+    return f"{CALL}{operator_name(domain, name)}"

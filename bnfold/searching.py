@@ -27,14 +27,16 @@ from bnfold.ops.joining import is_sum, sign_of
 from bnfold.ops.linear import ways_of
 from bnfold.ops.passing import Passage, Passed, backward, known_rank, known_size, may_pass
 from bnfold.ops.reasons import (
-    BLOCKED,
     BROKEN_PARAMETERS,
     LAYOUT,
     NO_GAIN,
     NO_HOME,
     PRECISION,
+    SEVERAL,
+    SHIFT,
     Obstacle,
 )
+from bnfold.ops.standing import lets_none_pass, was_kept
 from bnfold.ops.taking import Taken, home_with
 
 
@@ -140,7 +142,7 @@ class Backward:
             pending.extend(reversed(step))
         parted = self.parted()
         if parted is not None:
-            return Obstacle(BLOCKED, f"another output of {parted.op} is read on the way too", parted)
+            return Obstacle(SEVERAL, f"another output of {parted.op} is read on the way too", parted)
         taps = [self.tap_for(skip) for skip in self.skips]
         refused = next((tap for tap in taps if isinstance(tap, Obstacle)), None)
         if refused is not None or len(taps) > 1:
@@ -175,9 +177,9 @@ class Backward:
         """
         if not isinstance(home, Linear):
             return skip.obstacle
-        scale, _ = after.along(home.axis_at(after.rank), home.channels)
+        scale, _ = home.outputs_of(after)
         earlier = self.decided.homes.get(home.node.id)
-        grown = 1.0 if earlier is None else np.abs(earlier.along(home.axis_at(earlier.rank), home.channels)[0])
+        grown = 1.0 if earlier is None else np.abs(home.outputs_of(earlier)[0])
         lost = np.abs(scale - 1) + 1 > MOST_MADE_UP * np.abs(scale) * (1 + grown * sizes_of_rows(home))
         if not np.any(lost):
             return None
@@ -204,13 +206,13 @@ class Backward:
         if node is None:
             return Obstacle(NO_HOME, f"{value.name!r} is no node's output")
         if node.id in self.decided.kept:
-            return Obstacle(BLOCKED, f"the {node.op} before it was asked to stay as it is", node)
+            return was_kept(node, "before")
         if node.id in self.decided.gone:
             self.path.append(node)
             return ((*self.decided.gone[node.id], affine, takes_shift),)
         output = node.outputs.index(value)
         if len(node.outputs) > 1 and any(node is passed for passed in self.path):
-            return Obstacle(BLOCKED, f"two ways lead back to {node.op}", node)
+            return Obstacle(SEVERAL, f"two ways lead back to {node.op}", node)
         passed = backward(self.facts, node, affine, output)
         if isinstance(passed, Passed) and node.id in self.decided.homes:
             passed = self.past_a_home(node, affine, passed)
@@ -239,7 +241,7 @@ class Backward:
         if not passed.may_stay or not affine.has_shift:
             return passed
         if not np.all(earlier.scale):
-            return Obstacle(BLOCKED, "its constant has become zero somewhere, and lets no shift pass", node)
+            return Obstacle(SHIFT, "its constant has become zero somewhere, and lets no shift pass", node)
         return backward(self.facts, node, Affine(affine.scale, affine.shift / earlier.scale))
 
     def onward(self, step: _Step, passed: Passed, rest: tuple[_Step, ...]) -> tuple[_Step, ...] | Obstacle:
@@ -302,7 +304,7 @@ class Backward:
         total = affine if earlier is None or earlier.rank != affine.rank else affine @ earlier
         found = home_with(self.facts, node, self.decided.taken(node).and_then(affine, None))
         if found is None:
-            return Obstacle(BLOCKED, f"{node.op} lets no per-channel affine pass", node)
+            return lets_none_pass(node)
         if isinstance(found, Obstacle):
             return found
         home, _ = found
@@ -355,5 +357,5 @@ class Backward:
         if isinstance(ways, Obstacle):
             return ways
         if ways is None and not may_pass(node):
-            return Obstacle(BLOCKED, f"{node.op} lets no per-channel affine pass", node)
+            return lets_none_pass(node)
         return Obstacle(LAYOUT, f"the rank of {start.name!r} is not known", node)

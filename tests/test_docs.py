@@ -12,15 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from bnfold.ops import TABLE
 from bnfold.ops.reasons import REASONS
 from bnfold.report.as_json import SCHEMA
+from bnfold.report.documents import operators_document, reasons_document
 from bnfold.report.forms import SUFFIXES, Format
 from bnfold.report.reference import page_text, rules_document
 from bnfold.rules.rule import every_rule
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("fold", "plan", "validate", "verify", "ops", "explain")
+COMMANDS = ("fold", "plan", "validate", "verify", "ops", "explain", "witness")
 
 
 def fenced(kind: str) -> list[str]:
@@ -116,6 +118,14 @@ def test_the_python_of_the_reports_runs(desk: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", block], cwd=desk, env=environment, capture_output=True, check=True)
     assert done.stdout.decode().strip() == SCHEMA
+
+
+def test_the_reference_is_made_of_the_op_table_and_of_the_reasons(tmp_path: Path) -> None:
+    """`python tests/commands/reference_documents.py` writes both anew."""
+    assert (ROOT / "docs" / "operators.md").read_text() == operators_document(TABLE)
+    pages = (ROOT / "docs" / "reasons.md").read_text()
+    assert pages == reasons_document(REASONS.values())
+    assert f"```text\n{bnfold_command('explain', 'padding', cwd=tmp_path)}```" in pages
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

@@ -7,6 +7,7 @@
     insert     BatchNormalizations behind named layers, that change nothing or normalise
     operators  what may move where, from the op table (the command is `ops`)
     explain    the page of one reason or rule
+    witness    what shows that a BatchNormalization that stays could not go
 
 A function that changes a model returns a new one. Whatever a caller could overlook raises.
 """
@@ -18,5 +19,6 @@ from bnfold.api.inserting import insert
 from bnfold.api.pages import explain, operators
 from bnfold.api.validating import validate
 from bnfold.api.verifying import verify
+from bnfold.api.witnesses import witness
 
-__all__ = ["explain", "fold", "insert", "operators", "plan", "validate", "verify"]
+__all__ = ["explain", "fold", "insert", "operators", "plan", "validate", "verify", "witness"]

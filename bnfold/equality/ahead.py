@@ -12,7 +12,7 @@ and at a home it has to differ along the channels of the data alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +32,7 @@ from bnfold.equality.reference import (
     linear_map,
     part_of,
     passing_of,
+    rank_behind,
 )
 from bnfold.equality.steps import UNKNOWN_SIZES
 from bnfold.nodes import Node, Value
@@ -45,6 +46,8 @@ class DataStep:
     shift: Float64
     magnitude: Float64
     terms: int
+    index: int = 0
+    """The input of the home at which they are read."""
 
     def equals(self, other: DataStep) -> bool:
         """Whether both say the same of every channel."""
@@ -80,11 +83,16 @@ class _Borne:
         return np.broadcast_shapes(self.scale.shape, self.shift.shape)
 
 
-def data_steps_of(constants: Constants, trees: Sequence[Tree]) -> dict[int, list[DataStep]]:
-    """The steps on the data of each home (by node id), in the order of the claims: each acts before those so far."""
+def data_steps_of(
+    constants: Constants, trees: Sequence[Tree], weights: Mapping[int, int | None]
+) -> dict[int, list[DataStep]]:
+    """The steps on the data of each home (by node id), in the order of the claims: each acts before those so far.
+
+    `weights` has the input of each home that is its weight.
+    """
     steps: dict[int, list[DataStep]] = defaultdict(list)
     for tree in trees:
-        found = [_Carry(constants, tree, unknown).arriving() for unknown in UNKNOWN_SIZES]
+        found = [_Carry(constants, tree, weights, unknown).arriving() for unknown in UNKNOWN_SIZES]
         for id_, step in found[0].items():
             others = [each[id_] for each in found[1:]]
             if any(
@@ -101,6 +109,7 @@ class _Carry:
 
     constants: Constants
     tree: Tree
+    weights: Mapping[int, int | None]
     unknown: int
 
     def arriving(self) -> dict[int, DataStep]:
@@ -203,24 +212,26 @@ class _Carry:
 
     def at_home(self, link: Link, borne: _Borne) -> DataStep:
         """What the channels of a home's data bear."""
-        output, rank = link.node.output(0), len(borne.shape)
-        sizes = None if output is None else self.constants.sizes(output)
-        linear = linear_map(self.constants, link.node, rank if sizes is None else len(sizes))
-        if linear.common is not None:
-            return _lost(link, borne, linear.common)
-        data = linear.data
-        if data is None or data.index != link.data:
+        rank, weight = len(borne.shape), self.weights.get(link.node.id)
+        home = linear_map(self.constants, link.node, rank_behind(self.constants, link, rank), weight)
+        if home.common is not None:
+            return _lost(link, borne, home.common)
+        data = home.data_at(link.data)
+        if data is None:
             raise UncertainError(f"{link.node.site} is no home for its input {link.data} that the certificate knows")
-        axis = _axis(data, rank, link.node)
-        if any(size != 1 for place, size in enumerate(borne.shape) if place != axis):
+        axes = _axes(data, rank, link.node)
+        if any(size != 1 for place, size in enumerate(borne.shape) if place not in axes):
             raise DeviationError(f"what arrives at {link.node.site} differs along others than its channels")
-        if borne.shape[axis] not in {1, data.channels}:
-            raise DeviationError(f"{borne.shape[axis]} channels arrive at {link.node.site}, which has {data.channels}")
+        if any(borne.shape[axis] not in {1, size} for axis, size in zip(axes, data.sizes, strict=True)):
+            found = " by ".join(str(borne.shape[axis]) for axis in axes)
+            known = " by ".join(map(str, data.sizes))
+            raise DeviationError(f"{found} channels arrive at {link.node.site}, which has {known}")
         if np.any(borne.shift) and not data.sees_all:
             raise DeviationError(f"a shift arrives at {link.node.site}, of which not every output sees every tap")
-        parts = (borne.scale, borne.shift, borne.magnitude)
-        scale, shift, size = (np.broadcast_to(part.reshape(-1), (data.channels,)) for part in parts)
-        return DataStep(scale, shift, size, borne.terms)
+        parts = (np.broadcast_to(part, borne.shape) for part in (borne.scale, borne.shift, borne.magnitude))
+        by_axes = (part.reshape([borne.shape[axis] for axis in axes]) for part in parts)
+        scale, shift, size = (np.broadcast_to(part, data.sizes).reshape(-1) for part in by_axes)
+        return DataStep(scale, shift, size, borne.terms, link.data)
 
 
 def _lost(link: Link, borne: _Borne, common: tuple[int, ...]) -> DataStep:
@@ -240,11 +251,11 @@ def _compressed(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _axis(data: DataSide, rank: int, node: Node) -> int:
-    axis = data.axis + rank if data.axis < 0 else data.axis
-    if not 0 <= axis < rank:
+def _axes(data: DataSide, rank: int, node: Node) -> tuple[int, ...]:
+    axes = tuple(axis + rank if axis < 0 else axis for axis in data.axes)
+    if data.rank not in {None, rank} or any(not 0 <= axis < rank for axis in axes):
         raise DeviationError(f"the data of {node.site} have {rank} dimension(s)")
-    return axis
+    return axes
 
 
 def composed(steps: Sequence[DataStep]) -> DataStep | None:
@@ -253,10 +264,13 @@ def composed(steps: Sequence[DataStep]) -> DataStep | None:
         return None
     whole = steps[0]
     for step in steps[1:]:
+        if step.index != whole.index:
+            raise UncertainError("what one home takes over is of two of its inputs")
         whole = DataStep(
             whole.scale * step.scale,
             whole.scale * step.shift + whole.shift,
             np.abs(whole.scale) * step.magnitude + whole.magnitude,
             whole.terms + step.terms,
+            whole.index,
         )
     return whole

@@ -109,7 +109,8 @@ def _check(before: Graph, after: Graph, said: Certificate, checks: list[HomeChec
         reads_alone(before, link)
     grids = grids_of_branches(originals, trees) | grids_of_merged(originals, merged)
     steps = steps_of(originals, trees, grids | {id_: home.grid for id_, home in homes.items()})
-    data_steps = data_steps_of(originals, trees)
+    weights = {id_: home.before.linear.weight_index for id_, home in homes.items()}
+    data_steps = data_steps_of(originals, trees, weights)
     fed = {id_: composed(each) for id_, each in data_steps.items()}
     branches = branches_of(originals, merged, steps, fed)
     for id_, home in homes.items():

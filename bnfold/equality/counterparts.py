@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import pairwise
 
 from bnfold.equality.fingerprints import Digest, Fingerprints
 from bnfold.equality.outline import Outline
@@ -22,6 +22,7 @@ from bnfold.nodes import Node, Value
 _MOST_CANDIDATES = 8
 _LONGEST_CHAIN = 4
 _MOST_NAMES = 0.5
+_IN_ORDER = 0.75
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,15 +129,17 @@ class Counterparts:
                     sites.append(self._site(node, value, candidates, stands_for))
         return tuple(sites)
 
-    def namesake(self, id_: int) -> Value | None:
-        """The value of the original that has the name of one of the rewritten model, if it varies."""
-        named = self._namesakes.get(id_)
-        return named if named is not None and named.id in self._before.varying else None
+    @property
+    def names_are_mixed(self) -> bool:
+        """Whether names that both models have follow each other otherwise than in the original, by and large.
 
-    @cached_property
-    def _namesakes(self) -> dict[int, Value]:
-        names = self._before.names
-        return {v.id: names[v.name] for v in self._after.names.values() if v.name in names}
+        A tool that keeps names keeps their order; of names that are dealt out anew, half stand before the next one.
+        """
+        place = {v.name: i for i, node in enumerate(self._before.nodes) for _, v in _outputs(node)}
+        ours = [v for node in self._after.nodes for _, v in _outputs(node) if v.id in self._after.varying]
+        found = [place[value.name] for value in ours if value.name in place]
+        pairs = list(pairwise(found))
+        return sum(one < other for one, other in pairs) < _IN_ORDER * len(pairs)
 
     def _is_new(self, value: Value) -> bool:
         return self._names_are_kept and value.name not in self._before.names

@@ -26,6 +26,7 @@ import numpy as np
 
 from bnfold.equality.data import Data
 from bnfold.equality.end_to_end import compare
+from bnfold.equality.gate_sums import Gates, with_gate_sums
 from bnfold.equality.inputs import Batch
 from bnfold.equality.pair import Outcome, upgrade_of
 from bnfold.equality.pieces import Source, light
@@ -114,7 +115,7 @@ class _Sites:
         if self._are_converted:
             return {}
         try:
-            return self._comparison.again(batch)
+            return self._comparison[0].again(batch)
         except CannotRun:
             return {}
 
@@ -124,19 +125,32 @@ class _Sites:
             self.why_not = _CONVERTED
             return False
         try:
-            self.outcome = self._comparison.over(batches)
+            comparison, gates = self._comparison
+            self.outcome = _of_gates(comparison.over(batches), gates)
         except CannotRun as error:
             self.why_not = f"the sites could not be compared: {error.sentence}"
         return self.outcome is not None and self.outcome.is_same
 
     @cached_property
-    def _comparison(self) -> Comparison:
-        ours, theirs = (Side.of(Source(Graph.of(one.file), one.path)) for one in (self.before, self.after))
-        return Comparison(ours, theirs, self.runner, self.seed)
+    def _comparison(self) -> tuple[Comparison, Mapping[str, Gates]]:
+        plain = (Source(Graph.of(one.file), one.path) for one in (self.before, self.after))
+        ours, theirs, gates = with_gate_sums(*plain)
+        return Comparison(Side.of(ours), Side.of(theirs), self.runner, self.seed), gates
 
     @property
     def _are_converted(self) -> bool:
         return upgrade_of(self.before.file.proto, assume_inference=self.assume_inference) != "none"
+
+
+def _of_gates(outcome: SiteOutcome, gates: Mapping[str, Gates]) -> SiteOutcome:
+    """What was found at sums that were laid open, said of the nodes whose they are."""
+    places = {one.made_at: one.node for one in gates.values()}
+    outcome = replace(outcome, worst_at=places.get(outcome.worst_at, outcome.worst_at))
+    found = outcome.divergence
+    if found is None or found.value not in gates:
+        return outcome
+    whose = gates[found.value]
+    return replace(outcome, divergence=replace(found, node=whose.node, within=whose.output))
 
 
 def judged(found: Examination, *, is_certified: bool = False, offer: str = "") -> Verdict:
@@ -193,4 +207,5 @@ def _diverging(found: Examination, at: Divergence) -> Differs:
     shown = Counterexample(
         at.value, excess.index, excess.before, excess.after, excess.bound, at.batch.label, at.batch.feeds
     )
-    return Differs(sentence, shown, found.end_to_end, site=at.node, value=at.value, original=at.stands_for or None)
+    original = at.within or at.stands_for or None
+    return Differs(sentence, shown, found.end_to_end, site=at.node, value=at.value, original=original)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.equality.claim import DeviationError, Tree, UncertainError
+from bnfold.equality.claim import Chain, DeviationError, Tree, UncertainError
 from bnfold.equality.constants import Constants, Float64
 from bnfold.equality.linear import Shape
 from bnfold.equality.numbers import PartCheck, WrongNumberError, pieces, share, within
 from bnfold.equality.quantized import Quantized, only_scales_differ
-from bnfold.equality.reference import keeps_rank, linear_map, permuted_rank
+from bnfold.equality.reference import keeps_rank, linear_map, permuted_rank, rank_behind
 from bnfold.equality.references import Reference, Side, Term, product_of
 from bnfold.equality.steps import Step
 from bnfold.equality.structure import Pairing
@@ -50,9 +50,13 @@ class Home:
         """Raises UncertainError where one of the two is no home that the certificate knows."""
         there, added = pairing.nodes[node.id], pairing.added.get(node.id)
         rank = _rank(originals, node, trees)
-        before, after = linear_map(originals, node, rank), linear_map(written, there, rank)
+        changed = pairing.rewired[node.id]
+        weight = next(iter(changed)) if len(changed) == 1 else None
+        before, after = linear_map(originals, node, rank, weight), linear_map(written, there, rank, weight)
         if (before.weight_index, before.bias_index) != (after.weight_index, after.bias_index):
             raise UncertainError(f"which constant of {node.site} is its weight is not the same in both models")
+        if before.bias_cell is not None and any(_settles(chain, node) for tree in trees for chain in tree.chains):
+            raise DeviationError(f"nothing behind {node.site} can settle in its weights")
         return cls(Side(originals, node, before), Side(written, there, after, added), pairing.scopes)
 
     @property
@@ -108,7 +112,7 @@ class Home:
         stored, now = before.quantized(index), after.quantized(index)
         if before.linear.factor[0] != after.linear.factor[0] or (stored is None) != (now is None):
             raise WrongNumberError(self.site, f"the weight of {self.site} changed its factor, or how it is stored")
-        if fed is not None and (stored is not None or before.linear.data is None):
+        if fed is not None and (stored is not None or before.linear.data_at(fed.index) is None):
             raise UncertainError(f"the weight of {self.site} is no dense one")
         if stored is None or now is None:
             return self.dense_part(reference, before.weight(index), after.weight(index))
@@ -181,13 +185,14 @@ class Home:
 
     def sums_part(self, original: Term, now: Term, reference: Reference, what: str) -> PartCheck:
         """A written bias against what the steps make of the original one, and of what a shift of the data adds."""
-        widest = np.broadcast_shapes(original.array.shape, self.grid)
+        widest = np.broadcast_shapes(original.array.shape, reference.bias_grid)
         fits = all(size in {1, wide} for size, wide in zip(now.array.shape, widest, strict=True))
         if not fits:
             form = f"{list(now.array.shape)} instead of {list(widest)}"
             raise WrongNumberError(self.site, f"the {what} of {self.site} has the shape {form}")
         expected, magnitude, terms = reference.bias(original)
-        expected, written, magnitude, unread = np.broadcast_arrays(expected, now.array, magnitude, reference.unread)
+        unread = reference.unread if reference.bias_grid == self.grid else np.zeros(reference.bias_grid, np.bool_)
+        expected, written, magnitude, unread = np.broadcast_arrays(expected, now.array, magnitude, unread)
         found = np.where(unread, 0, share(written, expected, magnitude, terms=terms, times=now.factor))
         worst = within(found, self.site, what, written, expected)
         return PartCheck.of(what, now.array.dtype, terms=terms, numbers=int(expected.size), worst=worst)
@@ -200,16 +205,23 @@ def _quotient(ours: float, theirs: float) -> float:
     return ours / theirs if theirs else np.inf
 
 
+def _settles(chain: Chain, node: Node) -> bool:
+    """Whether something goes back into a home."""
+    return any(home is node for home, _ in chain.homes)
+
+
 def _rank(constants: Constants, home: Node, trees: Sequence[Tree]) -> int | None:
     """How many dimensions a home puts out: what a permutation behind it demands, or else what was inferred.
 
     What a file notes of its shapes may contradict its nodes; a permutation that does not fit lets no model run.
     """
-    inferred = [
-        constants.sizes(link.source)
+    fed = (
+        link
         for tree in trees if tree.ahead is not None
         for link in (*tree.ahead.homes, *tree.ahead.stops) if link.node is home
-    ]  # fmt: skip
+    )  # fmt: skip
+    ahead = next((rank_behind(constants, link) for link in fed), None)
+    inferred = []
     for chain in (chain for tree in trees for chain in tree.chains):
         for link in (link for node, links in chain.homes if node is home for link in (*links, chain.site)):
             rank = permuted_rank(link.node)
@@ -218,4 +230,4 @@ def _rank(constants: Constants, home: Node, trees: Sequence[Tree]) -> int | None
             inferred.append(constants.sizes(link.source))
             if not keeps_rank(link.node):
                 break
-    return next((len(sizes) for sizes in inferred if sizes is not None), None)
+    return next((len(sizes) for sizes in inferred if sizes is not None), ahead)

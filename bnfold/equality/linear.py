@@ -23,17 +23,19 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DataSide:
-    """Where a node reads its data: at which input, on which axis (from the end where negative) its channels lie.
+    """Where a node reads its data: at which input, on which axes (from the end where negative) its channels lie.
 
-    `channel` broadcasts to the weight's shape: the channel of the data that each weight is multiplied by. `sees_all`:
-    whether every output is a sum over all taps, so that a shift of the data shifts the outputs alike.
+    Several axes, of these `sizes`, ascend and are counted as one, the last one fastest. `channel` broadcasts to the
+    weight's shape: the channel of the data that each weight is multiplied by. `sees_all`: whether every output is a sum
+    over all taps, so that a shift of the data shifts the outputs alike. `rank` is that of the data, where it is known.
     """
 
     index: int
-    axis: int
+    axes: tuple[int, ...]
     channel: Labels
-    channels: int
+    sizes: tuple[int, ...]
     sees_all: bool = True
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,14 +55,21 @@ class LinearMap:
     """Whether the bias has one number for each cell, and no other shape."""
     divides: bool = False
     """Whether the data are divided by the weight."""
-    data: DataSide | None = None
+    data: tuple[DataSide, ...] = ()
     elementwise: bool = False
     """Whether the constant broadcasts against the output, so that one of another shape means the same."""
+    bias_cell: Labels | None = None
+    """Of a bias that holds more than the cells: the cell that each of its numbers serves, -1 for none. Then the cells
+    lie inside the node, before what its output is made by, so that nothing behind it reaches them."""
     common: tuple[int, ...] | None = None
     """Axes along which it subtracts what is common to its data (input 0), so that a shift that is alike there is lost;
     a node of this kind uses no constant, and nothing of it changes."""
     bounds: tuple[int, ...] = ()
     """Inputs that are numbers beside the data, and bear what these bear (bounds.py)."""
+
+    def data_at(self, index: int) -> DataSide | None:
+        """Its data at an input."""
+        return next((side for side in self.data if side.index == index), None)
 
 
 def dims(constants: Constants, node: Node, index: int) -> Shape | None:
@@ -93,15 +102,15 @@ def aligned(node: Node, index: int, shape: Shape, rank: int) -> Shape:
 def conv(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     """Y[n, m] = sum over W[m]: weights [M, C/group, k1, k2, ...], the first axis is the output channel."""
     del rank
-    shape = _shape_of_weight(constants, node, 1)
+    shape = shape_of_weight(constants, node, 1)
     cell = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
     group = int_of(node, "group", 1)
     first = np.arange(shape[0]) // max(1, shape[0] // group) * shape[1]
     channel = first[:, None] + np.arange(shape[1])[None, :]
     padded = text_of(node, "auto_pad") not in {"", "NOTSET", "VALID"} or any(ints_of(node, "pads") or ())
     channel = channel.reshape(*shape[:2], *[1] * (len(shape) - 2))
-    data = DataSide(0, 1, channel, shape[1] * group, sees_all=not padded)
-    return LinearMap(_along(1, shape[0], len(shape)), cell, 1, 2, vector_bias=True, data=data)
+    data = DataSide(0, (1,), channel, (shape[1] * group,), sees_all=not padded)
+    return LinearMap(along(1, shape[0], len(shape)), cell, 1, 2, vector_bias=True, data=(data,))
 
 
 def is_convolution(node: Node) -> bool:
@@ -139,14 +148,14 @@ def own_places(node: Node, shape: Shape) -> tuple[Labels, ...]:
 def conv_transpose(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     """Weights [C, M/group, k1, k2, ...]: input channel c belongs to group c // (C/group), of M/group outputs."""
     del rank
-    shape = _shape_of_weight(constants, node, 1)
+    shape = shape_of_weight(constants, node, 1)
     group = int_of(node, "group", 1)
     of_group = np.arange(shape[0]) // (shape[0] // group)
     cell = of_group[:, None] * shape[1] + np.arange(shape[1])[None, :]
     cell = cell.reshape(*shape[:2], *[1] * (len(shape) - 2))
     channel = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
-    data = DataSide(0, 1, channel, shape[0], sees_all=_covers_all(node, shape))
-    return LinearMap(_along(1, shape[1] * group, len(shape)), cell, 1, 2, vector_bias=True, data=data)
+    data = DataSide(0, (1,), channel, (shape[0],), sees_all=_covers_all(node, shape))
+    return LinearMap(along(1, shape[1] * group, len(shape)), cell, 1, 2, vector_bias=True, data=(data,))
 
 
 def _covers_all(node: Node, shape: Shape) -> bool:
@@ -175,9 +184,9 @@ def gemm(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     inner = 1 - (0 if swapped else 1)
     channel = np.arange(shape[inner]).reshape((-1, 1) if inner == 0 else (1, -1))
     other = int_of(node, "transA", 0) if index == 1 else int_of(node, "transB", 0)
-    along = (0 if other else 1) if index == 1 else (1 if other else 0)
-    data = DataSide(1 - index, along, channel, shape[inner])
-    return LinearMap(_along(axis, channels, 2), cell, index, 2, factor, data=data)
+    summed = (0 if other else 1) if index == 1 else (1 if other else 0)
+    data = DataSide(1 - index, (summed,), channel, (shape[inner],))
+    return LinearMap(along(axis, channels, 2), cell, index, 2, factor, data=(data,))
 
 
 def matmul(constants: Constants, node: Node, rank: int | None) -> LinearMap:
@@ -190,37 +199,18 @@ def matmul(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     form = [1] * len(shape)
     form[inner] = -1
     channel = np.arange(shape[inner]).reshape(form)
-    data = DataSide(1 - index, -1 if index == 1 else -2, channel, shape[inner], sees_all=len(shape) == 2)
+    axes = (-1,) if index == 1 else (-2,)
+    data = DataSide(1 - index, axes, channel, (shape[inner],), sees_all=len(shape) == 2)
     cell = np.arange(product(grid)).reshape(grid)
-    return LinearMap((1,) * (rank - len(grid)) + grid, cell, index, data=data)
-
-
-def einsum(constants: Constants, node: Node, rank: int | None) -> LinearMap:
-    """A product summed over the labels that the output lacks: a label that one operand alone has is an axis of it."""
-    index, shape = _only_constant(constants, node)
-    terms, result = _equation(node)
-    term = terms[index] if len(terms) == len(node.inputs) else ""
-    # The dots of an ellipsis are one letter more than once.
-    if rank is None or len(term) != len(shape) or len(set(term)) < len(term):
-        raise UncertainError(f"the equation of {node.site} is none that the certificate can follow")
-    axes = _axes_of_labels(node, result, rank)
-    elsewhere = set("".join(terms[:index] + terms[index + 1 :]))
-    sizes = {label: size for label, size in zip(term, shape, strict=True) if label in axes and label not in elsewhere}
-    grid = [1] * rank
-    for label, size in sizes.items():
-        grid[axes[label]] = size
-    order = sorted(sizes, key=axes.__getitem__)
-    cells = np.arange(product(grid)).reshape([sizes[label] for label in order])
-    cells = cells.transpose([order.index(label) for label in term if label in sizes])
-    return LinearMap(tuple(grid), cells.reshape([sizes.get(label, 1) for label in term]), index)
+    return LinearMap((1,) * (rank - len(grid)) + grid, cell, index, data=(data,))
 
 
 def normalization(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     """Y = scale*(X - mean)/sqrt(var + epsilon) + B: linear in scale and B, one number for each channel."""
-    (channels,) = _shape_of_weight(constants, node, 1)
+    (channels,) = shape_of_weight(constants, node, 1)
     if rank is None:
         raise UncertainError(f"the rank of what {node.site} puts out is not known")
-    return LinearMap(_along(1, channels, rank), np.arange(channels), 1, 2, vector_bias=True)
+    return LinearMap(along(1, channels, rank), np.arange(channels), 1, 2, vector_bias=True)
 
 
 def product_with_constant(constants: Constants, node: Node, rank: int | None) -> LinearMap:
@@ -250,13 +240,15 @@ def difference_with_constant(constants: Constants, node: Node, rank: int | None)
     return LinearMap(grid, np.zeros(1, np.int64), bias_index=index, factor=factor, elementwise=True)
 
 
-def _along(axis: int, size: int, rank: int) -> Shape:
+def along(axis: int, size: int, rank: int) -> Shape:
+    """The grid of outputs that differ along one axis."""
     grid = [1] * rank
     grid[axis] = size
     return tuple(grid)
 
 
-def _shape_of_weight(constants: Constants, node: Node, index: int) -> Shape:
+def shape_of_weight(constants: Constants, node: Node, index: int) -> Shape:
+    """The shape of a constant input that has to be there."""
     shape = dims(constants, node, index)
     if shape is None:
         raise UncertainError(f"the weight of {node.site} is not constant")
@@ -266,7 +258,7 @@ def _shape_of_weight(constants: Constants, node: Node, index: int) -> Shape:
 def _weight(constants: Constants, node: Node) -> tuple[int, Shape]:
     """The second operand where it is constant, else the first."""
     shape = dims(constants, node, 1)
-    return (1, shape) if shape is not None else (0, _shape_of_weight(constants, node, 0))
+    return (1, shape) if shape is not None else (0, shape_of_weight(constants, node, 0))
 
 
 def _operand(constants: Constants, node: Node, rank: int | None) -> tuple[int, Shape]:
@@ -275,36 +267,6 @@ def _operand(constants: Constants, node: Node, rank: int | None) -> tuple[int, S
     if rank is None:
         raise UncertainError(f"the rank of what {node.site} puts out is not known")
     return index, aligned(node, index, shape, rank)
-
-
-def _only_constant(constants: Constants, node: Node) -> tuple[int, Shape]:
-    shapes = [dims(constants, node, index) for index in range(len(node.inputs))]
-    found = [(index, shape) for index, shape in enumerate(shapes) if shape is not None]
-    if len(found) != 1:
-        raise UncertainError(f"{node.site} has {len(found)} constant operands, of which one would be the weight")
-    return found[0]
-
-
-def _equation(node: Node) -> tuple[list[str], str]:
-    """The terms of an Einsum's equation and its result; without `->` the labels that occur once, sorted."""
-    left, arrow, right = text_of(node, "equation").replace(" ", "").partition("->")
-    terms = left.split(",")
-    if arrow:
-        return terms, right
-    labels = left.replace(",", "").replace(".", "")
-    implied = "".join(sorted(label for label in set(labels) if labels.count(label) == 1))
-    return terms, ("..." if "..." in left else "") + implied
-
-
-def _axes_of_labels(node: Node, result: str, rank: int) -> dict[str, int]:
-    """Where each label of an Einsum's result stands; an ellipsis is as long as the rank makes it."""
-    first, ellipsis, last = result.partition("...")
-    count = len(first) + len(last)
-    if len(set(first + last)) < count or count > rank or (not ellipsis and count != rank):
-        raise UncertainError(f"the equation of {node.site} does not fit a value of {rank} dimensions")
-    return {label: axis for axis, label in enumerate(first)} | {
-        label: rank - len(last) + axis for axis, label in enumerate(last)
-    }
 
 
 def softmax(constants: Constants, node: Node, rank: int | None) -> LinearMap:

@@ -14,6 +14,8 @@ import numpy as np
 
 from bnfold.equality.claim import DeviationError, Link, Part, UncertainError, reads_form_alone
 from bnfold.equality.constants import Constants, Float64, float_of, int_of, ints_of
+from bnfold.equality.contraction import einsum
+from bnfold.equality.gates import recurrent
 from bnfold.equality.layout import Carried, dropout, flatten, reshape, same, squeeze, transpose, unsqueeze
 from bnfold.equality.linear import (
     LinearMap,
@@ -22,7 +24,6 @@ from bnfold.equality.linear import (
     conv,
     conv_transpose,
     difference_with_constant,
-    einsum,
     gemm,
     instance_normalization,
     matmul,
@@ -44,12 +45,14 @@ _HOMES: Mapping[str, Callable[[Constants, Node, int | None], LinearMap]] = {
     "ConvTranspose": conv_transpose,
     "Gemm": gemm,
     "MatMul": matmul,
-    "Einsum": einsum,
     "BatchNormalization": normalization,
     "Mul": product_with_constant,
     "Div": quotient_by_constant,
     "Add": sum_with_constant,
     "Sub": difference_with_constant,
+    "LSTM": recurrent,
+    "GRU": recurrent,
+    "RNN": recurrent,
     "Softmax": softmax,
     "LogSoftmax": softmax,
     "InstanceNormalization": instance_normalization,
@@ -185,13 +188,32 @@ def dequantises(node: Node) -> bool:
     return node.op == "DequantizeLinear"
 
 
-def linear_map(constants: Constants, node: Node, rank: int | None) -> LinearMap:
-    """How a home uses its constants; `rank` is the number of dimensions of its output, where that is known."""
+def linear_map(constants: Constants, node: Node, rank: int | None, weight: int | None = None) -> LinearMap:
+    """How a home uses its constants; `rank` is the number of dimensions of its output, where that is known.
+
+    `weight` is the input that is its weight, where several could be.
+    """
+    if node.op == "Einsum":
+        return einsum(constants, node, rank, weight)
     if node.op not in _HOMES:
         raise UncertainError(f"{node.site} is no home that the certificate knows")
     if is_normalization(node) and trains(constants, node):
         raise DeviationError(f"{node.site} is no BatchNormalization at inference")
     return _HOMES[node.op](constants, node, rank)
+
+
+def rank_behind(constants: Constants, link: Link, rank: int | None = None) -> int | None:
+    """How many dimensions a home puts out: as many as its data have (`rank`), if nothing else is known of it.
+
+    Not so for an Einsum, whose equation may say how many.
+    """
+    output = link.node.output(0)
+    sizes = None if output is None else constants.sizes(output)
+    if sizes is None and link.node.op == "Einsum":
+        return None
+    if sizes is None and rank is None:
+        sizes = constants.sizes(link.source)
+    return rank if sizes is None else len(sizes)
 
 
 def follow(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:

@@ -75,9 +75,12 @@ class Side:
         if index is None and self.added is not None:
             array = self.constants.floats(_second(self.added))
             return array.reshape(aligned(self.added, 1, array.shape, rank))
+        form = None if self.linear.bias_cell is None else self.linear.bias_cell.shape
         if index is None or self.node.input(index) is None:
-            return np.zeros([1] * rank, absent)
+            return np.zeros([1] * rank if form is None else form, absent)
         array = self.constants.floats(self.constant(index))
+        if form is not None:
+            return array
         if not self.linear.vector_bias:
             return array.reshape(aligned(self.node, index, array.shape, rank))
         if array.shape != (product(grid),):
@@ -125,6 +128,12 @@ class Reference:
         return product_of([step for step in self.steps if not step.stops], self.grid)
 
     @property
+    def bias_grid(self) -> Shape:
+        """The cells of the bias, where it holds more than those of the grid."""
+        cells = self.side.linear.bias_cell
+        return self.grid if cells is None else cells.shape
+
+    @property
     def unread(self) -> NDArray[np.bool_]:
         """The cells that may hold anything."""
         found = unread_by(self.steps, self.grid)
@@ -141,8 +150,9 @@ class Reference:
             scale = _inverse(site, np.where(unread, 1.0, scale))
         if not linear.elementwise:
             scale, unread = scale.reshape(-1)[linear.cell], unread.reshape(-1)[linear.cell]
-        if fed is not None and linear.data is not None:
-            scale = scale * fed.scale[linear.data.channel]
+        data = None if fed is None else linear.data_at(fed.index)
+        if fed is not None and data is not None:
+            scale = scale * fed.scale[data.channel]
         tap = _taps(self.steps)
         if tap is not None and (fed is not None or linear.elementwise):
             raise UncertainError(f"{site} has a further tap, and something else that is not followed beside it")
@@ -184,19 +194,22 @@ class Reference:
     def of_shift(self) -> tuple[Float64, Float64, int]:
         """What a shift of the data adds to each cell of the grid, the sizes of its terms, and how many there are."""
         linear, fed = self.side.linear, self.fed
-        if fed is None or linear.data is None or linear.weight_index is None or not np.any(fed.shift):
-            return np.zeros(self.grid), np.zeros(self.grid), 0
+        data = None if fed is None else linear.data_at(fed.index)
+        if fed is None or data is None or linear.weight_index is None or not np.any(fed.shift):
+            return np.zeros(self.bias_grid), np.zeros(self.bias_grid), 0
         weight = self.side.weight(linear.weight_index)
         cells, sums = product(self.grid), []
         for part in (fed.shift, fed.magnitude):
             total = np.zeros(cells)
             for piece in pieces(weight.shape):
                 values = weight[piece].astype(np.float64)
-                channel = np.broadcast_to(linear.data.channel, weight.shape)[piece]
+                channel = np.broadcast_to(data.channel, weight.shape)[piece]
                 cell = np.broadcast_to(linear.cell, weight.shape)[piece]
                 terms = np.abs(values) * part[channel] if part is fed.magnitude else values * part[channel]
                 total += np.bincount(cell.reshape(-1), terms.reshape(-1), minlength=cells)
-            sums.append((total * linear.factor[0]).reshape(self.grid))
+            total *= linear.factor[0]
+            placed = total if linear.bias_cell is None else np.append(total, 0.0)[linear.bias_cell]
+            sums.append(placed.reshape(self.bias_grid))
         return sums[0], np.abs(sums[1]), weight.size // max(1, cells)
 
 

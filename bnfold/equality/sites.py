@@ -25,7 +25,7 @@ import numpy as np
 
 from bnfold.equality.counterparts import Correspondence, Counterparts, Site
 from bnfold.equality.inputs import Batch
-from bnfold.equality.runner import Runner
+from bnfold.equality.runner import CannotRun, Runner
 from bnfold.equality.site_figures import Excess
 from bnfold.equality.site_judge import Judged, SiteJudge
 from bnfold.equality.site_runs import Array, Side
@@ -41,13 +41,17 @@ _HELD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """The first site that differs: the rewritten model's node and value, the original's value, and what was found."""
+    """The first site that differs: the rewritten model's node and value, the original's value, and what was found.
+
+    `within` is what the node puts out, where the value is none of the model's own (gate_sums.py).
+    """
 
     node: str
     value: str
     stands_for: str
     excess: Excess
     batch: Batch = field(compare=False, repr=False)
+    within: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +114,17 @@ class Comparison:
     def over(self, batches: Sequence[Batch]) -> SiteOutcome:
         """Settle what corresponds on the first batch, and compare on all of them. Raises `CannotRun`.
 
-        Where it differs and most names turn out to mean something else than in the original, it is done once more
-        without them: any correspondence by which every site agrees shows that both are the same function.
+        Where it differs and names do not stand in the order of the original, it is done once more without them: any
+        correspondence by which every site agrees shows that both are the same function.
         """
         outcome = self._over(batches)
-        if outcome.divergence is None or not self._by_name or not self._names_mislead():
+        if outcome.divergence is None or not self._by_name or not self._counterparts.names_are_mixed:
             return outcome
-        nameless = Comparison(*self._sides, by_name=False)._over(batches)
+        try:
+            nameless = Comparison(*self._sides, by_name=False)._over(batches)
+        except CannotRun:  # what was found by name stands
+            return outcome
         return nameless if nameless.is_same else outcome
-
-    def _names_mislead(self) -> bool:
-        """Whether more values have been found to be no copy of their namesake than to be one."""
-        named = self._counterparts.namesake
-        others = sum(named(id_) not in {None, found} for id_, found in self._decided.items())
-        standing = {id_: found for id_, found in self._found.stands_for.items() if id_ not in self._decided}
-        open_ = {site.value.id for site in self._found.sites if not self._judged[site.key].agrees}
-        return others > sum(named(id_) is found for id_, found in standing.items() if id_ not in open_)
 
     def _over(self, batches: Sequence[Batch]) -> SiteOutcome:
         worst: list[Judged] = []
@@ -157,7 +156,7 @@ class Comparison:
             for judged in first:
                 self._settle(judged)
             self._found = self._counterparts.under(self._decided)
-        return next((j for j in map(self._of, self._found.sites) if not j.passes), None)
+        raise CannotRun("timeout", f"what corresponds to what did not settle in {_MOST_ROUNDS} rounds")
 
     def _of(self, site: Site) -> Judged:
         return self._judged[site.key]

@@ -1,4 +1,4 @@
-"""The absorbing arithmetic, written once for all operators that are linear in a constant weight.
+"""Absorbing, written once for all operators that are linear in a constant weight (the numbers: ops/exact.py).
 
 With the weight seen as (group, out, in, taps...) and the bias as something that broadcasts against the output, an
 affine (a, s) after  y = W x + b  gives
@@ -23,49 +23,59 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from bnfold.affine import Affine, Float64
 from bnfold.nodes import Node
-from bnfold.ops.exact import exact_bias, products
+from bnfold.ops.exact import exact_bias, factors_of, products, shift_behind
 from bnfold.ops.facts import Array, Constant
 from bnfold.ops.home import Furnishing, NewConstant, NewNode
+from bnfold.ops.limits import axis_obstacle, bias_obstacle, fed_obstacle, weight_obstacle
 from bnfold.ops.quantized import Dequantized
-from bnfold.ops.reasons import AXIS, BLOCKED, NOT_FINITE, OVERFLOW, PRECISION, QUANTIZED, Obstacle
-from bnfold.ops.rounding import HALF_UNITS, rounded
-
-MOST_ROUNDING = 4.0
-"""Units of rounding, as a root mean square over a channel, beyond which a narrow type has lost the weight."""
+from bnfold.ops.reasons import Obstacle
+from bnfold.ops.rounding import rounded
 
 View = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fed:
-    """Where the data of a linear operator come in: which input, on which axis of it the channels lie, and in the view.
+    """Where the data of a linear operator come in: which input, on which axes of it the channels lie, and in the view.
 
-    `sees_all`: whether every output sees every tap of the weight, so that a shift of the data is one of the output.
-    `factor`: what the product of weight and data is multiplied by (Gemm's alpha).
+    `sees_all`: whether every output sees every tap of the weight, so that a shift of the data is one of the output, and
+    `why` not. `factor`: what the product of weight and data is multiplied by (Gemm's alpha). `sizes` are those of the
+    axes, where they are several; `rank` is that of the data where it is stated, and not the output's, `least_rank` the
+    least that it may be; `grows` is by how much the output's is larger, where that is known.
     """
 
     data_input: int
-    axis: int
+    axes: tuple[int, ...]
     view_axis: int
     sees_all: bool = True
     factor: float = 1.0
+    sizes: tuple[int, ...] | None = None
+    rank: int | None = None
+    least_rank: int = 1
+    grows: int | None = None
+    why: str = ""
+
+    def axes_at(self, rank: int) -> tuple[int, ...]:
+        """The axes of the channels in data of that rank."""
+        return tuple(axis if axis >= 0 else axis + rank for axis in self.axes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear:
     """A node whose output is linear in a constant weight (a Home).
 
-    `view` gives an array of the weight's dims as (group, out, in, taps...), without copying. The group*out outputs lie
-    along `axis` of the output, counted from the end where negative; `rank` is None where the weight does not say it,
-    and is then at least `least_rank`. `weight_axis` is the axis of the weight that the outputs are, where it is one.
+    `view` gives an array of the weight's dims as (group, out, in, taps...), without copying, unless `back` leads from
+    such an array to one of the weight's dims. The group*out outputs lie along `axes` of the output, counted from the
+    end where negative, of these `sizes`; `rank` is None where the weight does not say it, and is then at least
+    `least_rank`. `weight_axis` is the axis of the weight that the outputs are, where it is one.
 
     `bias` is None where there is none; `bias_input` is None where the operator has no place for one. It acts multiplied
-    by `bias_factor`, and a rewritten node drops `dropped` (Gemm's beta) because its bias has taken that in.
+    by `bias_factor`, and a rewritten node drops `dropped` (Gemm's beta) because its bias has taken that in. Where the
+    outputs are a part of it only, `placed` makes a whole bias of what they get.
     """
 
     node: Node
@@ -73,7 +83,7 @@ class Linear:
     weight_input: int
     view: View = field(repr=False)
     rank: int | None
-    axis: int
+    axes: tuple[int, ...]
     weight_axis: int | None
     bias: Constant | Dequantized | None = None
     bias_input: int | None = None
@@ -90,50 +100,50 @@ class Linear:
     """By what each channel of the data is multiplied and added to the output, besides all else."""
     branches: tuple[Branch, ...] = field(default=(), repr=False)
     """What is merged into it: other operators of the same data, added to its output."""
+    sizes: tuple[int, ...] = ()
+    placed: Callable[[Float64], Float64] | None = field(default=None, repr=False)
+    back: View | None = field(default=None, repr=False)
     channels: int = field(init=False)
     groups: int = field(init=False)
+    inputs: int = field(init=False)
+    """How many channels the data have."""
 
     def __post_init__(self) -> None:
-        """Read the number of outputs off the weight's dims."""
+        """Read the numbers of outputs and inputs off the weight's dims."""
         shape = self.view(np.broadcast_to(np.zeros((), np.float32), self.weight.dims)).shape
         object.__setattr__(self, "groups", shape[0])
         object.__setattr__(self, "channels", shape[0] * shape[1])
+        object.__setattr__(self, "inputs", 0 if self.fed is None else shape[0] * shape[self.fed.view_axis])
+        if len(self.axes) == 1:
+            object.__setattr__(self, "sizes", (self.channels,))
 
-    def axis_at(self, rank: int) -> int:
-        """The axis of the outputs in an output of that rank."""
-        return self.axis if self.axis >= 0 else self.axis + rank
+    def axes_at(self, rank: int) -> tuple[int, ...]:
+        """The axes of the outputs in an output of that rank."""
+        return tuple(axis if axis >= 0 else axis + rank for axis in self.axes)
+
+    def size_at(self, axis: int, rank: int) -> int | None:
+        """How large an axis of the output is, where the weight says so."""
+        return dict(zip(self.axes_at(rank), self.sizes, strict=True)).get(axis)
+
+    def outputs_of(self, after: Affine) -> tuple[Float64, Float64]:
+        """The scale and shift that an affine of the output means for each of the outputs."""
+        return after.along(self.axes_at(after.rank), self.sizes)
 
     def fed_by(self, before: Affine, index: int) -> Linear | Obstacle:
         """The same operator where an affine acts on its data first; or what keeps it from taking that over."""
-        fed = self.fed
-        if fed is None or fed.data_input != index or isinstance(self.weight, Dequantized):
-            return Obstacle(BLOCKED, f"{self.node.op} takes over no affine of its input {index}", self.node)
-        axis = fed.axis if fed.axis >= 0 else fed.axis + before.rank
-        wrong_rank = self.rank is not None and before.rank != self.rank
-        if wrong_rank or not 0 <= axis < before.rank or not before.varies_only_along(axis):
-            return Obstacle(
-                AXIS, f"the affine has the shape {before.shape}, the channels lie on axis {axis}", self.node
-            )
-        if max(before.shape) not in {1, self.inputs}:
-            detail = f"{max(before.shape)} channels are to settle in {self.inputs} inputs"
-            return Obstacle(AXIS, detail, self.node)
-        if before.has_shift and not fed.sees_all:
-            return Obstacle(BLOCKED, f"{self.node.op} pads with zeros, which a shift before it would change", self.node)
-        if before.has_shift and isinstance(self.bias, Dequantized):
-            return Obstacle(QUANTIZED, "the bias is stored as integers, which take no shift", self.node)
-        return replace(self, before=before)
+        return fed_obstacle(self, before, index) or replace(self, before=before)
 
     @property
-    def inputs(self) -> int:
-        """How many channels the data have."""
-        if self.fed is None:
-            return 0
-        shape = self.view(np.broadcast_to(np.zeros((), np.float32), self.weight.dims)).shape
-        return int(shape[0] * shape[self.fed.view_axis])
+    def input_sizes(self) -> tuple[int, ...]:
+        """How large the axes of the data are along which the channels lie."""
+        stated = None if self.fed is None else self.fed.sizes
+        return (self.inputs,) if stated is None else stated
 
     def output_rank(self, before: Affine) -> int:
         """The rank of the output, given an affine of the data."""
-        return self.rank or max(before.rank, len(self.weight.dims))
+        if self.fed is not None and self.fed.grows is not None:
+            return before.rank + self.fed.grows
+        return max(before.rank, len(self.weight.dims)) if self.rank is None else self.rank
 
     @property
     def has_shift_before(self) -> bool:
@@ -142,7 +152,7 @@ class Linear:
 
     def obstacle_to(self, after: Affine) -> Obstacle | None:
         """The axes, then the numbers."""
-        return _axis_obstacle(self, after) or _weight_obstacle(self, after) or _bias_obstacle(self, after)
+        return axis_obstacle(self, after) or weight_obstacle(self, after) or bias_obstacle(self, after)
 
     def needs_add(self, after: Affine) -> bool:
         """A shift, and no place for it; one of the data may come to nothing."""
@@ -164,7 +174,7 @@ class Linear:
             constants=tuple(part for part in parts if isinstance(part, NewConstant)),
             nodes=tuple(part for part in parts if isinstance(part, NewNode)),
             dropped=frozenset() if exact is None else self.dropped,
-            added=_shift_behind(self, exact, after.rank) if self.needs_add(after) and exact is not None else None,
+            added=_shift_behind(self, exact, after) if self.needs_add(after) and exact is not None else None,
         )
 
 
@@ -185,9 +195,11 @@ def absorbed_weight(linear: Linear, weight: Constant, after: Affine) -> Array:
     """W' = a*W in the weight's own type and shape, rounded once; requires that no obstacle stands."""
     folded = np.empty(weight.dims, weight.dtype)
     target = linear.view(folded)
+    if linear.back is not None:
+        target = np.empty(target.shape, weight.dtype)
     for group, outputs, exact in products(linear, weight, after):
         target[group, outputs] = rounded(exact, weight.dtype)
-    return folded
+    return folded if linear.back is None else linear.back(target)
 
 
 def absorbed_bias(linear: Linear, exact: Float64) -> Array:
@@ -198,7 +210,7 @@ def absorbed_bias(linear: Linear, exact: Float64) -> Array:
 def _new_weight(linear: Linear, after: Affine) -> NewConstant | NewNode:
     weight = linear.weight
     if isinstance(weight, Dequantized):
-        return weight.copy(linear.weight_input, *_factors(linear, linear.weight_axis, after))
+        return weight.copy(linear.weight_input, *factors_of(linear, linear.weight_axis, after))
     header = TensorProto(data_type=weight.data_type, dims=weight.dims)
     content = partial(absorbed_weight, linear, weight, after)
     name = f"{weight.value.name}_folded"
@@ -209,7 +221,7 @@ def _new_bias(linear: Linear, after: Affine, exact: Float64 | None) -> NewConsta
     if linear.bias_input is None:
         return None
     if isinstance(linear.bias, Dequantized):
-        return linear.bias.copy(linear.bias_input, *_factors(linear, 0, after))
+        return linear.bias.copy(linear.bias_input, *factors_of(linear, 0, after))
     if exact is None:
         return None
     array = absorbed_bias(linear, exact)
@@ -218,10 +230,9 @@ def _new_bias(linear: Linear, after: Affine, exact: Float64 | None) -> NewConsta
     return NewConstant.now(linear.bias_input, _anchor(linear), _bias_name(linear), array, replaces=False)
 
 
-def _shift_behind(linear: Linear, exact: Float64, rank: int) -> NewConstant:
-    """The constant of an Add, which must broadcast along the axis of the outputs."""
-    shape = (-1, *[1] * (rank - 1 - linear.axis_at(rank)))
-    array = absorbed_bias(linear, exact).reshape(shape)
+def _shift_behind(linear: Linear, exact: Float64, after: Affine) -> NewConstant:
+    """The constant of an Add."""
+    array = absorbed_bias(linear, shift_behind(linear, exact, after))
     return NewConstant.now(1, _anchor(linear), _bias_name(linear), array, replaces=False)
 
 
@@ -233,78 +244,3 @@ def _anchor(linear: Linear) -> Constant:
 def _bias_name(linear: Linear) -> str:
     name = linear.weight.value.name
     return f"{name.removesuffix('weight')}bias" if name.endswith("weight") else f"{name}_bias"
-
-
-def _factors(linear: Linear, axis: int | None, after: Affine) -> tuple[Float64, int]:
-    """One factor per index of an operand's axis; one in all where the outputs are no axis of it."""
-    scale, _ = after.along(linear.axis_at(after.rank), linear.channels)
-    return (scale[:1], 0) if axis is None else (scale, axis)
-
-
-def _axis_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
-    axis = linear.axis_at(after.rank)
-    right_rank = after.rank >= linear.least_rank if linear.rank is None else after.rank == linear.rank
-    if not right_rank or not 0 <= axis < after.rank or not after.varies_only_along(axis):
-        counted = f"axis {axis} of {after.rank}" if linear.rank is None else f"axis {axis} of {linear.rank}"
-        detail = f"the affine has the shape {after.shape}, the outputs lie along {counted}"
-        return Obstacle(AXIS, detail, linear.node)
-    if max(after.shape) not in {1, linear.channels}:
-        detail = f"{max(after.shape)} channels are to settle in {linear.channels} outputs"
-        return Obstacle(AXIS, detail, linear.node)
-    return None
-
-
-def _weight_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
-    """The first output channel whose weights are lost in rounding: not finite, or imprecise in a 16-bit type."""
-    weight = linear.weight
-    if isinstance(weight, Dequantized):
-        return _scale_obstacle(linear, weight, linear.weight_axis, after)
-    for group, outputs, exact in products(linear, weight, after):
-        new = rounded(exact, weight.dtype)
-        each = tuple(range(1, exact.ndim))
-        if np.all(np.isfinite(new)):
-            bad = _imprecise(exact, new) if weight.dtype.itemsize == 2 else np.zeros(1, np.bool_)
-            reason, how = PRECISION, "too small for"
-        else:
-            bad = ~np.all(np.isfinite(new), axis=each)
-            finite = bool(np.all(np.isfinite(linear.view(weight.array())[group, outputs])))
-            reason, how = (OVERFLOW, "too large for") if finite else (NOT_FINITE, "not finite in")
-        if np.any(bad):
-            row = int(np.argmax(bad))
-            channel = group * (linear.channels // linear.groups) + outputs.start + row
-            size = float(np.max(np.abs(exact[row])))
-            kind = weight.dtype.name
-            detail = f"the weights of output channel {channel}, up to {size:.3g} in size, would be {how} {kind}"
-            return Obstacle(reason, detail, linear.node)
-    return None
-
-
-def _scale_obstacle(linear: Linear, operand: Dequantized, axis: int | None, after: Affine) -> Obstacle | None:
-    """What keeps a quantised operand from being scaled per output, along `axis` of it."""
-    scale, _ = after.along(linear.axis_at(after.rank), linear.channels)
-    if axis is None and np.any(scale != scale[0]):
-        return Obstacle(QUANTIZED, "its groups share one scale per output", linear.node)
-    return operand.obstacle_to(*_factors(linear, axis, after), linear.node)
-
-
-def _bias_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
-    if isinstance(linear.bias, Dequantized):
-        if after.has_shift:
-            return Obstacle(QUANTIZED, "the bias is stored as integers, which take no shift", linear.node)
-        return _scale_obstacle(linear, linear.bias, 0, after)
-    exact, dtype = exact_bias(linear, after), linear.weight.dtype
-    if exact is None or np.all(np.isfinite(rounded(exact, dtype))):
-        return None
-    if linear.bias is not None and not np.all(np.isfinite(linear.bias.array())):
-        return Obstacle(NOT_FINITE, "the bias holds NaN or infinity", linear.node)
-    size = float(np.max(np.abs(exact)))
-    return Obstacle(OVERFLOW, f"the bias, up to {size:.3g} in size, would be too large for {dtype.name}", linear.node)
-
-
-def _imprecise(exact: Float64, new: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Per output: a nonzero product became zero, or the rounding is beyond MOST_ROUNDING units."""
-    axes = tuple(range(1, exact.ndim))
-    error = np.sqrt(np.mean((new.astype(np.float64) - exact) ** 2, axis=axes))
-    size = np.sqrt(np.mean(exact**2, axis=axes))
-    vanished = np.any((exact != 0) & (new == 0), axis=axes)
-    return np.asarray(vanished | (error > MOST_ROUNDING * HALF_UNITS[new.dtype] * size))

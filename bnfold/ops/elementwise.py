@@ -16,7 +16,7 @@ or, where nothing before it takes that, p' = a*p if there is no shift.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
@@ -31,12 +31,13 @@ from bnfold.ops.reasons import (
     AXIS,
     BLOCKED,
     LAYOUT,
-    NOT_CONSTANT,
     NOT_FINITE,
     OVERFLOW,
     OVERRIDABLE,
     PRECISION,
+    SHIFT,
     SPARSE,
+    TYPE,
     Obstacle,
 )
 from bnfold.ops.rounding import FLOAT_TYPES, rounded
@@ -90,7 +91,7 @@ class Elementwise:
         if self.values.ndim > after.rank:
             return Obstacle(AXIS, f"a constant with {self.values.ndim} dimensions", self.node)
         if not self.is_additive and after.has_shift:
-            return Obstacle(BLOCKED, f"{self.node.op} by a constant takes no shift", self.node)
+            return Obstacle(SHIFT, f"{self.node.op} by a constant takes no shift", self.node)
         exact = self.absorbed(after)
         if self.is_old and exact.shape != self.values.shape:
             return Obstacle(AXIS, "before opset 7 its constant cannot vary along further axes", self.node)
@@ -163,8 +164,10 @@ def elementwise(facts: Facts, node: Node) -> Elementwise | Obstacle:
     if node.op == "Div" and place == 0:
         return Obstacle(BLOCKED, "a constant divided by the value is no affine of it", node)
     constant = facts.constant(first if place == 0 else second)
-    if not isinstance(constant, Constant) or constant.dtype not in FLOAT_TYPES:
-        return Obstacle(NOT_CONSTANT, "its constant is of no type that is folded", node)
+    if not isinstance(constant, Constant):
+        return replace(constant, node=node)
+    if constant.dtype not in FLOAT_TYPES:
+        return Obstacle(TYPE, "its constant is of no type that is folded", node)
     if 0 in constant.dims or math.prod(constant.dims) > LARGEST_CONSTANT:
         return Obstacle(BLOCKED, f"a constant of shape {constant.dims} is no parameter of a channel", node)
     values = _aligned(facts, node, 1 - place, constant)

@@ -1,6 +1,7 @@
 """What the constants of a linear operator become, exactly: in float64 and not rounded yet (absorb.py has the formulas).
 
-A weight is computed in pieces, so that it is never held in float64 as a whole.
+A weight is computed in pieces, so that it is never held in float64 as a whole. The outputs, and the channels of the
+data, may lie along several axes (an Einsum's labels): they are counted as one, the last axis fastest.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 18
 """Elements computed at a time: 2 MB in float64."""
+
+
+def factors_of(linear: Linear, axis: int | None, after: Affine) -> tuple[Float64, int]:
+    """One factor per index of an operand's axis; one in all where the outputs are no axis of it."""
+    scale, _ = linear.outputs_of(after)
+    return (scale[:1], 0) if axis is None else (scale, axis)
 
 
 def products(linear: Linear, weight: Constant, after: Affine) -> Iterator[tuple[int, slice, Float64]]:
@@ -57,7 +64,7 @@ class _Rows:
     def of(cls, linear: Linear, weight: Constant, after: Affine) -> _Rows:
         source = linear.view(weight.array())
         groups, outputs, *rest = source.shape
-        scale, _ = after.along(linear.axis_at(after.rank), groups * outputs)
+        scale, _ = linear.outputs_of(after)
         fed = of_inputs(linear, source.ndim)
         branches = (
             cls.of(branch.linear, branch.linear.weight, branch.after)
@@ -86,10 +93,9 @@ def of_inputs(linear: Linear, rank: int) -> tuple[Float64, Float64] | None:
     """The scale and shift of the data, by group, as they multiply the weight's view without its first axis."""
     if linear.before is None or linear.fed is None:
         return None
-    axis = linear.fed.axis if linear.fed.axis >= 0 else linear.fed.axis + linear.before.rank
     shape = [1] * rank
     shape[0], shape[linear.fed.view_axis] = linear.groups, linear.inputs // linear.groups
-    scale, shift = linear.before.along(axis, linear.inputs)
+    scale, shift = linear.before.along(linear.fed.axes_at(linear.before.rank), linear.input_sizes)
     return np.asarray(scale.reshape(shape)), np.asarray(shift.reshape(shape))
 
 
@@ -103,9 +109,10 @@ def of_shift(linear: Linear) -> Float64 | None:
     if parts is None:
         return None
     added = np.empty((linear.groups, linear.channels // linear.groups))
-    for group in range(linear.groups):
-        for output in range(added.shape[1]):
-            added[group, output] = np.sum(source[group, output].astype(np.float64) * parts[1][group][0])
+    with np.errstate(over="ignore", invalid="ignore"):
+        for group in range(linear.groups):
+            for output in range(added.shape[1]):
+                added[group, output] = np.sum(source[group, output].astype(np.float64) * parts[1][group][0])
     return added.reshape(-1) * (1.0 if linear.fed is None else linear.fed.factor)
 
 
@@ -121,24 +128,52 @@ def exact_bias(linear: Linear, after: Affine) -> Float64 | None:
 
 
 def _own_bias(linear: Linear, after: Affine) -> Float64 | None:
-    axis = linear.axis_at(after.rank)
-    scale, shift = after.along(axis, linear.channels)
     if isinstance(linear.bias, Dequantized):
         return None
     added = of_shift(linear)
+    if linear.placed is not None:
+        return _placed(linear, added)
+    scale, shift = linear.outputs_of(after)
     if added is not None:
         shift = scale * added + shift
+    axes = linear.axes_at(after.rank)
     if linear.bias is None:
         if not np.any(shift):
             return None
-        return shift if linear.bias_is_vector or axis == after.rank - 1 else shift[:, np.newaxis]
+        return shift if linear.bias_is_vector or axes == (after.rank - 1,) else shift[:, np.newaxis]
     original = linear.bias.array().astype(np.float64) * linear.bias_factor
     if linear.bias_is_vector:
         return _shifted(original * scale, shift)
     shape = [1] * after.rank
-    shape[axis] = linear.channels
+    shape[axes[0]] = linear.channels
     exact = _shifted(original * after.scale, after.shift if added is None else shift.reshape(shape))
     return exact[0] if original.ndim < exact.ndim and exact.shape[0] == 1 else exact
+
+
+def _placed(linear: Linear, added: Float64 | None) -> Float64 | None:
+    """A bias of which the outputs are a part; as it was, which is None, where nothing is added."""
+    if added is None or linear.placed is None or not np.any(added):
+        return None
+    whole = linear.placed(added)
+    if linear.bias is None or isinstance(linear.bias, Dequantized):
+        return whole
+    return _shifted(linear.bias.array().astype(np.float64), whole)
+
+
+def shift_behind(linear: Linear, exact: Float64, after: Affine) -> Float64:
+    """The constant of an Add behind an operator, which broadcasts along the axes of its outputs.
+
+    An axis of several along which nothing varies stays 1.
+    """
+    axes = linear.axes_at(after.rank)
+    shape = [1] * (after.rank - min(axes, default=after.rank))
+    for axis, size in zip(axes, linear.sizes, strict=True):
+        shape[axis - after.rank] = size
+    whole = exact.reshape(shape)
+    if len(axes) > 1 and not linear.has_shift_before:
+        for axis in axes:
+            whole = whole if after.shape[axis] > 1 else whole.take([0], axis - after.rank)
+    return np.asarray(whole)
 
 
 def _shifted(product: Float64, shift: Float64) -> Float64:

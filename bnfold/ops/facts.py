@@ -50,6 +50,11 @@ QUANTIZED_SOURCES = frozenset({"DequantizeLinear"})
 TENSOR_ATTRIBUTE = "value"
 
 
+def cannot_be_evaluated(node: Node) -> bool:
+    """Whether onnx's reference evaluator draws random numbers for a node, or gets it wrong."""
+    return node.op in RANDOM | MISCOMPUTED
+
+
 def reads_metadata_alone(reader: Reader) -> bool:
     """Whether a reader looks only at the shape or type of what it reads."""
     return (reader.node.op, reader.index) in METADATA_INPUTS
@@ -66,9 +71,10 @@ class _Leaf:
 
     def obstacle(self, value: Value) -> Obstacle:
         """The same, said of the value that was asked for."""
-        return Obstacle(
-            self.reason, self.what if self.is_sentence else f"{value.name!r} depends on {self.what}", self.node
-        )
+        depends = f"{value.name!r} depends on {self.what}"
+        if self.what.startswith(f"{value.name!r}, which"):
+            depends = f"{value.name!r} is not constant"
+        return Obstacle(self.reason, self.what if self.is_sentence else depends, self.node)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +95,10 @@ class Constant:
     def array(self) -> Array:
         """The content, read-only, of shape `dims`."""
         return self._source if isinstance(self._source, np.ndarray) else self._graph.model.array(self._source)
+
+    def in_float64(self) -> Constant:
+        """The same numbers in float64, held."""
+        return Constant(self.value, self.dims, TensorProto.DOUBLE, self.array().astype(np.float64), self._graph)
 
 
 class Facts:

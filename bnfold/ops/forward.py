@@ -33,12 +33,13 @@ from bnfold.ops.passing import (
     target_shape,
 )
 from bnfold.ops.positions import may_pad, reduced_axes
-from bnfold.ops.reasons import BLOCKED, LAYOUT, Obstacle
+from bnfold.ops.reasons import BLOCKED, LAYER, LAYOUT, NEGATIVE, OLD_OPSET, PADDING, SEVERAL, SHIFT, Obstacle
+from bnfold.ops.table import register
 
 Ahead = Callable[[Facts, Node, int, Affine], Affine | Obstacle | None]
 Function = TypeVar("Function", bound=Ahead)
 AHEAD: dict[str, Ahead] = {}
-SEVERAL: dict[str, Callable[[Facts, Node, int, Affine], tuple[Affine, ...] | Obstacle]] = {}
+ALL_OUTPUTS: dict[str, Callable[[Facts, Node, int, Affine], tuple[Affine, ...] | Obstacle]] = {}
 """Operators of several outputs, all of which bear something."""
 
 
@@ -46,13 +47,13 @@ def forward(facts: Facts, node: Node, index: int, affine: Affine) -> tuple[Affin
     """The affine of each output that an affine of input `index` becomes; None for an operator that lets none pass."""
     if node.refers_to_attributes:
         return None
-    if node.op in SEVERAL:
-        return SEVERAL[node.op](facts, node, index, affine)
+    if node.op in ALL_OUTPUTS:
+        return ALL_OUTPUTS[node.op](facts, node, index, affine)
     function = AHEAD.get(node.op)
     if function is None:
         return None
     if any(value is not None for value in node.outputs[1:]):
-        return Obstacle(BLOCKED, f"{node.op} has several outputs", node)
+        return Obstacle(SEVERAL, f"{node.op} has several outputs", node)
     found = function(facts, node, index, affine)
     return found if found is None or isinstance(found, Obstacle) else (found,)
 
@@ -61,7 +62,7 @@ def ahead(*ops: str) -> Callable[[Function], Function]:
     """A decorator that puts a function into the table under each of `ops`."""
 
     def decorate(function: Function) -> Function:
-        AHEAD.update(dict.fromkeys(ops, function))
+        register("forward", AHEAD, *ops)(function)
         return function
 
     return decorate
@@ -69,7 +70,10 @@ def ahead(*ops: str) -> Callable[[Function], Function]:
 
 @ahead("Identity", "Dropout", "Cast", "Pad", "Resize", "Upsample", "Clip")
 def _same(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """What goes back unchanged goes forward unchanged."""
+    """everything that goes back unchanged (Clip, Pad: one and the same for all channels; a Dropout: at inference)
+
+    Not: a Dropout in training mode; one of which the mask is read; what does not go back.
+    """
     back = backward(facts, node, affine)
     if isinstance(back, Obstacle):
         return back
@@ -89,12 +93,13 @@ def kept(facts: Facts, node: Node, affine: Affine, *, has_taken: bool) -> Affine
         return None
     if node.op == "Pad" and affine.has_shift:
         # A layer behind it would subtract there what it adds everywhere: exact, but not in floating point.
-        return Obstacle(BLOCKED, "a shift would have to be undone in what it pads, and would cancel there", node)
+        return Obstacle(PADDING, "a shift would have to be undone in what it pads, and would cancel there", node)
     return inverse(affine) or Obstacle(BLOCKED, f"{node.op} lets no scale of zero pass", node)
 
 
 @ahead("Transpose")
 def _transposed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, its axes permuted"""
     del facts, index
     perm = node.ints_attribute("perm") or tuple(reversed(range(affine.rank)))
     if sorted(perm) != list(range(affine.rank)):
@@ -104,6 +109,10 @@ def _transposed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
 
 @ahead("Squeeze")
 def _squeezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, without the squeezed axes
+
+    Not: axes that are not known.
+    """
     axes = squeezed_axes(facts, node)
     normal = None if axes is None else normalised(axes, affine.rank)
     if index or normal is None or any(affine.shape[axis] != 1 for axis in normal):
@@ -113,6 +122,10 @@ def _squeezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
 
 @ahead("Unsqueeze")
 def _unsqueezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, with the new axes
+
+    Not: axes that are not known.
+    """
     axes = axes_of(facts, node)
     normal = None if axes is None else normalised(axes, affine.rank + len(axes))
     if index or normal is None:
@@ -122,6 +135,10 @@ def _unsqueezed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
 
 @ahead("Reshape", "Flatten")
 def _reshaped(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything that is still a constant per channel on the other side, as far as the sizes are known
+
+    Not: channels that mix with a dimension of unknown size.
+    """
     source = input_shape(facts, node)
     if index or source is None or len(source) != affine.rank:
         return Obstacle(LAYOUT, f"the shape before {node.op} is not known", node)
@@ -133,23 +150,40 @@ def _reshaped(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
 
 @ahead("Relu", "LeakyRelu", "PRelu")
 def _rectified(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """a scale that is nowhere negative
+
+    Not: a shift, a negative scale; a PRelu's slope.
+    """
     del facts
-    if index or affine.has_shift or np.any(affine.scale < 0):
-        return Obstacle(BLOCKED, f"{node.op} lets a scale pass that is nowhere negative, and no shift", node)
+    if index:
+        return Obstacle(BLOCKED, f"input {index} of {node.op}", node)
+    if affine.has_shift:
+        return Obstacle(SHIFT, f"{node.op} lets no shift pass", node)
+    if np.any(affine.scale < 0):
+        return Obstacle(NEGATIVE, f"{node.op} lets no negative scale pass", node)
     return affine
 
 
 @ahead("Abs")
 def _in_size(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """Of a scale its size is left."""
+    """a scale, of which its size is left
+
+    Not: a shift.
+    """
     del facts
-    if index or affine.has_shift:
-        return Obstacle(BLOCKED, f"{node.op} lets no shift pass", node)
+    if index:
+        return Obstacle(BLOCKED, f"input {index} of {node.op}", node)
+    if affine.has_shift:
+        return Obstacle(SHIFT, f"{node.op} lets no shift pass", node)
     return Affine(np.abs(affine.scale), affine.shift)
 
 
 @ahead("LpPool", "GlobalLpPool")
 def _pooled_in_size(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """a scale, of which its size is left
+
+    Not: a shift; an affine that differs between positions.
+    """
     if any(size != 1 for size in affine.shape[2:]):
         return Obstacle(LAYOUT, f"{node.op} acts along an axis where it differs", node)
     return _in_size(facts, node, index, affine)
@@ -157,19 +191,28 @@ def _pooled_in_size(facts: Facts, node: Node, index: int, affine: Affine) -> Aff
 
 @ahead("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool")
 def _pooled(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything (MaxPool: a scale that is nowhere negative); a scale alone where the zeros of a padding are counted
+
+    Not: a negative scale before a MaxPool; a shift with count_include_pad and a padding; indices that are put out.
+    """
     del facts
     if index or any(size != 1 for size in affine.shape[2:]):
         return Obstacle(LAYOUT, f"{node.op} acts along an axis where it differs", node)
     counted = node.op == "AveragePool" and node.int_attribute("count_include_pad", 0)
     if counted and (may_pad(node) or node.int_attribute("ceil_mode", 0)) and affine.has_shift:
-        return Obstacle(BLOCKED, "AveragePool counts the zeros of its padding, which a shift would change", node)
+        return Obstacle(PADDING, "AveragePool counts the zeros of its padding, which a shift would change", node)
     if "Max" in node.op and np.any(affine.scale < 0):
-        return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node)
+        return Obstacle(NEGATIVE, f"{node.op} lets no negative scale pass", node)
     return affine
 
 
 @ahead("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2")
 def _reduced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """over other axes than the channels: everything; for the largest and smallest a scale that is nowhere negative, for
+    norms a scale, of which its size is left
+
+    Not: axes that are not known, or along which the affine differs; a shift before a norm.
+    """
     shape = input_shape(facts, node)
     axes = reduced_axes(facts, node, shape)
     if index or shape is None or axes is None or len(shape) != affine.rank:
@@ -187,7 +230,7 @@ def _of_axes(facts: Facts, node: Node, affine: Affine, sizes: list[Dim]) -> Affi
     if node.op in {"ReduceL1", "ReduceL2"}:
         return _in_size(facts, node, 0, affine)
     if node.op in {"ReduceMax", "ReduceMin"} and np.any(affine.scale < 0):
-        return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node)
+        return Obstacle(NEGATIVE, f"{node.op} lets no negative scale pass", node)
     if node.op != "ReduceSum" or not affine.has_shift:
         return affine
     known = [size for size in sizes if isinstance(size, int)]
@@ -198,7 +241,10 @@ def _of_axes(facts: Facts, node: Node, affine: Affine, sizes: list[Dim]) -> Affi
 
 @ahead("Concat")
 def _beside(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """The others bear (1, 0)."""
+    """everything: the others bear (1, 0)
+
+    Not: sizes that are not known.
+    """
     axis = node.int_attribute("axis", 1) % affine.rank
     sizes = [None if value is None else known_size(facts, value, axis) for value in node.inputs]
     known = [size for size in sizes if size is not None]
@@ -210,13 +256,18 @@ def _beside(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
 
 @ahead("Mul", "Div")
 def _multiplied(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """A scale, whatever it is multiplied by; of a Div, that of the dividend."""
+    """a scale, whatever it is multiplied by; of a Div, that of the dividend
+
+    Not: a shift; what divides; a value that is enlarged where the affine differs.
+    """
     value = node.inputs[index]
-    if affine.has_shift or (node.op == "Div" and index):
-        return Obstacle(BLOCKED, f"{node.op} lets no shift pass", node)
+    if node.op == "Div" and index:
+        return Obstacle(BLOCKED, "what divides lets no per-channel affine pass", node)
+    if affine.has_shift:
+        return Obstacle(SHIFT, f"{node.op} lets no shift pass", node)
     rank = _joined_rank(facts, node)
     if value is None or isinstance(rank, Obstacle):
-        return rank if isinstance(rank, Obstacle) else Obstacle(LAYOUT, f"an input of {node.op} is missing", node)
+        return rank if isinstance(rank, Obstacle) else Obstacle(LAYER, f"an input of {node.op} is missing", node)
     missing = rank - affine.rank
     after = affine.unsqueezed(range(missing)) if missing else affine
     if aligned(facts, value, after) is None:
@@ -226,7 +277,10 @@ def _multiplied(facts: Facts, node: Node, index: int, affine: Affine) -> Affine 
 
 @ahead("Add", "Sub", "Sum")
 def _added(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """A shift alone, whatever it is added to; its sign turns where the value is taken away."""
+    """of values: a shift alone, whatever it is added to; its sign turns where the value is taken away
+
+    Not: a scale.
+    """
     if np.any(affine.scale != 1):
         return Obstacle(BLOCKED, f"{node.op} of several values lets no scale of one of them pass", node)
     rank = _joined_rank(facts, node)
@@ -240,7 +294,7 @@ def _added(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obs
 def _joined_rank(facts: Facts, node: Node) -> int | Obstacle:
     """The rank of what an operator makes of values that broadcast against each other."""
     if node.scope.opset < FIRST_OPSET_WITH_BROADCASTING:
-        return Obstacle(BLOCKED, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
+        return Obstacle(OLD_OPSET, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
     ranks = [known_rank(facts, operand) for operand in node.inputs if operand is not None]
     known = [rank for rank in ranks if rank is not None]
     if not known or len(known) < len(node.inputs):

@@ -12,12 +12,13 @@ from bnfold.nodes import Node
 from bnfold.ops.attending import is_mixture
 from bnfold.ops.collecting import axis_of, is_new_axis, keeps_axis
 from bnfold.ops.facts import Constant, Facts
-from bnfold.ops.forward import AHEAD, SEVERAL, ahead
+from bnfold.ops.forward import AHEAD, ALL_OUTPUTS, ahead
 from bnfold.ops.indexing import cuts_of, parts_of
 from bnfold.ops.joining import aligned
 from bnfold.ops.passing import known_rank, known_size
 from bnfold.ops.reasons import AXIS, BLOCKED, LAYOUT, Obstacle
 from bnfold.ops.repeating import blocks_of, first_of, interleaves, repeats_of
+from bnfold.ops.table import register
 
 __all__ = ["AHEAD"]
 
@@ -33,6 +34,10 @@ def _taken(affine: Affine, axis: int, places: NDArray[np.int64]) -> Affine:
 
 @ahead("Slice")
 def _sliced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, of what is left
+
+    Not: cuts that are not known, along an axis where the affine differs.
+    """
     value, cuts = node.input(0), cuts_of(facts, node)
     if index or value is None or cuts is None:
         return Obstacle(LAYOUT, "where it cuts is not known", node)
@@ -50,6 +55,10 @@ def _sliced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
 
 @ahead("Gather")
 def _gathered(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, of what is taken
+
+    Not: indices that are not constant, along an axis where the affine differs.
+    """
     value, operand = node.input(0), node.input(1)
     indices = None if operand is None else facts.shape(operand)
     if index or value is None or operand is None or indices is None:
@@ -66,7 +75,12 @@ def _gathered(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
     return Affine(scale, shift)
 
 
+@register("forward", ALL_OUTPUTS, "Split")
 def _split(facts: Facts, node: Node, index: int, affine: Affine) -> tuple[Affine, ...] | Obstacle:
+    """everything, each part its own
+
+    Not: parts that are not known, where the affine differs along the cuts.
+    """
     axis = node.int_attribute("axis", 0) % affine.rank
     size = affine.shape[axis]
     if index:
@@ -82,11 +96,12 @@ def _split(facts: Facts, node: Node, index: int, affine: Affine) -> tuple[Affine
     )
 
 
-SEVERAL["Split"] = _split
-
-
 @ahead("Expand")
 def _expanded(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, with the new dimensions
+
+    Not: a value that is enlarged where the affine differs.
+    """
     value, output = node.input(0), node.output(0)
     rank = None if output is None else known_rank(facts, output)
     if index or value is None or rank is None or rank < affine.rank:
@@ -99,6 +114,10 @@ def _expanded(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
 
 @ahead("Tile")
 def _tiled(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, repeated as the value is
+
+    Not: repeats that are not known, along an axis where the affine differs.
+    """
     value, repeats = node.input(0), repeats_of(facts, node, affine.rank)
     for axis, size in enumerate(affine.shape):
         if size == 1:
@@ -112,6 +131,10 @@ def _tiled(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obs
 
 @ahead("DepthToSpace")
 def _to_space(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything that is alike for the channels that become one
+
+    Not: channels that become one and bear different affines; sizes that are not known.
+    """
     del facts, index
     blocks = blocks_of(node, affine)
     if isinstance(blocks, Obstacle):
@@ -124,6 +147,10 @@ def _to_space(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
 
 @ahead("SpaceToDepth")
 def _to_depth(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything, once for each place of a block
+
+    Not: sizes that are not known.
+    """
     del facts, index
     blocks = blocks_of(node, affine)
     return blocks if isinstance(blocks, Obstacle) else _taken(affine, 1, np.tile(np.arange(affine.shape[1]), blocks))
@@ -131,6 +158,10 @@ def _to_depth(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
 
 @ahead("SplitToSequence")
 def _to_sequence(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything that is alike along the cuts
+
+    Not: an affine that differs along the axis of the cuts.
+    """
     del facts
     axis = axis_of(node, affine.rank)
     if index or axis is None or affine.shape[axis] != 1:
@@ -140,12 +171,17 @@ def _to_sequence(facts: Facts, node: Node, index: int, affine: Affine) -> Affine
 
 @ahead("SequenceAt")
 def _from_sequence(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything"""
     del facts
     return Obstacle(BLOCKED, f"input {index} of {node.op}", node) if index else affine
 
 
 @ahead("ConcatFromSequence")
 def _joined_sequence(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
+    """everything that is alike along the axis on which they are joined
+
+    Not: an affine that differs along that axis.
+    """
     del facts, index
     axis = axis_of(node, affine.rank + is_new_axis(node))
     if axis is None or (not is_new_axis(node) and affine.shape[axis] != 1):
@@ -155,6 +191,10 @@ def _joined_sequence(facts: Facts, node: Node, index: int, affine: Affine) -> Af
 
 @ahead("MatMul")
 def _mixed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle | None:
+    """of a product with rows that sum to one (a Softmax): everything that is alike for all rows
+
+    Not: an affine that differs between rows; a value that is enlarged where it differs.
+    """
     shares, value = node.input(0), node.input(1)
     if index != 1 or shares is None or value is None or not is_mixture(facts, node):
         return None  # what keeps a constant from taking it over says more

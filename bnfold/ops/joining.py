@@ -19,7 +19,7 @@ from bnfold.nodes import Node, Value
 from bnfold.ops.elementwise import FIRST_OPSET_WITH_BROADCASTING, Elementwise, elementwise_of
 from bnfold.ops.facts import Facts
 from bnfold.ops.passing import PASSING, Passage, Passed, known_rank, known_size
-from bnfold.ops.reasons import AXIS, BLOCKED, LAYOUT, Obstacle
+from bnfold.ops.reasons import AXIS, BLOCKED, LAYER, LAYOUT, NEGATIVE, OLD_OPSET, SHIFT, Obstacle
 from bnfold.ops.table import register
 
 
@@ -51,7 +51,7 @@ def constant_factor(facts: Facts, node: Node, affine: Affine) -> Passed | Obstac
         return multiplied(facts, node, affine) if found.reason is BLOCKED else found
     slope = found.slope
     if affine.has_shift and not (np.all(slope) and np.all(np.isfinite(slope))):
-        return Obstacle(BLOCKED, "its constant is zero somewhere, and lets no shift pass", node)
+        return Obstacle(SHIFT, "its constant is zero somewhere, and lets no shift pass", node)
     if slope.ndim > affine.rank:
         return Obstacle(LAYOUT, f"its constant has {slope.ndim} dimensions", node)
     if not affine.has_shift:
@@ -107,12 +107,12 @@ def aligned(facts: Facts, value: Value, affine: Affine) -> Affine | None:
 def summed(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """All values take the scale, and the first one the shift; only that one where the scale is one."""
     if node.scope.opset < FIRST_OPSET_WITH_BROADCASTING:
-        return Obstacle(BLOCKED, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
+        return Obstacle(OLD_OPSET, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
     scaled = Affine(affine.scale, np.zeros_like(affine.scale))
     passages: list[Passage] = []
     for index, value in enumerate(node.inputs):
         if value is None:
-            return Obstacle(BLOCKED, f"an input of {node.op} is missing", node)
+            return Obstacle(LAYER, f"an input of {node.op} is missing", node)
         if index and np.all(affine.scale == 1):
             break
         before = aligned(facts, value, scaled if index else affine)
@@ -125,10 +125,14 @@ def summed(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 def multiplied(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """The scale goes to one of the values: the first from which a home is found."""
     first = node.input(0)
+    if node.op == "Div" and first is not None and facts.is_constant(first):
+        return Obstacle(BLOCKED, "a constant divided by the value is no affine of it", node)
     if affine.has_shift:
-        return Obstacle(BLOCKED, f"{node.op} of two values lets no shift pass", node)
-    if first is None or node.scope.opset < FIRST_OPSET_WITH_BROADCASTING:
-        return Obstacle(BLOCKED, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
+        return Obstacle(SHIFT, f"{node.op} of two values lets no shift pass", node)
+    if first is None:
+        return Obstacle(LAYER, f"an input of {node.op} is missing", node)
+    if node.scope.opset < FIRST_OPSET_WITH_BROADCASTING:
+        return Obstacle(OLD_OPSET, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
     ways: Passed | None = None
     for index, value in reversed([*enumerate(node.inputs if node.op == "Mul" else (first,))]):
         before = None if value is None or facts.is_constant(value) else aligned(facts, value, affine)
@@ -153,7 +157,7 @@ def choice(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     Not: values of which one is smaller than the result along the channels.
     """
     if node.op != "Where" and np.any(affine.scale < 0):
-        return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node)
+        return Obstacle(NEGATIVE, f"{node.op} lets no negative scale pass", node)
     passages: list[Passage] = []
     for index, value in enumerate(node.inputs):
         if node.op == "Where" and not index:

@@ -1,4 +1,4 @@
-"""Operators that ABSORB an affine behind them: one function each, node -> the ways in which it can.
+"""Operators that ABSORB an affine: one function each, node -> the ways in which it can.
 
 Each says where its weight stands, a view of it as (group, out, in, taps...), and where its outputs lie; what then
 happens to the weight is written once (ops/absorb.py). Where two operands are constant, or one owns several axes of
@@ -19,17 +19,26 @@ from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Array, Constant, Facts
 from bnfold.ops.home import Home
 from bnfold.ops.quantized import Dequantized, dequantized
-from bnfold.ops.reasons import BIAS, BLOCKED, LAYOUT, NOT_CONSTANT, NOT_FINITE, TYPE, Obstacle
+from bnfold.ops.reasons import BIAS, BLOCKED, LAYER, LAYOUT, NOT_CONSTANT, TYPE, Obstacle
 from bnfold.ops.rounding import FLOAT_TYPES
 from bnfold.ops.table import register
 
 Ways = tuple[Home, ...] | Obstacle
 LINEAR: dict[str, Callable[[Facts, Node], Ways]] = {}
+GATED: dict[str, Callable[[Facts, Node], Ways]] = {}
+"""Operators that absorb an affine of their data alone: what they put out lies behind activations."""
 
 
 def ways_of(facts: Facts, node: Node) -> Ways | None:
     """How a node absorbs an affine, or what keeps it from doing so; None for an operator that never does."""
     return facts.once(node, LINEAR[node.op]) if node.op in LINEAR else None
+
+
+def ways_before(facts: Facts, node: Node, *, after: bool) -> Ways | None:
+    """How a node absorbs an affine of its data, and with `after` one of its output besides."""
+    if node.op in GATED and not after:
+        return facts.once(node, GATED[node.op])
+    return ways_of(facts, node)
 
 
 def home_for(facts: Facts, node: Node, after: Affine) -> Home | Obstacle | None:
@@ -57,6 +66,12 @@ def conv(facts: Facts, node: Node) -> Ways:
     """constant weight; any rank, group, pads, dilation, stride, auto_pad; bias or none
 
     Not: a weight or bias that is computed, sparse or overridable; a bias that is not one value per output.
+
+    Ahead: constant weight; a scale, and a shift where nothing is padded. Not: a shift before a padding, or beside a
+    bias of integers; a quantised weight; what is not one value per channel of the data.
+
+    Beside: stride 1, a padding that keeps the size, as many outputs as channels: a scale is one more tap, a shift goes
+    to the bias, and the sum goes. Not: a quantised weight; auto_pad; where something else reads what lies between.
     """
     group = node.int_attribute("group", 1)
 
@@ -95,6 +110,9 @@ def conv_transpose(facts: Facts, node: Node) -> Ways:
 
     Not: a weight or bias that is computed, sparse or overridable; a bias that is not one value per output; a
     quantised weight in groups, unless all channels take the same factor.
+
+    Ahead: constant weight; a scale, and a shift where each output sees every tap: stride 1, and all that hangs over cut
+    off. Not: a shift otherwise; a quantised weight; what is not one value per channel of the data.
     """
     group = node.int_attribute("group", 1)
 
@@ -106,107 +124,6 @@ def conv_transpose(facts: Facts, node: Node) -> Ways:
     return _convolution(facts, node, view, weight_axis=weight_axis, sees_all=_covers(node))
 
 
-@register("linear", LINEAR, "Gemm")
-def gemm(facts: Facts, node: Node) -> Ways:
-    """constant B (or constant A, whose rows then own the first axis); any alpha, beta, transA, transB, C or none
-
-    Not: a C that is computed, or of another shape than broadcasts; a C of integers that is multiplied by beta.
-    """
-    factors = node.float_attribute("alpha", 1.0), node.float_attribute("beta", 1.0)
-    if not np.all(np.isfinite(factors)):
-        return Obstacle(NOT_FINITE, f"alpha is {factors[0]}, beta is {factors[1]}", node)
-    operands = [_weight(facts, node, index, rank=2) for index in (0, 1)]
-    right = not isinstance(operands[1], Obstacle)
-    weight = operands[1] if right else operands[0]
-    if isinstance(weight, Obstacle):
-        return operands[1] if isinstance(operands[1], Obstacle) else weight
-    bias = _bias(facts, node)
-    if isinstance(bias, Obstacle):
-        return bias
-    outputs_first = bool(node.int_attribute("transB", 0)) if right else not node.int_attribute("transA", 0)
-
-    def view(array: Array) -> Array:
-        rows = array if outputs_first else array.T
-        return rows[np.newaxis, :, :, np.newaxis]
-
-    linear = Linear(
-        node,
-        weight,
-        weight_input=1 if right else 0,
-        view=view,
-        rank=2,
-        axis=1 if right else 0,
-        weight_axis=0 if outputs_first else 1,
-        bias=bias,
-        bias_input=2,
-        bias_factor=factors[1],
-        bias_is_vector=False,
-        dropped=frozenset({"beta"}),
-        fed=_fed_gemm(node, right=right, alpha=factors[0]),
-    )
-    if isinstance(bias, Dequantized) and (bias.dims != (linear.channels,) or not right or factors[1] != 1.0):
-        return Obstacle(BIAS, "a bias of integers that is not one per output, or is multiplied by beta", node)
-    return _with_fitting_bias(linear)
-
-
-def _fed_gemm(node: Node, *, right: bool, alpha: float) -> Fed:
-    """The data of a Gemm."""
-    if right:
-        return Fed(0, axis=0 if node.int_attribute("transA", 0) else 1, view_axis=2, factor=alpha)
-    return Fed(1, axis=1 if node.int_attribute("transB", 0) else 0, view_axis=2, factor=alpha)
-
-
-@register("linear", LINEAR, "MatMul")
-def matmul(facts: Facts, node: Node) -> Ways:
-    """constant right operand (channels on the last axis) or left one (on the last but one); a shift becomes an Add
-
-    Not: channels on any other axis (axis 1 of three is rows); a weight of one dimension; an Add, which would only be
-    replaced by another one.
-    """
-    ways: list[Home] = []
-    obstacles: list[Obstacle] = []
-    for index, axis in ((1, -1), (0, -2)):
-        weight = _weight(facts, node, index, rank=None)
-        if isinstance(weight, Obstacle):
-            obstacles.append(weight)
-        elif len(weight.dims) >= 2:
-            rank = len(weight.dims)
-            fed = Fed(1 - index, axis=-1 if index == 1 else -2, view_axis=rank + 1, sees_all=rank == 2)
-            ways.append(
-                Linear(node, weight, index, _last_axes_view(axis), None, axis, rank + axis, least_rank=rank, fed=fed)
-            )
-        else:
-            obstacles.append(Obstacle(BLOCKED, "a weight of one dimension has no output channels", node))
-    return tuple(ways) or obstacles[0]
-
-
-@register("linear", LINEAR, "Einsum")
-def einsum(facts: Facts, node: Node) -> Ways:
-    """a constant operand that alone owns a label of the output, along that label; a shift becomes an Add
-
-    Not: a label that another operand has too, that is summed over, or that stands twice in a term; an Add, which would
-    only be replaced by another one.
-    """
-    terms, output = _labels(node.string_attribute("equation", ""))
-    if node.refers_to_attributes or len(terms) != len(node.inputs):
-        return Obstacle(BLOCKED, "its equation does not fit its operands", node)
-    ways: list[Home] = []
-    obstacles: list[Obstacle] = []
-    for index, term in enumerate(terms):
-        weight = _weight(facts, node, index, rank=len(term))
-        if isinstance(weight, Obstacle):
-            obstacles.append(weight)
-            continue
-        others = "".join(terms[:index] + terms[index + 1 :])
-        owned = [label for label in term if term.count(label) == output.count(label) == 1 and label not in others]
-        places = [(term.index(label), output.index(label)) for label in owned if label.isalpha()]
-        ways += [_einsum_way(node, weight, index, places=place, output=output) for place in places]
-    if ways:
-        return tuple(ways)
-    unowned = Obstacle(BLOCKED, "no constant operand alone owns a label of the output", node)
-    return unowned if len(obstacles) < len(terms) else obstacles[0]
-
-
 @register("linear", LINEAR, "BatchNormalization")
 def normalization(facts: Facts, node: Node) -> Ways:
     """one at inference that stays itself: its scale and bias take over another's
@@ -216,7 +133,7 @@ def normalization(facts: Facts, node: Node) -> Ways:
     found = affine_of(facts, node)
     if not isinstance(found, AffineOp):
         return found or Obstacle(BLOCKED, "it is no affine", node)
-    weight, bias = (_operand(facts, node, index) for index in (1, 2))
+    weight, bias = (operand_of(facts, node, index) for index in (1, 2))
     if weight is None or isinstance(weight, Obstacle):
         return weight or Obstacle(NOT_CONSTANT, "its scale is missing", node)
     if bias is None or isinstance(bias, Obstacle):
@@ -225,41 +142,7 @@ def normalization(facts: Facts, node: Node) -> Ways:
     def view(array: Array) -> Array:
         return array[np.newaxis, :, np.newaxis]
 
-    return (Linear(node, weight, 1, view, rank=None, axis=1, weight_axis=0, bias=bias, bias_input=2, least_rank=2),)
-
-
-def _einsum_way(
-    node: Node, weight: Constant | Dequantized, index: int, *, places: tuple[int, int], output: str
-) -> Linear:
-    """The way along one label, given its axis in the weight and its place in the output's term."""
-    own, place = places
-
-    def view(array: Array) -> Array:
-        return np.moveaxis(array, own, 0)[np.newaxis, :, np.newaxis]
-
-    axis = place - len(output) if "." in output[:place] else place
-    rank = None if "." in output else len(output)
-    return Linear(node, weight, index, view, rank, axis, own, least_rank=len(output.replace(".", "")))
-
-
-def _labels(equation: str) -> tuple[list[str], str]:
-    """The terms of an equation and its output, with "." for an ellipsis; an output that is not written is implied."""
-    left, arrow, right = equation.replace(" ", "").replace("...", ".").partition("->")
-    terms = left.split(",")
-    if arrow:
-        return terms, right
-    letters = "".join(terms)
-    once = sorted(label for label in set(letters) if letters.count(label) == 1 and label.isalpha())
-    return terms, ("." if "." in letters else "") + "".join(once)
-
-
-def _last_axes_view(axis: int) -> View:
-    """A (batched) matrix as (1, outputs, the rest...)."""
-
-    def view(array: Array) -> Array:
-        return np.moveaxis(array, axis, 0)[np.newaxis, :, np.newaxis]
-
-    return view
+    return (Linear(node, weight, 1, view, rank=None, axes=(1,), weight_axis=0, bias=bias, bias_input=2, least_rank=2),)
 
 
 def _pads(node: Node) -> bool:
@@ -284,52 +167,53 @@ def _covers(node: Node) -> bool:
 
 def _convolution(facts: Facts, node: Node, view: View, *, weight_axis: int | None, sees_all: bool) -> Ways:
     group = node.int_attribute("group", 1)
-    weight = _weight(facts, node, 1, rank=None)
+    weight = weight_of(facts, node, 1, rank=None)
     if isinstance(weight, Obstacle):
         return weight
     if len(weight.dims) < 3:
-        return Obstacle(BLOCKED, f"the weight has {len(weight.dims)} dimensions", node)
+        return Obstacle(LAYER, f"the weight has {len(weight.dims)} dimensions", node)
     if group < 1 or weight.dims[0] % group:
-        return Obstacle(BLOCKED, f"group {group} does not divide the weight's {weight.dims}", node)
-    bias = _bias(facts, node)
+        return Obstacle(LAYER, f"group {group} does not divide the weight's {weight.dims}", node)
+    bias = bias_of(facts, node)
     if isinstance(bias, Obstacle):
         return bias
-    return _with_fitting_bias(
+    return with_fitting_bias(
         Linear(
             node,
             weight,
             1,
             view,
             len(weight.dims),
-            axis=1,
+            axes=(1,),
             weight_axis=weight_axis,
             bias=bias,
             bias_input=2,
-            fed=Fed(0, axis=1, view_axis=2, sees_all=sees_all),
+            fed=Fed(0, axes=(1,), view_axis=2, sees_all=sees_all),
         )
     )
 
 
-def _weight(facts: Facts, node: Node, index: int, *, rank: int | None) -> Constant | Dequantized | Obstacle:
+def weight_of(facts: Facts, node: Node, index: int, *, rank: int | None) -> Constant | Dequantized | Obstacle:
     """The constant weight of a node, of a type that can be folded."""
     value = node.input(index)
     if value is None or node.refers_to_attributes:
         return Obstacle(NOT_CONSTANT, f"input {index} is missing, or an attribute is a function's parameter", node)
-    found = _operand(facts, node, index)
+    found = operand_of(facts, node, index)
     if found is None or isinstance(found, Obstacle):
         return found or Obstacle(NOT_CONSTANT, f"input {index} is missing", node)
     if len(found.dims) != rank and rank is not None:
-        return Obstacle(BLOCKED, f"the weight has {len(found.dims)} dimensions", node)
+        return Obstacle(LAYER, f"the weight has {len(found.dims)} dimensions", node)
     if 0 in found.dims:
-        return Obstacle(BLOCKED, "the weight is empty", node)
+        return Obstacle(LAYER, "the weight is empty", node)
     return found
 
 
-def _bias(facts: Facts, node: Node) -> Constant | Dequantized | Obstacle | None:
-    return _operand(facts, node, 2, role="bias")
+def bias_of(facts: Facts, node: Node, index: int = 2) -> Constant | Dequantized | Obstacle | None:
+    """The constant bias of a node, if it has one."""
+    return operand_of(facts, node, index, role="bias")
 
 
-def _operand(facts: Facts, node: Node, index: int, role: str = "weight") -> Constant | Dequantized | Obstacle | None:
+def operand_of(facts: Facts, node: Node, index: int, role: str = "weight") -> Constant | Dequantized | Obstacle | None:
     """A constant, or the dequantisation of integers, of a type that can be folded; None where there is none."""
     value = node.input(index)
     if value is None:
@@ -342,7 +226,7 @@ def _operand(facts: Facts, node: Node, index: int, role: str = "weight") -> Cons
     return found
 
 
-def _with_fitting_bias(linear: Linear) -> Ways:
+def with_fitting_bias(linear: Linear) -> Ways:
     """Refuse a bias that the operator itself would not accept."""
     if linear.bias is None or linear.rank is None:
         return (linear,)
@@ -352,7 +236,8 @@ def _with_fitting_bias(linear: Linear) -> Ways:
     if linear.bias_is_vector:
         fits = dims == (channels,)
     else:
-        along = dims[linear.axis - linear.rank] if len(dims) >= linear.rank - linear.axis else 1
+        (axis,) = linear.axes
+        along = dims[axis - linear.rank] if len(dims) >= linear.rank - axis else 1
         fits = len(dims) <= linear.rank and along in {1, channels} and 0 not in dims
     if not fits:
         return Obstacle(BIAS, f"a bias of shape {dims} for {channels} outputs", linear.node)

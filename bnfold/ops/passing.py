@@ -198,12 +198,13 @@ def known_size(facts: Facts, value: Value, axis: int) -> int | None:
     shape: tuple[Dim, ...] | None = None
     for linear in _linears(facts, facts.graph.producer(value), value):
         shape = shape or facts.shape(value)
-        rank = linear.rank or (None if shape is None else len(shape))
-        if rank is not None and rank >= linear.least_rank and linear.axis_at(rank) == axis:
-            return linear.channels
+        rank = linear.rank if linear.rank is not None or shape is None else len(shape)
+        size = None if rank is None or rank < linear.least_rank else linear.size_at(axis, rank)
+        if size is not None:
+            return size
     shape = shape or facts.shape(value)
-    size = None if shape is None or axis >= len(shape) else shape[axis]
-    return size if isinstance(size, int) else None
+    known = None if shape is None or axis >= len(shape) else shape[axis]
+    return known if isinstance(known, int) else None
 
 
 def _linears(facts: Facts, node: Node | None, value: Value) -> Iterator[Linear]:

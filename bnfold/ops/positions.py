@@ -17,7 +17,7 @@ from bnfold.nodes import Node
 from bnfold.ops.bounding import uniform
 from bnfold.ops.facts import Constant, Facts
 from bnfold.ops.passing import PASSING, Passage, Passed, alone, input_shape, known_size, normalised
-from bnfold.ops.reasons import BLOCKED, LAYOUT, Obstacle
+from bnfold.ops.reasons import BLOCKED, LAYOUT, NEGATIVE, PADDING, ROUNDED, SEVERAL, SHIFT, Obstacle
 from bnfold.ops.table import register
 
 FIRST_OPSET_WITH_PADS_AS_INPUT = 11
@@ -50,8 +50,10 @@ def cast(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """
     value = node.input(0)
     before = None if value is None else facts.shapes.element_type(value)
-    if before is None or node.int_attribute("to", 0) not in _WIDER.get(before, frozenset()):
-        return Obstacle(BLOCKED, "a Cast that rounds, or of a type that is not known", node)
+    if before is None or before not in _WIDER:
+        return Obstacle(BLOCKED, "a Cast of no float, or of a type that is not known", node)
+    if node.int_attribute("to", 0) not in _WIDER[before]:
+        return Obstacle(ROUNDED, "a Cast that rounds", node)
     return alone(Passage(0, affine))
 
 
@@ -64,7 +66,7 @@ def mean_pool(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     del facts
     counted = node.op == "AveragePool" and node.int_attribute("count_include_pad", 0)
     if counted and (may_pad(node) or node.int_attribute("ceil_mode", 0)) and affine.has_shift:
-        return Obstacle(BLOCKED, "AveragePool counts the zeros of its padding, which a shift would change", node)
+        return Obstacle(PADDING, "AveragePool counts the zeros of its padding, which a shift would change", node)
     return _over(node, affine, range(2, affine.rank)) or alone(Passage(0, affine))
 
 
@@ -76,7 +78,7 @@ def max_pool(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """
     del facts
     if any(value is not None for value in node.outputs[1:]):
-        return Obstacle(BLOCKED, f"{node.op} puts out indices too", node)
+        return Obstacle(SEVERAL, f"{node.op} puts out indices too", node)
     over = _over(node, affine, range(2, affine.rank))
     return _not_negative(node, affine) or over or alone(Passage(0, affine))
 
@@ -102,7 +104,7 @@ def reduction(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     if node.op in {"ReduceL1", "ReduceL2"} and affine.has_shift:
         return _without_shift(node, affine) or alone(Passage(0, affine))
     if node.op not in {"ReduceMean", "ReduceSum"} and np.any(affine.scale < 0):
-        return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node)
+        return Obstacle(NEGATIVE, f"{node.op} lets no negative scale pass", node)
     shape = input_shape(facts, node)
     axes = reduced_axes(facts, node, shape)
     if shape is None or axes is None:
@@ -117,7 +119,7 @@ def reduction(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
             return Obstacle(LAYOUT, "a shift over a sum of an unknown number of elements", node)
         count = math.prod(size for size in sizes if isinstance(size, int))
         if not count:
-            return Obstacle(BLOCKED, "a sum of nothing, which has no shift before it", node)
+            return Obstacle(SHIFT, "a sum of nothing, which has no shift before it", node)
         before = Affine(before.scale, before.shift / count)
     return _over(node, before, axes) or alone(Passage(0, before))
 
@@ -137,7 +139,8 @@ def pad(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     changes = fills and (_pad_value(facts, node) != 0 or (any(sizes) and affine.has_shift))
     one = uniform(affine) if changes and node.scope.opset >= FIRST_OPSET_WITH_PADS_AS_INPUT else None
     if changes and one is None:
-        return Obstacle(BLOCKED, "it pads with a number that the affine would change, or that is not known", node)
+        what = "another number than zero, or one that is not known" if _pad_value(facts, node) != 0 else "zeros"
+        return Obstacle(PADDING, f"it pads with {what}, which the affine would change", node)
     operand = node.input(3)
     axes = tuple(range(affine.rank)) if operand is None else facts.integers(operand)
     normal = None if axes is None else normalised(axes, affine.rank)
@@ -156,7 +159,7 @@ def resize(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     Not: an axis that may be resized and along which the affine differs; tf_crop_and_resize.
     """
     if node.string_attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize":
-        return Obstacle(BLOCKED, "outside of the crop stands another value", node)
+        return Obstacle(PADDING, "outside of the crop stands another value", node)
     for axis in (axis for axis, size in enumerate(affine.shape) if size != 1):
         if not _keeps_axis(facts, node, axis, affine.rank):
             return Obstacle(LAYOUT, f"axis {axis} may be resized", node)
@@ -247,8 +250,8 @@ def _over(node: Node, affine: Affine, axes: range | tuple[int, ...] | list[int])
 
 
 def _without_shift(node: Node, affine: Affine) -> Obstacle | None:
-    return Obstacle(BLOCKED, f"{node.op} lets no shift pass", node) if affine.has_shift else None
+    return Obstacle(SHIFT, f"{node.op} lets no shift pass", node) if affine.has_shift else None
 
 
 def _not_negative(node: Node, affine: Affine) -> Obstacle | None:
-    return Obstacle(BLOCKED, f"{node.op} lets no negative scale pass", node) if np.any(affine.scale < 0) else None
+    return Obstacle(NEGATIVE, f"{node.op} lets no negative scale pass", node) if np.any(affine.scale < 0) else None

@@ -11,7 +11,7 @@ from bnfold.nodes import Node
 from bnfold.ops.absorb import Linear
 from bnfold.ops.facts import Facts
 from bnfold.ops.home import Home
-from bnfold.ops.linear import home_for, ways_of
+from bnfold.ops.linear import home_for, ways_before, ways_of
 from bnfold.ops.quantized import Dequantized
 from bnfold.ops.reasons import AXIS, BLOCKED, Obstacle
 from bnfold.ops.vanishing import Indifferent
@@ -58,7 +58,7 @@ def home_with(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | O
             raise ValueError(f"{node.site} takes over nothing")
         home = home_for(facts, node, taken.after)
         return home if home is None or isinstance(home, Obstacle) else (home, taken.after)
-    ways = ways_of(facts, node)
+    ways = ways_before(facts, node, after=taken.after is not None)
     if ways is None or isinstance(ways, Obstacle):
         return ways
     obstacles: list[Obstacle] = []
@@ -75,7 +75,8 @@ def home_with(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | O
         if obstacle is None:
             return fed, after
         obstacles.append(obstacle)
-    return obstacles[0]
+    # Another operand may be the one that has the channels.
+    return next((found for found in obstacles if found.reason is not AXIS), obstacles[0])
 
 
 def _with_tap(ways: tuple[Home, ...]) -> Linear | None:

@@ -72,7 +72,7 @@ class Indifferent:
         return False
 
 
-@register("linear", LINEAR, "Softmax", "LogSoftmax")
+@register("feeding", LINEAR, "Softmax", "LogSoftmax")
 def softmax(facts: Facts, node: Node) -> Ways:
     """a shift of its data that is alike along its axis (before opset 13, from its axis on): it vanishes
 
@@ -84,7 +84,7 @@ def softmax(facts: Facts, node: Node) -> Ways:
     return (Indifferent(node, node.int_attribute("axis", 1), on=True),)
 
 
-@register("linear", LINEAR, "InstanceNormalization")
+@register("feeding", LINEAR, "InstanceNormalization")
 def instance_normalization(facts: Facts, node: Node) -> Ways:
     """a shift of its data that is alike for all positions: it vanishes
 

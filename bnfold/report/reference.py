@@ -8,26 +8,20 @@ from itertools import groupby
 
 from bnfold.moves import Json
 from bnfold.ops.reasons import REASONS, Reason
-from bnfold.ops.table import Row
+from bnfold.ops.table import TITLES, Row
 from bnfold.report import as_text
 from bnfold.report.document import Block, Document, Fact, Page
 from bnfold.rules.rule import Rule, every_rule
-
-_KINDS = {
-    "affine": "operators that are an affine",
-    "linear": "operators that absorb one, after them",
-    "passing": "operators that let one pass, from after them to before them",
-}
 
 
 def supported(rows: Iterable[Row]) -> Document:
     """The answer of `bnfold ops`: the support matrix, a block per kind."""
     table = list(rows)
     blocks = tuple(
-        Block("", _KINDS[kind], tuple(fact for row in group for fact in _row(row)), is_reference=True)
+        Block("", TITLES[kind], tuple(fact for row in group for fact in _row(row)), is_reference=True)
         for kind, group in groupby(table, key=lambda row: row.kind)
     )
-    return Document("ops", blocks, lambda: {"rows": [asdict(row) for row in table]})
+    return Document("ops", blocks, lambda: {"rows": [asdict(row) | {"direction": row.direction} for row in table]})
 
 
 def _row(row: Row) -> list[Fact]:
@@ -55,14 +49,18 @@ def page_block(page: Reason | Rule) -> Block:
     """The page of one reason or rule."""
     remedy = f"What to do: {page.remedy}."
     if isinstance(page, Reason):
-        return Block("", f"{page.code}: {page.summary}", prose=(page.why, remedy))
+        return Block("", f"{page.code}: {page.summary}", prose=(*_why(page), remedy))
     needs = ("It needs data (--data).",) if page.needs_data else ()
     return Block("", f"{page.code}: {page.title} ({page.severity})", prose=(*page.why, *needs, remedy))
 
 
+def _why(reason: Reason) -> tuple[str, ...]:
+    return (reason.why, f"In algebra: {reason.algebra}.") if reason.algebra else (reason.why,)
+
+
 def reason_pages(reasons: Iterable[Reason]) -> dict[str, Page]:
     """The pages of the reasons that are given, by code."""
-    return {one.code: Page(one.code, one.summary, (one.why,), one.remedy) for one in reasons}
+    return {one.code: Page(one.code, one.summary, _why(one), one.remedy) for one in reasons}
 
 
 def rule_pages(rules: Iterable[Rule]) -> dict[str, Page]:

@@ -148,6 +148,19 @@ def test_an_axis_of_an_einsum_is_a_label_that_no_other_operand_has() -> None:
     assert grid("mj,jm,il->iml", "x", "w", "x") == (1, 1, 1)
 
 
+def test_an_equation_without_an_ellipsis_says_the_rank_itself() -> None:
+    assert map_of('Einsum<equation="ij,jk">(x,w)', None, w=(3, 4)).grid == (1, 4)
+
+
+def test_of_several_constants_one_is_the_weight_where_it_is_said_which() -> None:
+    arrays = {"w": counted((3, 4)), "u": counted((4,))}
+    opened_ = opened('Einsum<equation="bi,ik,k->bk">(x,w,u)', (2, 3), arrays)
+    assert [linear_map(*opened_, 2, weight).weight_index for weight in (1, 2)] == [1, 2]
+    for other in (None, 0):
+        with pytest.raises(UncertainError, match="constant operands"):
+            linear_map(*opened_, 2, other)
+
+
 def test_the_channels_of_a_normalization_are_those_of_its_scale() -> None:
     shapes = {"g": (3,), "e": (1,), "m": (3,), "v": (3,)}
     assert map_of("BatchNormalization(x,g,e,m,v)", 2, **shapes).grid == (1, 3)
@@ -160,7 +173,7 @@ def test_a_term_has_the_grid_of_its_constant() -> None:
 
 NO_RANK = {
     "MatMul": ("MatMul(x,w)", {"w": (3, 4)}, "unknown rank"),
-    "Einsum": ('Einsum<equation="ij,jk">(x,w)', {"w": (3, 4)}, "none that the certificate can follow"),
+    "Einsum": ('Einsum<equation="...j,jk">(x,w)', {"w": (3, 4)}, "none that the certificate can follow"),
     "BatchNormalization": ("BatchNormalization(x,g,e,m,v)", dict.fromkeys("gemv", (3,)), "rank of what"),
     "Mul": ("Mul(x,w)", {"w": (3,)}, "rank of what"),
     "Add": ("Add(x,w)", {"w": (3,)}, "rank of what"),

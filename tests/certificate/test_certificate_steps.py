@@ -198,7 +198,7 @@ def test_a_gain_is_carried_at_the_sizes_of_the_labels(unknown: int) -> None:
     text = "(float[a,b,c] x) => (float[d,e] y) { y = Flatten<axis=1>(x) }"
     constants = Constants(Graph.of(read(parsed(text))))
     link = Link(constants.graph.nodes[0], 0)
-    walk = steps._Walk(constants, (), link, frozenset(), frozenset(), {}, takes_shift=True)
+    walk = steps._Walk(constants, (), link, frozenset(), frozenset(), {}, takes_shift=True, part="")
     labels, gain = np.arange(4).reshape(1, 4, 1), np.array([2.0, 3.0]).reshape(1, 1, 2)
     ((moved, carried),) = walk.through_layout(link, labels, gain, unknown)
     assert moved.shape == carried.shape

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
+from bnfold.equality.gate_sums import with_gate_sums
 from bnfold.equality.inputs import random_batches
 from bnfold.equality.pieces import Source
 from bnfold.equality.runner import Runner
@@ -57,13 +58,14 @@ def compared(
     folder: Path, runner: Runner, before: onnx.ModelProto, after: onnx.ModelProto, data: tuple[str, str] = ()
 ) -> SiteOutcome:
     """What comparing two models site by site shows on one random batch; `data`: where to keep external data."""
-    sides = []
+    sources = []
     for place, (name, proto) in enumerate((("before", before), ("after", after))):
         path = folder / f"{name}.onnx"
         if data:
             onnx.save(proto, path, save_as_external_data=True, location=data[place], size_threshold=0)
         else:
             onnx.save(proto, path)
-        sides.append(Side.of(Source(Graph.of(read(path)), path)))
+        sources.append(Source(Graph.of(read(path)), path))
+    sides = [Side.of(source) for source in with_gate_sums(*sources)[:2]]
     batch = random_batches(read(folder / "before.onnx").proto, seed=0, dims={})[0]
     return compare_sites(*sides, (batch,), runner)

@@ -81,21 +81,21 @@ def test_a_per_channel_affine_lies_along_its_axis_and_comes_back(data: st.DataOb
     scale, shift = np.arange(1.0, channels + 1), np.arange(channels) - 2.0
     affine = Affine.per_channel(scale, shift, rank=rank, axis=axis)
     assert affine.rank == rank
-    assert affine.varies_only_along(axis)
-    assert all(np.array_equal(a, b) for a, b in zip(affine.along(axis, channels), (scale, shift), strict=True))
-    assert all(affine.varies_only_along(other) == (channels == 1) for other in range(rank) if other != axis)
+    assert affine.varies_only_along((axis,))
+    assert all(np.array_equal(a, b) for a, b in zip(affine.along((axis,), (channels,)), (scale, shift), strict=True))
+    assert all(affine.varies_only_along((other,)) == (channels == 1) for other in range(rank) if other != axis)
 
 
 def test_an_affine_of_one_channel_spreads_along_any_length() -> None:
-    scale, shift = Affine([[2.0]], [[3.0]]).along(1, 4)
+    scale, shift = Affine([[2.0]], [[3.0]]).along((1,), (4,))
     assert scale.tolist() == [2.0] * 4
     assert shift.tolist() == [3.0] * 4
 
 
 def test_along_another_axis_than_its_own_is_an_error() -> None:
     affine = Affine.per_channel([1.0, 2.0], [0.0, 0.0], rank=3, axis=1)
-    with pytest.raises(ValueError, match="does not vary along axis 2 alone"):
-        affine.along(2, 2)
+    with pytest.raises(ValueError, match=r"does not vary along \(2,\) alone"):
+        affine.along((2,), (2,))
 
 
 def test_scale_and_shift_of_different_ranks_are_an_error() -> None:

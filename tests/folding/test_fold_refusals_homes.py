@@ -75,7 +75,7 @@ def test_columns_are_not_rows_where_the_constant_is_on_the_left() -> None:
 def test_a_weight_of_one_dimension_has_no_outputs() -> None:
     text = f"(float[2,4,3] x) => (float[] y) {{ c = MatMul (x, W)  y = {NORM} }}"
     before = model(text, W=weights(3), **norm(4))
-    assert "one dimension" in refusal(before, "blocked", "MatMul").detail
+    assert "one dimension" in refusal(before, "axis-not-owned", "MatMul").detail
     scaled = [weights(3) * a for a in a4()]
     assert all(clearly_wrong(before, without_last(before, W=w), inputs(before), 8) for w in scaled)
 
@@ -118,10 +118,10 @@ def test_a_term_behind_a_norm_that_brought_an_add_is_free() -> None:
 @pytest.mark.parametrize(
     ("equation", "x", "w", "operands", "code"),
     [
-        ("nci,ci->nc", (2, 4, 3), (4, 3), "x, W", "blocked"),  # shared: both operands own the label
-        ("nci,i->nc", (2, 4, 3), (3,), "x, W", "blocked"),  # the channels are those of x
-        ("ncc,c->nc", (2, 4, 4), (4,), "x, W", "blocked"),  # repeated in x
-        ("ni,cci->nc", (2, 3), (4, 4, 3), "x, W", "blocked"),  # repeated in the constant: its diagonal
+        ("nci,ci->nc", (2, 4, 3), (4, 3), "x, W", "axis-not-owned"),  # shared: both operands own the label
+        ("nci,i->nc", (2, 4, 3), (3,), "x, W", "axis-not-owned"),  # the channels are those of x
+        ("ncc,c->nc", (2, 4, 4), (4,), "x, W", "axis-not-owned"),  # repeated in x
+        ("ni,cci->nc", (2, 3), (4, 4, 3), "x, W", "axis-not-owned"),  # repeated in the constant: its diagonal
         ("nci,oi->nco", (2, 4, 3), (4, 3), "x, W", "axis-not-owned"),  # owns o, and the norm is along c
     ],
 )
@@ -141,7 +141,7 @@ def test_a_label_that_is_summed_is_no_output() -> None:
     text = """(float[2,4,3] x) => (float[] y) {
         c = Einsum <equation = "nci,oi->nc"> (x, W)  y = BatchNormalization (c, g, be, m, v) }"""
     before = model(text, W=weights(4, 3), **norm(4))
-    refused(before, "blocked", "Einsum", W=weights(4, 3) * a4()[:, np.newaxis])
+    refused(before, "axis-not-owned", "Einsum", W=weights(4, 3) * a4()[:, np.newaxis])
 
 
 def test_an_einsum_of_two_values_has_no_constant() -> None:
@@ -153,7 +153,7 @@ def test_an_einsum_of_two_values_has_no_constant() -> None:
 def test_an_equation_that_does_not_fit_is_not_read_further() -> None:
     text = '(float[2,3] x) => (float[] y) { c = Einsum <equation = "ni,io,o->no"> (x, W)  y = Mul (c, k) }'
     before = model(text, W=weights(3, 4), k=weights(4))
-    refusal(before, "blocked", "Einsum", op="Mul")
+    refusal(before, "broken-layer", "Einsum", op="Mul")
     assert cannot_run(before)
 
 

@@ -94,7 +94,7 @@ def test_a_loop_body_folds_and_is_run_as_often_as_before() -> None:
 def test_a_value_that_goes_from_turn_to_turn_is_an_output_of_the_body() -> None:
     text = LOOP.replace("float[] r)", "float[] c, float[] r)").replace("y = Loop", "z, y = Loop")
     before = model(text, V=V / 8, on=np.array(True), **norm(4))
-    found = refusal(before, "graph-output")
+    found = refusal(before, "graph-output", "Conv")
     assert "Loop#0" in found.site.scope
     feeds = inputs(before) | {"n": np.array(2)}
     outside = model(LOOP, V=V / 8, on=np.array(True), **norm(4))

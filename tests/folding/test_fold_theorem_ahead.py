@@ -89,6 +89,10 @@ PASSES = {
     "LRN <size = 3> (n)": NOTHING,
     "InstanceNormalization (n, ones, zeros)": NOTHING,
 }
+PROVEN = {("forward", line.split()[0]) for line, passing in PASSES.items() if passing}
+PROVEN |= {("forward", op) for op in ("Concat", "Flatten", "Reshape", "Squeeze", "Unsqueeze")}
+MAY_BE_EXACT = ("Pad", "ReduceL2")
+"""Left alone in any case; for some affines they need not be."""
 HELD = {
     "W": weights(3, 4, 1, 1), "b": weights(3), "slope": weights(4, 1, 1, seed=3), "low": np.float32(-0.5),
     "ones": weights(4, seed=4), "zeros": weights(4, seed=5),
@@ -128,7 +132,19 @@ def test_an_affine_passes_exactly_when_it_is_the_same_behind(operator: str, kind
         assert "BatchNormalization" not in done.ops
         return
     (refused,) = fold(before).plan.refusals
-    assert refused.reason.code in {"blocked", "other-readers", "no-home", "layout-lost"}
+    codes = {
+        "blocked",
+        "layout-lost",
+        "negative-scale",
+        "padding",
+        "several-ways",
+        "shift-stays",
+        "other-readers",
+        "no-home",
+    }
+    assert refused.reason.code in codes
+    if operator.startswith(MAY_BE_EXACT) and "shift" not in kind:
+        return
     behind = operator.replace("(n", "(x").replace(", n)", ", x)")
     text = graph(f"u = {behind} t = {norm.format('u')}")
     wrong = model(text, **used(text), **parameters(kind))

@@ -20,9 +20,11 @@ MIXERS = {
     "the other operand": "s = Add (x, z)",
     "taken away": "s = Sub (x, z)",
     "taken from": "s = Sub (z, x)",
+    "a Sum": "s = Sum (z, x)",
     "a sum of three": "s = Sum (x, z, r)",
     "two sums": "q = Add (z, x) s = Sub (x, q)",
 }
+PROVEN = {("forward", op) for op in ("Add", "Sub", "Sum")}
 SIGNS = {"taken away": -1.0, "two sums": -1.0}
 
 

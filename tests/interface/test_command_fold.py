@@ -93,7 +93,7 @@ def test_what_stays_is_said_with_reason_and_remedy_and_is_no_failure(cli: Cli) -
     answer = cli("fold", "two.onnx", "-o", "out.onnx", *CERTIFICATE)
     assert answer.code == 0
     assert "2 found, 1 folded, 1 left" in answer.out
-    assert "1 x blocked:" in answer.out
+    assert "1 x shift-stays:" in answer.out
     assert "remedy:" in answer.out
     assert operators("out.onnx") == ["Conv", "Relu", "BatchNormalization"]
 

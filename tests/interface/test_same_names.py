@@ -10,7 +10,7 @@ import typer
 import bnfold
 from bnfold import api, cli
 
-COMMANDS = ("explain", "fold", "insert", "ops", "plan", "validate", "verify")
+COMMANDS = ("explain", "fold", "insert", "ops", "plan", "validate", "verify", "witness")
 OF_THE_COMMAND_LINE = {"format_", "report", "quiet", "verbose", "help", "exit_zero"}
 """How an answer is shown, and what exit code it makes, is no concern of a function's."""
 
@@ -77,7 +77,7 @@ def test_the_help_of_a_command_says_what_each_option_does(name: str) -> None:
         assert parameter.help, parameter.name
 
 
-@pytest.mark.parametrize("name", ["fold", "insert", "plan", "validate", "verify"])
+@pytest.mark.parametrize("name", ["fold", "insert", "plan", "validate", "verify", "witness"])
 def test_the_docstring_of_a_function_names_every_parameter(name: str) -> None:
     doc = inspect.getdoc(getattr(api, name)) or ""
     shared = {"seed", "dims", "provider", "custom_ops", "timeout", "max_bytes", "data"}

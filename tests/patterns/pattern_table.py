@@ -144,6 +144,21 @@ LAYERS = {
         f'(float[2,5,3] x) => (float[] y) {{ c = Einsum <equation = "nti,oi->not"> (x, W)  {NORM} }}', "Einsum Add",
         {"W": weights(4, 3), **N4}, fan_in=3,
     ),
+    "norm -> Einsum": Pattern(
+        '(float[2,4,5] x) => (float[] y) { n = BatchNormalization (x, g, be, m, v) '
+        'y = Einsum <equation = "nct,cop->ntop"> (n, W) }', "Einsum Add", {"W": weights(4, 3, 2), **N4}, fan_in=4,
+    ),
+    # The bound of the others is that of sums; of these tests/folding has its own.
+    "norm -> Transpose -> LSTM": Pattern(
+        "(float[2,4,5] x) => (float[] y) { n = BatchNormalization (x, g, be, m, v) "
+        "t = Transpose <perm = [2, 0, 1]> (n)  y = LSTM <hidden_size = 3> (t, W, R, B) }", "Transpose LSTM",
+        {"W": weights(1, 12, 4), "R": weights(1, 12, 3), "B": weights(1, 24), **N4}, runs=False,
+    ),
+    "norm -> Squeeze -> Transpose -> GRU": Pattern(
+        "(float[2,4,1,5] x) => (float[] y) { n = BatchNormalization (x, g, be, m, v)  q = Squeeze (n, two) "
+        't = Transpose <perm = [2, 0, 1]> (q)  y = GRU <hidden_size = 3, direction = "bidirectional"> (t, W, R) }',
+        "Squeeze Transpose GRU", {"W": weights(2, 9, 4), "R": weights(2, 9, 3), "two": [2], **N4}, runs=False,
+    ),
     "integers behind DequantizeLinear": Pattern(
         f"{IMAGE} {{ W = DequantizeLinear <axis = 0> (Q, s)  c = Conv (x, W)  {NORM} }}", "DequantizeLinear Conv",
         {"Q": (weights(4, 3, 3, 3) * 100).astype(np.int8), "s": np.full(4, 0.01, np.float32), **N4},

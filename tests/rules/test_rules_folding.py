@@ -27,7 +27,7 @@ def test_a_note_fails_only_if_its_code_is_selected() -> None:
 
 def test_a_layer_that_stays_for_a_reason_is_no_note() -> None:
     text = CONV.replace("y = BatchNormalization (c", "r = Relu (c)  y = BatchNormalization (r")
-    assert bnfold.plan(model(text, W=W, **sound())).refusals[0].reason.code == "blocked"
+    assert bnfold.plan(model(text, W=W, **sound())).refusals[0].reason.code == "shift-stays"
     assert [one.code for one in bnfold.validate(model(text, W=W, **sound()))] == []
 
 
