@@ -56,13 +56,6 @@ def structure(report: str) -> list[str]:
     return [re.sub(r"(worst at|relative L2|difference|SNR) [\d.e-]+", r"\1", line) for line in report.splitlines()]
 
 
-def test_the_python_of_the_readme_runs(desk: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for block in fenced("python"):
-        subprocess.run([sys.executable, "-c", block], cwd=desk, env=environment, check=True)
-    assert (desk / "digits_folded.onnx").exists()
-
-
 def test_ci_runs_the_commands_of_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert "readme_command 1" in script
@@ -126,8 +119,3 @@ def test_the_reference_is_made_of_the_op_table_and_of_the_reasons(tmp_path: Path
     pages = (ROOT / "docs" / "reasons.md").read_text()
     assert pages == reasons_document(REASONS.values())
     assert f"```text\n{bnfold_command('explain', 'padding', cwd=tmp_path)}```" in pages
-
-
-def test_links_of_the_readme_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target

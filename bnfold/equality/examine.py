@@ -194,8 +194,10 @@ def _diverging(found: Examination, at: Divergence) -> Differs:
     place = f"{at.value!r}{list(excess.index)}" if excess.index else repr(at.value)
     called = f", which stands for {at.stands_for!r} of the original," if at.stands_for not in {"", at.value} else ""
     what = {"gain": f"the scale of channel {excess.channel}", "offset": f"the shift of channel {excess.channel}"}
+    is_alone = not excess.index and excess.after == excess.before  # no value to hold it against: no figures either
+    told = "is no value of the original" if is_alone else f"is {excess.after:.9g} and was {excess.before:.9g}"
     sentence = (
-        f"the first site that differs is {at.node}: {place}{called} is {excess.after:.9g} and was {excess.before:.9g} "
+        f"the first site that differs is {at.node}: {place}{called} {told} "
         f"on the same inputs (batch {at.batch.label!r})"
     )
     if excess.kind in what:
@@ -207,5 +209,7 @@ def _diverging(found: Examination, at: Divergence) -> Differs:
     shown = Counterexample(
         at.value, excess.index, excess.before, excess.after, excess.bound, at.batch.label, at.batch.feeds
     )
+    if is_alone and found.outcome.counterexample is not None:
+        shown = found.outcome.counterexample
     original = at.within or at.stands_for or None
     return Differs(sentence, shown, found.end_to_end, site=at.node, value=at.value, original=original)

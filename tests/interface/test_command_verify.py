@@ -304,3 +304,13 @@ def test_the_same_is_one_line_when_bnfold_is_a_process(desk: Path) -> None:
     assert "took longer than 1 s" in because(answer, 6, "unknown")
     refused(run("verify", "m.onnx", "m.onnx", "--custom-ops", "none.so", cwd=desk), 2, "'none.so' is no file")
     because(run("verify", "blocked.onnx", "without.onnx", cwd=desk), 1, "differs")
+
+
+def test_a_model_of_another_architecture_has_a_value_that_is_none_of_the_original(tmp_path: Path) -> None:
+    """There is nothing to hold it against, so the evidence is that of the outputs."""
+    answer = run("verify", DIGITS.with_name("digits_mlp.onnx"), DIGITS, "--format", "json", cwd=tmp_path)
+    assert answer.code == 1
+    assert "is no value of the original on the same inputs" in answer.json["why"]
+    shown = answer.json["counterexample"]
+    assert shown["before"] != shown["after"]
+    assert shown["output"] == "logits"

@@ -156,7 +156,7 @@ def test_a_file_is_named_as_the_repository_has_it(
 
 @drawn(2)
 def test_a_name_is_text_in_xml(place: str, sentence: str) -> None:
-    root = ET.fromstring(as_junit.written(document(place, sentence)))  # noqa: S314  # our own
+    root = ET.fromstring(as_junit.written(document(place, sentence)))
     assert [case.get("name") for case in root.iter("testcase")] == [shown(place)] * 3
     assert [found.get("message") for found in root.iter("failure")] == [shown(sentence)]
     assert [found.text or "" for found in root.iter("failure")] == [shown(sentence)]
