@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto, TensorProto
 
+from bnfold.model.hashing import Hash
 from bnfold.model.storage import Span, Storage, same_bytes
 from bnfold.model.tensors import canonical, decoded, external_entries
 
@@ -35,14 +36,19 @@ class ModelFile:
     data_files: tuple[Path, ...]
     storage: Storage = field(repr=False)
     locations: Mapping[str, tuple[Path, int]] = field(repr=False)
-    _digest: list[str] = field(default_factory=list, init=False, repr=False)
+    _hash: list[Hash] = field(default_factory=list, init=False, repr=False)
 
     @property
     def sha256(self) -> str:
         """The hash (hex) of the model file, without external data; computed when it is first asked for."""
-        if not self._digest:
-            self._digest.append(hashlib.sha256(self.storage.content).hexdigest())
-        return self._digest[0]
+        if not self._hash:
+            self._hash.append(Hash(self.storage.content))
+        return self._hash[0].hex()
+
+    def hash_ahead(self) -> None:
+        """Begin to hash, beside all else: it will be asked for."""
+        if not self._hash:
+            self._hash.append(Hash(self.storage.content, ahead=True))
 
     def array(self, tensor: TensorProto) -> NDArray[Any]:
         """The data of a tensor of the skeleton: read-only, shape = dims, native numpy or ml_dtypes dtype.
