@@ -18,6 +18,7 @@ from bnfold.graph import Graph
 from bnfold.model import Candidate, ModelFile, Subject, read, staged, subject_of
 from bnfold.moves import Plan
 from bnfold.nodes import Site
+from bnfold.ops.facts import Facts
 from bnfold.planning import make_plan
 from bnfold.proving import Job, Level, Progress, Wishes, evidence_of, shown
 from bnfold.result import FoldResult, totals_before
@@ -118,7 +119,9 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     if certificate is not None and target is None and original.has_external_data:
         raise UsageError("a certificate names the files that are written: with external data it needs an output")
     subject = subject_of(original, inline=inline, freeze_inputs=freeze_inputs)
+    subject.model.hash_ahead()  # for the plan
     graph = Graph.of(subject.model)
+    facts = Facts(graph, assume_inference=assume_inference)
     tell("planning")
     selection = Selection(tuple(only), tuple(skip))
 
@@ -130,6 +133,7 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
             assume_inference=assume_inference,
             merge_branches=merge_branches,
             mismatched=mismatched,
+            facts=facts,
         )
 
     decided = planned()
@@ -137,7 +141,7 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     if check:
         return _within_limits(_checked(subject, decided), most)
     wishes = Wishes(verify, data, seed, dims, assume_inference, tell)
-    job = Job(subject, graph, decided, rewrite(graph, decided), wishes, planned)
+    job = Job(subject, graph, decided, rewrite(graph, decided, facts), wishes, planned)
     stays = in_place and job.changes_nothing  # the file is right as it is
     if stays and certificate is None:
         return _within_limits(_unchanged(subject, decided), most)

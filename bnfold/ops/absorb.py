@@ -18,7 +18,8 @@ convolution of the same x beside it is as many taps as it has, where each sees w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -34,6 +35,7 @@ from bnfold.ops.home import Furnishing, NewConstant, NewNode
 from bnfold.ops.quantized import Dequantized
 from bnfold.ops.reasons import AXIS, BLOCKED, NOT_FINITE, OVERFLOW, PRECISION, QUANTIZED, Obstacle
 from bnfold.ops.rounding import HALF_UNITS, rounded
+from bnfold.ops.stretches import scaled, stretches
 
 MOST_ROUNDING = 4.0
 """Units of rounding, as a root mean square over a channel, beyond which a narrow type has lost the weight."""
@@ -136,6 +138,11 @@ class Linear:
         return self.rank or max(before.rank, len(self.weight.dims))
 
     @property
+    def does_more(self) -> bool:
+        """Whether its weight becomes something else than itself times a factor for each output."""
+        return self.before is not None or self.tap is not None or bool(self.branches)
+
+    @property
     def has_shift_before(self) -> bool:
         """Whether a shift of the data becomes one of the output."""
         return self.before is not None and self.before.has_shift
@@ -190,6 +197,21 @@ def absorbed_weight(linear: Linear, weight: Constant, after: Affine) -> Array:
     return folded
 
 
+def absorbed_parts(linear: Linear, weight: Constant, after: Affine) -> Iterator[Array]:
+    """The same in the order of the file, about STRETCH elements at a time: each is read, scaled, rounded and given on.
+
+    A weight that takes over something of its data as well, or whose outputs are no axis of it, comes in one part.
+    """
+    axis = linear.weight_axis
+    if axis is None or linear.does_more:
+        yield absorbed_weight(linear, weight, after)
+        return
+    scale, _ = after.along(linear.axis_at(after.rank), linear.channels)
+    for start, shape, channels in stretches(weight.dims, axis):
+        source = weight.stretch(start, math.prod(shape)).reshape(shape)
+        yield scaled(source, scale[channels, np.newaxis], weight.dtype)
+
+
 def absorbed_bias(linear: Linear, exact: Float64) -> Array:
     """b' = a*b + s in the weight's type."""
     return rounded(exact, linear.weight.dtype)
@@ -200,9 +222,9 @@ def _new_weight(linear: Linear, after: Affine) -> NewConstant | NewNode:
     if isinstance(weight, Dequantized):
         return weight.copy(linear.weight_input, *_factors(linear, linear.weight_axis, after))
     header = TensorProto(data_type=weight.data_type, dims=weight.dims)
-    content = partial(absorbed_weight, linear, weight, after)
+    content, parts = (partial(make, linear, weight, after) for make in (absorbed_weight, absorbed_parts))
     name = f"{weight.value.name}_folded"
-    return NewConstant(linear.weight_input, weight, name, header, content, replaces=True)
+    return NewConstant(linear.weight_input, weight, name, header, content, replaces=True, parts=parts)
 
 
 def _new_bias(linear: Linear, after: Affine, exact: Float64 | None) -> NewConstant | NewNode | None:
@@ -259,6 +281,8 @@ def _weight_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
     weight = linear.weight
     if isinstance(weight, Dequantized):
         return _scale_obstacle(linear, weight, linear.weight_axis, after)
+    if _surely_fits(linear, weight, after):
+        return None
     for group, outputs, exact in products(linear, weight, after):
         new = rounded(exact, weight.dtype)
         each = tuple(range(1, exact.ndim))
@@ -277,6 +301,18 @@ def _weight_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
             detail = f"the weights of output channel {channel}, up to {size:.3g} in size, would be {how} {kind}"
             return Obstacle(reason, detail, linear.node)
     return None
+
+
+def _surely_fits(linear: Linear, weight: Constant, after: Affine) -> bool:
+    """Whether even the largest weight times the largest factor is finite: products and rounding keep the order.
+
+    That decides for the wide types; in a narrow one weights may also vanish.
+    """
+    if weight.dtype.itemsize == 2 or linear.does_more:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        most = np.multiply(weight.largest(), np.max(np.abs(after.scale)))
+    return bool(np.isfinite(rounded(np.asarray(most), weight.dtype)))
 
 
 def _scale_obstacle(linear: Linear, operand: Dequantized, axis: int | None, after: Affine) -> Obstacle | None:
