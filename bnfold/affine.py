@@ -40,7 +40,8 @@ class Affine:
         scale, shift = _frozen(self.scale), _frozen(self.shift)
         if scale.ndim != shift.ndim:
             raise ValueError(f"scale has rank {scale.ndim}, shift has rank {shift.ndim}")
-        np.broadcast_shapes(scale.shape, shift.shape)
+        if scale.shape != shift.shape:
+            np.broadcast_shapes(scale.shape, shift.shape)
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "shift", shift)
 
@@ -64,7 +65,8 @@ class Affine:
     @property
     def shape(self) -> tuple[int, ...]:
         """The common shape of scale and shift: what this varies along is not 1."""
-        return np.broadcast_shapes(self.scale.shape, self.shift.shape)
+        ours, theirs = self.scale.shape, self.shift.shape
+        return ours if ours == theirs else np.broadcast_shapes(ours, theirs)
 
     @property
     def has_shift(self) -> bool:
@@ -92,10 +94,10 @@ class Affine:
         """scale and shift as vectors of `length` along `axis`; requires varies_only_along(axis)."""
         if not self.varies_only_along(axis):
             raise ValueError(f"an affine of shape {self.shape} does not vary along axis {axis} alone")
-        return (
-            np.broadcast_to(self.scale.reshape(-1), (length,)),
-            np.broadcast_to(self.shift.reshape(-1), (length,)),
-        )
+        scale, shift = self.scale.reshape(-1), self.shift.reshape(-1)
+        if scale.size == shift.size == length:
+            return scale, shift
+        return np.broadcast_to(scale, (length,)), np.broadcast_to(shift, (length,))
 
     def transposed(self, perm: Sequence[int]) -> Affine:
         """The affine of Transpose(x, perm), given the one of x."""

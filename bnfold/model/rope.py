@@ -90,16 +90,18 @@ def blocks(content: Rope) -> Iterator[bytes | memoryview]:
     """The bytes of a rope in blocks of at most BLOCK_BYTES; small neighbours come as one block."""
     gathered: list[bytes | memoryview] = []
     size = 0
-    for part in (part for piece in content.pieces for part in parts_of(piece)):
-        if len(part) < _GATHERED_BYTES:
-            gathered.append(part)
-            size += len(part)
-        if size and (size >= BLOCK_BYTES or len(part) >= _GATHERED_BYTES):
-            yield b"".join(gathered)
-            gathered.clear()
-            size = 0
-        if len(part) >= _GATHERED_BYTES:
-            yield from (part[at : at + BLOCK_BYTES] for at in range(0, len(part), BLOCK_BYTES))
+    for piece in content.pieces:
+        for part in parts_of(piece) if isinstance(piece, Blocks | Range) else (piece,):
+            length = len(part)
+            if length < _GATHERED_BYTES:
+                gathered.append(part)
+                size += length
+            if size and (size >= BLOCK_BYTES or length >= _GATHERED_BYTES):
+                yield b"".join(gathered)
+                gathered.clear()
+                size = 0
+            if length >= _GATHERED_BYTES:
+                yield from (part[at : at + BLOCK_BYTES] for at in range(0, length, BLOCK_BYTES))
     if size:
         yield b"".join(gathered)
 

@@ -24,21 +24,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from bnfold.affine import Affine, Float64
 from bnfold.nodes import Node
 from bnfold.ops.exact import exact_bias, products
-from bnfold.ops.facts import Array, Constant
+from bnfold.ops.facts import Array, Constant, max_size
 from bnfold.ops.home import Furnishing, NewConstant, NewNode
 from bnfold.ops.quantized import Dequantized
 from bnfold.ops.reasons import AXIS, BLOCKED, NOT_FINITE, OVERFLOW, PRECISION, QUANTIZED, Obstacle
-from bnfold.ops.rounding import HALF_UNITS, rounded
+from bnfold.ops.rounding import LARGEST, imprecise, rounded
 from bnfold.ops.stretches import scaled, stretches
-
-MOST_ROUNDING = 4.0
-"""Units of rounding, as a root mean square over a channel, beyond which a narrow type has lost the weight."""
 
 View = Callable[[Array], Array]
 
@@ -94,10 +90,12 @@ class Linear:
     """What is merged into it: other operators of the same data, added to its output."""
     channels: int = field(init=False)
     groups: int = field(init=False)
+    _asked: list[tuple[Affine, Obstacle | None]] = field(default_factory=list, init=False, repr=False)
+    """What was asked last, and the answer: planning asks of what is then applied."""
 
     def __post_init__(self) -> None:
         """Read the number of outputs off the weight's dims."""
-        shape = self.view(np.broadcast_to(np.zeros((), np.float32), self.weight.dims)).shape
+        shape = self.view(np.empty(self.weight.dims, np.bool_)).shape  # nothing is read, and so no memory taken
         object.__setattr__(self, "groups", shape[0])
         object.__setattr__(self, "channels", shape[0] * shape[1])
 
@@ -130,7 +128,7 @@ class Linear:
         """How many channels the data have."""
         if self.fed is None:
             return 0
-        shape = self.view(np.broadcast_to(np.zeros((), np.float32), self.weight.dims)).shape
+        shape = self.view(np.empty(self.weight.dims, np.bool_)).shape  # nothing is read, and so no memory taken
         return int(shape[0] * shape[self.fed.view_axis])
 
     def output_rank(self, before: Affine) -> int:
@@ -149,7 +147,10 @@ class Linear:
 
     def obstacle_to(self, after: Affine) -> Obstacle | None:
         """The axes, then the numbers."""
-        return _axis_obstacle(self, after) or _weight_obstacle(self, after) or _bias_obstacle(self, after)
+        if not self._asked or self._asked[0][0] is not after:
+            obstacle = _axis_obstacle(self, after) or _weight_obstacle(self, after) or _bias_obstacle(self, after)
+            self._asked[:] = [(after, obstacle)]
+        return self._asked[0][1]
 
     def needs_add(self, after: Affine) -> bool:
         """A shift, and no place for it; one of the data may come to nothing."""
@@ -222,7 +223,8 @@ def _new_weight(linear: Linear, after: Affine) -> NewConstant | NewNode:
     if isinstance(weight, Dequantized):
         return weight.copy(linear.weight_input, *_factors(linear, linear.weight_axis, after))
     header = TensorProto(data_type=weight.data_type, dims=weight.dims)
-    content, parts = (partial(make, linear, weight, after) for make in (absorbed_weight, absorbed_parts))
+    content = partial(absorbed_weight, linear, weight, after)
+    parts = partial(absorbed_parts, linear, weight, after)
     name = f"{weight.value.name}_folded"
     return NewConstant(linear.weight_input, weight, name, header, content, replaces=True, parts=parts)
 
@@ -287,7 +289,7 @@ def _weight_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
         new = rounded(exact, weight.dtype)
         each = tuple(range(1, exact.ndim))
         if np.all(np.isfinite(new)):
-            bad = _imprecise(exact, new) if weight.dtype.itemsize == 2 else np.zeros(1, np.bool_)
+            bad = imprecise(exact, new) if weight.dtype.itemsize == 2 else np.zeros(1, np.bool_)
             reason, how = PRECISION, "too small for"
         else:
             bad = ~np.all(np.isfinite(new), axis=each)
@@ -310,9 +312,8 @@ def _surely_fits(linear: Linear, weight: Constant, after: Affine) -> bool:
     """
     if weight.dtype.itemsize == 2 or linear.does_more:
         return False
-    with np.errstate(over="ignore", invalid="ignore"):
-        most = np.multiply(weight.largest(), np.max(np.abs(after.scale)))
-    return bool(np.isfinite(rounded(np.asarray(most), weight.dtype)))
+    most = weight.largest() * max_size(after.scale)
+    return most <= float(LARGEST[weight.dtype]) or bool(np.isfinite(rounded(np.asarray(most), weight.dtype)))
 
 
 def _scale_obstacle(linear: Linear, operand: Dequantized, axis: int | None, after: Affine) -> Obstacle | None:
@@ -329,18 +330,9 @@ def _bias_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
             return Obstacle(QUANTIZED, "the bias is stored as integers, which take no shift", linear.node)
         return _scale_obstacle(linear, linear.bias, 0, after)
     exact, dtype = exact_bias(linear, after), linear.weight.dtype
-    if exact is None or np.all(np.isfinite(rounded(exact, dtype))):
+    if exact is None or max_size(exact) <= LARGEST[dtype] or np.all(np.isfinite(rounded(exact, dtype))):
         return None
     if linear.bias is not None and not np.all(np.isfinite(linear.bias.array())):
         return Obstacle(NOT_FINITE, "the bias holds NaN or infinity", linear.node)
     size = float(np.max(np.abs(exact)))
     return Obstacle(OVERFLOW, f"the bias, up to {size:.3g} in size, would be too large for {dtype.name}", linear.node)
-
-
-def _imprecise(exact: Float64, new: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Per output: a nonzero product became zero, or the rounding is beyond MOST_ROUNDING units."""
-    axes = tuple(range(1, exact.ndim))
-    error = np.sqrt(np.mean((new.astype(np.float64) - exact) ** 2, axis=axes))
-    size = np.sqrt(np.mean(exact**2, axis=axes))
-    vanished = np.any((exact != 0) & (new == 0), axis=axes)
-    return np.asarray(vanished | (error > MOST_ROUNDING * HALF_UNITS[new.dtype] * size))

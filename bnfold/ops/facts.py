@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import onnx
@@ -58,9 +58,11 @@ def reads_metadata_alone(reader: Reader) -> bool:
     return (reader.node.op, reader.index) in METADATA_INPUTS
 
 
-def max_size(part: Array) -> float:
+def max_size(part: NDArray[Any]) -> float:
     """The largest size in an array that is not empty, NaN where it holds one: without a copy of it."""
-    return float(np.maximum(np.float64(part.max()), -np.float64(part.min())))
+    flat = part.reshape(-1)
+    most, least = float(np.maximum.reduce(flat)), float(np.minimum.reduce(flat))
+    return most if most >= -least else -least  # NaN where both are that
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,10 @@ class Constant:
             count, most = math.prod(self.dims), 0.0
             for start in range(0, count, STRETCH):
                 part = self.stretch(start, min(STRETCH, count - start))
-                most = float(np.maximum(most, max_size(part)))
+                size = max_size(part)
+                most = size if math.isnan(size) else max(most, size)
+                if math.isnan(most):
+                    break
             self._largest.append(most)
         return self._largest[0]
 
