@@ -48,6 +48,8 @@ class Constants:
         self.assume_inference = assume_inference
         self.shapes = Shapes(graph)
         self._known: dict[int, NDArray[np.generic]] = {}
+        self._sizes: dict[int, tuple[int | None, ...] | None] = {}
+        self._parts: dict[tuple[int, int, int], tuple[int | None, ...]] = {}
 
     def array(self, value: Value) -> NDArray[np.generic]:
         """The content of a constant value; raises UncertainError where it is none."""
@@ -82,8 +84,19 @@ class Constants:
 
     def sizes(self, value: Value) -> tuple[int | None, ...] | None:
         """The sizes of any value as far as they are known, or None where not even their number is."""
-        shape = self.shapes.shape(value)
-        return None if shape is None else tuple(size if isinstance(size, int) else None for size in shape)
+        if value.id not in self._sizes:
+            shape = self.shapes.shape(value)
+            known = None if shape is None else tuple(size if isinstance(size, int) else None for size in shape)
+            self._sizes[value.id] = known
+        return self._sizes[value.id]
+
+    def sizes_side_by_side(self, node: Node, rank: int, axis: int) -> tuple[int | None, ...]:
+        """How large each input of a node is along an axis, if it has that rank; None where that is not known."""
+        key = node.id, rank, axis
+        if key not in self._parts:
+            found = (None if value is None else self.sizes(value) for value in node.inputs)
+            self._parts[key] = tuple(None if s is None or len(s) != rank else s[axis] for s in found)
+        return self._parts[key]
 
     def vector(self, value: Value | None) -> Float64:
         """A constant vector in float64."""
