@@ -7,6 +7,8 @@ materialised: what stands behind it is compared as it is stored (quantized.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import onnx
@@ -37,6 +39,23 @@ _NOT_EVALUATED = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Sizes along an axis: how much stands before each input, of those that are known, and in all; who is unknown."""
+
+    before: tuple[int, ...]
+    total: int
+    sizes: tuple[int | None, ...]
+    unknown: frozenset[int]
+
+    @classmethod
+    def of(cls, sizes: tuple[int | None, ...]) -> SideBySide:
+        """From the sizes of all inputs."""
+        known = [size or 0 for size in sizes]
+        before = tuple(accumulate(known, initial=0))
+        return cls(before[:-1], before[-1], sizes, frozenset(i for i, size in enumerate(sizes) if size is None))
+
+
 class Constants:
     """Constants of one graph, evaluated when first asked for.
 
@@ -49,7 +68,7 @@ class Constants:
         self.shapes = Shapes(graph)
         self._known: dict[int, NDArray[np.generic]] = {}
         self._sizes: dict[int, tuple[int | None, ...] | None] = {}
-        self._parts: dict[tuple[int, int, int], tuple[int | None, ...]] = {}
+        self._rows: dict[tuple[int, int, int], SideBySide] = {}
 
     def array(self, value: Value) -> NDArray[np.generic]:
         """The content of a constant value; raises UncertainError where it is none."""
@@ -90,13 +109,13 @@ class Constants:
             self._sizes[value.id] = known
         return self._sizes[value.id]
 
-    def sizes_side_by_side(self, node: Node, rank: int, axis: int) -> tuple[int | None, ...]:
-        """How large each input of a node is along an axis, if it has that rank; None where that is not known."""
+    def side_by_side(self, node: Node, rank: int, axis: int) -> SideBySide:
+        """The inputs of a node of several values, one behind the other along an axis; found out once."""
         key = node.id, rank, axis
-        if key not in self._parts:
+        if key not in self._rows:
             found = (None if value is None else self.sizes(value) for value in node.inputs)
-            self._parts[key] = tuple(None if s is None or len(s) != rank else s[axis] for s in found)
-        return self._parts[key]
+            self._rows[key] = SideBySide.of(tuple(None if s is None or len(s) != rank else s[axis] for s in found))
+        return self._rows[key]
 
     def vector(self, value: Value | None) -> Float64:
         """A constant vector in float64."""

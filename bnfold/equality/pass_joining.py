@@ -15,14 +15,13 @@ def concat(constants: Constants, link: Link, carried: Carried, unknown: int) -> 
     del unknown
     node = link.node
     axis = int_of(node, "axis", 0 if node.scope.opset >= 4 else 1) % carried.ndim
-    sizes = constants.sizes_side_by_side(node, carried.ndim, axis)
-    if any(size is None for place, size in enumerate(sizes) if place != link.data):
+    row = constants.side_by_side(node, carried.ndim, axis)
+    if row.unknown - {link.data}:
         raise UncertainError(f"the sizes of what {node.site} joins are not known")
     own = whole_axis(constants, link.source, carried, axis, node)
-    first = sum(size or 0 for size in sizes[: link.data])
-    behind = sum(size or 0 for size in sizes[link.data + 1 :])
+    first = row.before[link.data]
     shape = list(own.shape)
-    shape[axis] = first + own.shape[axis] + behind
+    shape[axis] += row.total - (row.sizes[link.data] or 0)
     whole: Carried = np.full(shape, none_of(carried), carried.dtype)
     place = [slice(None)] * carried.ndim
     place[axis] = slice(first, first + own.shape[axis])

@@ -85,7 +85,7 @@ def steps_of(constants: Constants, trees: Sequence[Tree], grids: Mapping[int, Sh
             taken = steps.pop(tree.site.id, [])
             steps[tree.beside.home.id].append(tap_of(constants, tree.beside, gone, taken))
         told: set[int] = set()
-        known = Known()
+        known, unshifted = Known(), frozenset(tree.claim.unshifted)
         for chain in tree.chains:
             _undisturbed(constants, chain, gone, known)
             stops = frozenset(chain.links[place].node.id for place in chain.stops)
@@ -93,7 +93,7 @@ def steps_of(constants: Constants, trees: Sequence[Tree], grids: Mapping[int, Sh
                 if home.id in told:  # a home before which the way parts
                     continue
                 told.add(home.id)
-                takes_shift, part = chain.takes_shift(home), tree.claim.part
+                takes_shift, part = home.site not in unshifted, tree.claim.part
                 walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift, part, known)
                 step = walk.step(grids[home.id], stops=home.id in stops)
                 for skipped in (each for each in tree.skipped if each.home is home):
