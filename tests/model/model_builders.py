@@ -10,8 +10,8 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper, parser
 
 from bnfold.model import Address, GraphEdit, NewTensor, NodeEdit
-from bnfold.model.tensors import all_tensors
 from bnfold.model.content import Held
+from bnfold.model.tensors import all_tensors
 from bnfold.model.walk import CHILDREN, Kind
 from bnfold.model.wire import LENGTH, VARINT, encoded_varint, fields, number_at, varint
 
