@@ -204,7 +204,7 @@ def start_up(folder: Path, rounds: int) -> None:
     figures = measured({"import onnx": unit, **tools}, folder, rounds)
     say(f"\nstart-up: importing onnx takes {statistics.median(figures['import onnx'].seconds):.2f} s\n")
     say("| | time | memory, MB |\n|---|---|---|")
-    for tool in tools:
+    for tool in (tool for tool in tools if not figures[tool].failure):
         ratios = [a / b for a, b in zip(figures[tool].seconds, figures["import onnx"].seconds, strict=True)]
         spread = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
         say(f"| {tool} | {spread} | {figures[tool].memory:.0f} |")
