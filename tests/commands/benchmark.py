@@ -231,7 +231,7 @@ def main() -> int:
     cli.add_argument("--folder", type=Path, help="where to make the models; 10 GB must be free")
     options = cli.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        peers = options.peers or Path(folder) / "peers"
+        peers = (options.peers or Path(folder) / "peers").absolute()
         python = "" if options.no_peers else peers_python(peers)
         start_up(Path(folder), options.rounds)
         for name in options.models:
