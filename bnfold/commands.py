@@ -23,6 +23,8 @@ from bnfold.options import (
     Dim,
     DropMismatched,
     ExitZero,
+    ExternalData,
+    ExternalDataOption,
     FormatOption,
     FreezeInputs,
     GivenCertificate,
@@ -106,6 +108,7 @@ def fold(  # noqa: PLR0913  # one parameter per option
     merge_branches: MergeBranches = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any BatchNormalization stays.")] = False,
     max_left: Annotated[int | None, typer.Option("--max-left", min=0, help="Exit 1 if more than N stay.")] = None,
+    external_data: ExternalDataOption = ExternalData.AUTO,
     verify: Annotated[Verify, typer.Option("--verify", help="How much is shown before writing.")] = Verify.FULL,
     drop_mismatched: DropMismatched = False,
     data: Data = None,
@@ -128,6 +131,8 @@ def fold(  # noqa: PLR0913  # one parameter per option
         raise UsageError("--certificate takes one model at a time")
     if len(model) > 1 and output == "-":
         raise UsageError("-o - takes one model at a time")
+    if output == "-" and external_data is ExternalData.FILE:
+        raise UsageError("-o - has no place for a file of external data")
     outlet = prepare(format_, report, quiet=quiet, verbose=verbose, to_stderr=output == "-", apart_from=certificate)
     from bnfold import api, batch  # noqa: PLC0415  # heavy: only once the options are known to be sound
     from bnfold.report.folding import folded  # noqa: PLC0415  # likewise
@@ -143,9 +148,10 @@ def fold(  # noqa: PLR0913  # one parameter per option
             return api.fold(
                 source, target, in_place=in_place, check=check, only=only or (), skip=skip or (), bn_only=bn_only,
                 freeze_inputs=freeze_inputs, inline=inline, assume_inference=assume_inference,
-                merge_branches=merge_branches, strict=strict, max_left=max_left, verify=verify.value,
-                drop_mismatched=drop_mismatched, data=data, certificate=certificate, seed=seed, dims=dims,
-                provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes, progress=tell,
+                merge_branches=merge_branches, strict=strict, max_left=max_left, external_data=external_data.value,
+                verify=verify.value, drop_mismatched=drop_mismatched, data=data, certificate=certificate, seed=seed,
+                dims=dims, provider=provider, custom_ops=custom_ops or (), timeout=timeout, max_bytes=max_bytes,
+                progress=tell,
             )  # fmt: skip
 
     done = list(batch.each(model, outputs, fold_one))

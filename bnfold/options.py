@@ -19,6 +19,14 @@ class Verify(enum.StrEnum):
     OFF = "off"
 
 
+class ExternalData(enum.StrEnum):
+    """Where the data of large constants are written."""
+
+    AUTO = "auto"
+    INLINE = "inline"
+    FILE = "file"
+
+
 class Init(enum.StrEnum):
     """What an inserted BatchNormalization begins with."""
 
@@ -109,6 +117,10 @@ Ignore = Annotated[
     typer.Option("--ignore", metavar="CODES", help="Not these rules, even if selected. Repeatable."),
 ]
 ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever is found.")]
+ExternalDataOption = Annotated[
+    ExternalData,
+    typer.Option("--external-data", help="Data in the model, in one file beside it (OUT.data), or as they were."),
+]
 MergeBranches = Annotated[
     bool, typer.Option("--merge-branches", help="Make one convolution of parallel ones whose outputs are added.")
 ]
