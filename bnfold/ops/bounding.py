@@ -19,7 +19,7 @@ from bnfold.ops.facts import Array, Constant, Facts
 from bnfold.ops.home import Furnishing, NewConstant
 from bnfold.ops.linear import LINEAR, Ways
 from bnfold.ops.passing import PASSING, Passage, Passed
-from bnfold.ops.reasons import BLOCKED, LAYOUT, NOT_CONSTANT, NOT_FINITE, OVERFLOW, TYPE, Obstacle
+from bnfold.ops.reasons import BLOCKED, LAYOUT, NEGATIVE, NOT_CONSTANT, NOT_FINITE, OVERFLOW, TYPE, Obstacle
 from bnfold.ops.rounding import FLOAT_TYPES, rounded
 from bnfold.ops.table import register
 
@@ -163,5 +163,5 @@ def clip(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     if one is None:
         return Obstacle(BLOCKED, f"{node.op} bounds all channels by the same numbers", node)
     if one.scale.reshape(()) <= 0:
-        return Obstacle(BLOCKED, f"{node.op} lets no scale pass that is not above zero", node)
+        return Obstacle(NEGATIVE, f"{node.op} lets no scale pass that is not above zero", node)
     return Passed((Passage(0, one),), keeps=True)

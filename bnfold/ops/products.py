@@ -16,7 +16,7 @@ from bnfold.ops.facts import Array, Constant, Facts
 from bnfold.ops.home import Home
 from bnfold.ops.linear import LINEAR, Ways, bias_of, weight_of, with_fitting_bias
 from bnfold.ops.quantized import Dequantized
-from bnfold.ops.reasons import BIAS, BLOCKED, LAYER, NOT_FINITE, Obstacle
+from bnfold.ops.reasons import AXIS, BIAS, LAYER, NOT_FINITE, Obstacle
 from bnfold.ops.table import register
 
 
@@ -99,7 +99,7 @@ def matmul(facts: Facts, node: Node) -> Ways:
                 Linear(node, weight, index, _last_axes_view(axis), None, (axis,), rank + axis, least_rank=rank, fed=fed)
             )
         else:
-            obstacles.append(Obstacle(BLOCKED, "a weight of one dimension has no output channels", node))
+            obstacles.append(Obstacle(AXIS, "a weight of one dimension has no output channels", node))
     return tuple(ways) or obstacles[0]
 
 
@@ -136,7 +136,7 @@ def einsum(facts: Facts, node: Node) -> Ways:
             ways += _Operand(node, tuple(terms), output, index, weight).ways()
     if ways:
         return tuple(ways)
-    unowned = Obstacle(BLOCKED, "no constant operand alone owns a label of the output", node)
+    unowned = Obstacle(AXIS, "no constant operand alone owns a label of the output", node)
     return unowned if len(obstacles) < len(terms) else obstacles[0]
 
 

@@ -19,7 +19,7 @@ from bnfold.ops.absorb import Fed, Linear
 from bnfold.ops.facts import Array, Facts
 from bnfold.ops.linear import GATED, Ways, bias_of, weight_of
 from bnfold.ops.quantized import Dequantized
-from bnfold.ops.reasons import BIAS, BLOCKED, QUANTIZED, Obstacle
+from bnfold.ops.reasons import BIAS, LAYER, QUANTIZED, Obstacle
 from bnfold.ops.table import register
 
 GATES: Mapping[str, int] = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -49,7 +49,7 @@ def recurrent(facts: Facts, node: Node) -> Ways:
     hidden = node.int_attribute("hidden_size", rows // GATES[node.op])
     if directions != stated or rows != GATES[node.op] * hidden:
         detail = f"a W of the shape {weight.dims} for {stated} direction(s) of {hidden} hidden value(s)"
-        return Obstacle(BLOCKED, detail, node)
+        return Obstacle(LAYER, detail, node)
     if bias is not None and (bias.dims != (directions, 2 * rows) or bias.dtype != weight.dtype):
         return Obstacle(BIAS, f"a B of the shape {bias.dims} and type {bias.dtype.name}", node)
 

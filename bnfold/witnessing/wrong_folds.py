@@ -220,6 +220,9 @@ def _behind(region: Region, after: Affine) -> Fold:
 
 def _ways_ahead(facts: Facts, reached: Reached) -> Iterator[Affine]:
     affine = reached.affine
+    right = forward(facts, reached.node, reached.index, affine)
+    if isinstance(right, tuple) and len(right) == 1:
+        yield right[0]
     far = 1 + float(np.max(np.abs(affine.scale))) + float(np.max(np.abs(affine.shift)))
     parts: list[Float64] = []
     for array in (affine.scale, affine.shift):

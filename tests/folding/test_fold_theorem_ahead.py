@@ -6,6 +6,7 @@ f(a*x + s) = a*f(x) + s        asked of onnxruntime, for negative scales and pos
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from folding_draws import Kind, arrays, examples, statistics
 from folding_support import (
@@ -149,6 +150,38 @@ def test_an_affine_passes_exactly_when_it_is_the_same_behind(operator: str, kind
     text = graph(f"u = {behind} t = {norm.format('u')}")
     wrong = model(text, **used(text), **parameters(kind))
     assert clearly_wrong(before, wrong, feeds, 4)
+
+
+PROVEN |= {("forward", "Split"), ("forward", "Upsample")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_part_of_a_split_bears_its_own(kind: str) -> None:
+    text = (
+        "(float[2,4,6,6] x) => (float[] y) { n = BatchNormalization (x, g, be, m, v) "
+        "p, q = Split <axis = 1> (n, parts) c = Conv (p, V) d = Conv (q, U) y = Concat <axis = 1> (c, d) }"
+    )
+    held = {"parts": np.array([1, 3], np.int64), "V": weights(3, 1, 1, 1), "U": weights(3, 3, 1, 1, seed=6)}
+    before = model(text, **held, **parameters(kind))
+    assert "BatchNormalization" not in forward(before, inputs(before), 4).ops
+    missed = text.replace("d = Conv (q, U)", "d = Relu (q)")
+    assert fold(model(missed, **held, **parameters("both"))).plan.moves == (), "both parts, or none"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_upsample_lets_everything_pass(kind: str) -> None:
+    text = (
+        "(float[2,4,6,6] x) => (float[] y) { n = BatchNormalization (x, g, be, m, v) "
+        'u = Upsample <mode = "nearest"> (n, scales) y = Conv (u, V) }'
+    )
+    before = model(text, opset=9, scales=HELD["scales"], V=weights(3, 4, 1, 1), **parameters(kind))
+    assert "BatchNormalization" not in forward(before, inputs(before), 4).ops
+    apart = before.graph.initializer[[t.name for t in before.graph.initializer].index("scales")]
+    apart.raw_data = np.array([1, 2, 2, 2], np.float32).tobytes()
+    before.graph.initializer[[t.name for t in before.graph.initializer].index("V")].CopyFrom(
+        onnx.numpy_helper.from_array(weights(3, 8, 1, 1), "V")
+    )
+    assert fold(before).plan.moves == (), "channels that are repeated are others"
 
 
 @pytest.mark.parametrize("operator", ["ReduceMean <axes = [1]> (n)", "ReduceMax <axes = [1]> (n)", "ReduceMean (n)"])

@@ -13,7 +13,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from passing_support import Tally, certified, judged
 
-PROVEN = {("linear", "Clip"), ("linear", "Pad"), ("passing", "Clip")}
+PROVEN = {("linear", "Clip"), ("linear", "Pad"), ("passing", "Clip"), ("forward", "Clip"), ("forward", "Pad")}
 TEXT = {np.float16: "float16", np.float32: "float"}
 AFFINES = {
     "Mul ({x}, {k})": "positive", "Div ({x}, {k})": "positive", "Add ({x}, {k})": "shift", "Sub ({x}, {k})": "shift",

@@ -12,7 +12,7 @@ from folding_support import bits, model, operands, proven, scale_and_shift
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-PROVEN = {("linear", "MatMul"), ("linear", "Einsum")}
+PROVEN = {("linear", "MatMul"), ("linear", "Einsum"), ("feeding", "Einsum")}
 FIRST_OPSET_WITH_EINSUM = 12
 
 

@@ -28,7 +28,7 @@ from recurrent_support import (
 )
 
 OPS = list(GATES)
-PROVEN = {("linear", op) for op in OPS}
+PROVEN = {("feeding", op) for op in OPS}
 DOUBLE = Kind(np.float64, np.float64, 17)
 
 

@@ -207,7 +207,7 @@ def test_a_fold_back_that_is_right_is_not_shown_to_be_wrong(case: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("operator", [operator for operator in PASSES if "Dropout" not in operator])
+@pytest.mark.parametrize("operator", [op for op in PASSES if not op.startswith(("Cast", "Dropout", "GlobalLpPool"))])
 def test_a_fold_ahead_is_shown_to_be_wrong_only_where_it_is(operator: str, kind: str) -> None:
     text = ahead(f"n = BatchNormalization (x, g, be, m, v) t = {operator}")
     off = off_at(model(text, **used(text), **parameters(kind)), 1, 0)
