@@ -40,7 +40,8 @@ class Affine:
         scale, shift = _frozen(self.scale), _frozen(self.shift)
         if scale.ndim != shift.ndim:
             raise ValueError(f"scale has rank {scale.ndim}, shift has rank {shift.ndim}")
-        np.broadcast_shapes(scale.shape, shift.shape)
+        if scale.shape != shift.shape:
+            np.broadcast_shapes(scale.shape, shift.shape)
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "shift", shift)
 
@@ -64,7 +65,8 @@ class Affine:
     @property
     def shape(self) -> tuple[int, ...]:
         """The common shape of scale and shift: what this varies along is not 1."""
-        return np.broadcast_shapes(self.scale.shape, self.shift.shape)
+        ours, theirs = self.scale.shape, self.shift.shape
+        return ours if ours == theirs else np.broadcast_shapes(ours, theirs)
 
     @property
     def has_shift(self) -> bool:
@@ -95,6 +97,8 @@ class Affine:
         """
         if not self.varies_only_along(axes):
             raise ValueError(f"an affine of shape {self.shape} does not vary along {tuple(axes)} alone")
+        if len(sizes) == 1 and self.scale.size == self.shift.size == sizes[0]:
+            return self.scale.reshape(-1), self.shift.reshape(-1)
         parts = (part.reshape([part.shape[axis] for axis in axes]) for part in (self.scale, self.shift))
         scale, shift = (np.broadcast_to(part, tuple(sizes)).reshape(-1) for part in parts)
         return scale, shift

@@ -35,12 +35,15 @@ class Rewrite:
     cloned: tuple[str, ...]
 
 
-def rewrite(graph: Graph, plan: Plan) -> Rewrite:
-    """The edits that carry out `plan`; raises UsageError where the plan was made for another model."""
+def rewrite(graph: Graph, plan: Plan, facts: Facts | None = None) -> Rewrite:
+    """The edits that carry out `plan`; raises UsageError where the plan was made for another model.
+
+    `facts` are those that the plan was made from, if they are still at hand.
+    """
     if plan.fingerprint != graph.model.sha256:
         raise UsageError("the plan was made for another model: its fingerprint is not this file's")
     fresh = Fresh(set(graph.names))
-    facts = Facts(graph, assume_inference=plan.assumes_inference)
+    facts = facts or Facts(graph, assume_inference=plan.assumes_inference)
     moved = [each for move in plan.moves for each in _moved(facts, graph, move)]
     joined = {graph.at(merge.joint).id: merge.joined for merge in plan.merges}
     joined |= {graph.at(move.joint).id: move.joined for move in plan.moves if move.joint is not None}

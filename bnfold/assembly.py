@@ -6,7 +6,6 @@ out which names, which tensors come where the old ones lay, which nodes come bef
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -275,5 +274,5 @@ def _tensor(named: NamedConstant) -> NewTensor:
     header = onnx.TensorProto()
     header.CopyFrom(named.new.header)
     header.name = named.name
-    nbytes = helper.tensor_dtype_to_np_dtype(header.data_type).itemsize * math.prod(header.dims)
-    return NewTensor(header, nbytes, lambda: NewTensor.of(named.name, named.new.content()).blocks())
+    parts = named.new.parts
+    return NewTensor.in_parts(header, (lambda: (named.new.content(),)) if parts is None else parts)

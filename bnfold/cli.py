@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     hung_up = getattr(signal, "SIGHUP", None)  # there is none on Windows
     if hung_up is not None and signal.getsignal(hung_up) is not signal.SIG_IGN:  # as nohup has it
         signal.signal(hung_up, _terminate)
+    # A model is many small objects that stay; by default they are all looked through again and again.
+    gc.set_threshold(100_000)
     try:
         sys.exit(_run(None if arguments is None else list(arguments)))
     finally:

@@ -14,7 +14,7 @@ from bnfold.nodes import Node, Value
 from bnfold.ops.affine import AffineOp
 from bnfold.ops.facts import reads_metadata_alone
 from bnfold.ops.reasons import GRAPH_OUTPUT, OTHER_READERS, OUTER_SCOPE, Obstacle
-from bnfold.ops.taking import Taken
+from bnfold.ops.taking import NOTHING, Taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,8 @@ class Decided:
 
     def taken(self, node: Node) -> Taken:
         """All that a node has taken over so far."""
-        ahead = self.ahead.get(node.id, Taken())
-        return replace(ahead, after=self.homes.get(node.id), tap=self.taps.get(node.id))
+        ahead = self.ahead.get(node.id, NOTHING)
+        return Taken(self.homes.get(node.id), ahead.before, ahead.data_input, self.taps.get(node.id))
 
     def settle_ahead(self, graph: Graph, affine: AffineOp, route: Ahead) -> Move:
         """Make the move of a route forward."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
 
@@ -103,7 +104,7 @@ class Node:
     def float_attribute(self, name: str, default: float) -> float:
         """A float attribute as float64(float32), or float64(float32(default)) where it is absent."""
         found = self._find(name)
-        return onnx.helper.make_attribute(name, float(default)).f if found is None else found.f
+        return float(np.float32(default)) if found is None else found.f
 
     def ints_attribute(self, name: str) -> tuple[int, ...] | None:
         """A list of integers, or None where it is absent."""

@@ -31,6 +31,14 @@ class Verify(enum.StrEnum):
     OFF = "off"
 
 
+class ExternalData(enum.StrEnum):
+    """Where the data of large constants are written."""
+
+    AUTO = "auto"
+    INLINE = "inline"
+    FILE = "file"
+
+
 class Init(enum.StrEnum):
     """What an inserted BatchNormalization begins with."""
 
@@ -257,6 +265,14 @@ Ignore = Annotated[
 ]
 ExitZero = Annotated[
     bool, typer.Option("--exit-zero/--no-exit-zero", help="Exit 0 whatever is found.", rich_help_panel=ANSWER)
+]
+ExternalDataOption = Annotated[
+    ExternalData,
+    typer.Option(
+        "--external-data",
+        help="Data in the model, in one file beside it (OUT.data), or as they were.",
+        rich_help_panel=MODELS,
+    ),
 ]
 MergeBranches = Annotated[
     bool,

@@ -50,15 +50,17 @@ def make_plan(  # noqa: PLR0913  # each wish by its own name
     assume_inference: bool = False,
     merge_branches: bool = False,
     mismatched: frozenset[Site] = frozenset(),
+    facts: Facts | None = None,
 ) -> Plan:
     """Decide everything that fold will do to a model; time is linear in its nodes and weights.
 
     `bn_only` leaves affines that are written by hand; `assume_inference` takes BatchNormalizations older than opset 7
     for inference whatever their is_test says; `merge_branches` makes one of parallel convolutions; `mismatched` are
     affines whose fold was found to differ, and which stay.
+    `facts` are those of the graph, with the same `assume_inference`, if they are wanted for more than the plan.
     Raises UsageError for a selection that names what is not there.
     """
-    facts, decided = Facts(graph, assume_inference=assume_inference), Decided()
+    facts, decided = facts or Facts(graph, assume_inference=assume_inference), Decided()
     nodes = affine_nodes(facts)
     verdicts: dict[int, Move | Refusal] = {}
     left_out = dict(selection.left_out(nodes))

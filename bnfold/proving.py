@@ -29,7 +29,7 @@ from bnfold.equality.runner import Runner
 from bnfold.equality.verdict import Differs, Recheck, Same, Unknown, Verdict
 from bnfold.errors import NotVerified, UsageError
 from bnfold.graph import Graph
-from bnfold.model import Candidate, ModelFile, Subject, candidate, read
+from bnfold.model import Candidate, ExternalData, ModelFile, Subject, candidate, read
 from bnfold.moves import Plan
 from bnfold.nodes import Site
 from bnfold.ops.reasons import MISMATCH
@@ -57,6 +57,8 @@ class Wishes:
     dims: Mapping[str, int] | None
     assume_inference: bool
     tell: Progress
+    external_data: ExternalData = "auto"
+    """Where the data of what is written are to lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Job:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the candidate is the file that was read."""
+        """Whether the candidate is the file that was read, but for where its data lie."""
         return self.subject.is_original and self.plan.changes_nothing
 
 
@@ -91,7 +93,7 @@ def written(job: Job, target: Path | None) -> Iterator[Candidate]:
         if target is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bnfold-"))
             target = Path(folder) / "folded.onnx"
-        yield stack.enter_context(candidate(job.subject.model, job.rewrite.edits, target))
+        yield stack.enter_context(candidate(job.subject.model, job.rewrite.edits, target, job.wishes.external_data))
 
 
 def shown(
@@ -159,6 +161,7 @@ def proved(job: Job, made: Candidate, runner: Runner) -> FoldResult:
         sha256=made.sha256,
         written=None,
         assumed_inference=job.wishes.assume_inference,
+        external_data=job.wishes.external_data,
         _subject=job.subject,
         _rewrite=job.rewrite,
     )

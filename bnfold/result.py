@@ -16,7 +16,7 @@ from bnfold.equality.claim import Claim, Merging, Part, Skip
 from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
 from bnfold.errors import BUG_EXIT_CODE, BnfoldError, UsageError
 from bnfold.graph import Graph
-from bnfold.model import ModelFile, Subject, candidate, read, to_bytes
+from bnfold.model import ExternalData, ModelFile, Subject, candidate, read, to_bytes
 from bnfold.moves import Move, Plan
 
 SEVERITY = (BUG_EXIT_CODE, 5, 4, 3, 6, 2, 1, 0)
@@ -49,7 +49,8 @@ class FoldResult:
     `verdict` and `certificate` are None with verify="off", and where nothing was to be written because there was
     nothing to fold in place. If nothing changed at all, the model is certified to be the input, and not run. `written`
     is the file that was written, if one was. `left_behind` are files of external data that the model named before it
-    was replaced in place, and names no longer: bnfold did not make them, and does not remove them.
+    was replaced in place, and names no longer: bnfold did not make them, and does not remove them. `external_data` is
+    where the data were asked to lie.
 
     The certificate begins where inlining ended: that the inlined functions mean the same is shown by running both
     models, and by nothing else.
@@ -65,6 +66,7 @@ class FoldResult:
     written: Path | None
     left_behind: tuple[Path, ...] = field(default=(), kw_only=True)
     assumed_inference: bool = field(default=False, kw_only=True)
+    external_data: ExternalData = field(default="auto", kw_only=True)
     _subject: Subject | Told = field(repr=False)
     _rewrite: Rewrite = field(repr=False)
 
@@ -81,7 +83,7 @@ class FoldResult:
     @property
     def is_unchanged(self) -> bool:
         """Whether the folded model is the input, byte for byte."""
-        return self._subject.is_original and self.plan.changes_nothing
+        return self._subject.is_original and self.plan.changes_nothing and self.external_data == "auto"
 
     @property
     def sha256_read(self) -> str:
@@ -109,7 +111,7 @@ class FoldResult:
         """
         target, subject = Path(path), self._held()
         refuse_overwriting(subject.original, target)
-        with candidate(subject.model, self._rewrite.edits, target) as made:
+        with candidate(subject.model, self._rewrite.edits, target, self.external_data) as made:
             if self.certificate is not None and made.sha256 != self.sha256:
                 again = certificate_of(subject, self.plan, made.path, assume_inference=self.assumed_inference)
                 certified(again).raise_unless_same()

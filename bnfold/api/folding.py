@@ -15,9 +15,10 @@ from bnfold.equality.data import Data
 from bnfold.equality.runner import Limits, Runner
 from bnfold.errors import BatchNormsLeft, UsageError, WouldFold
 from bnfold.graph import Graph
-from bnfold.model import Candidate, ModelFile, Subject, read, staged, subject_of
+from bnfold.model import Candidate, ExternalData, ModelFile, Subject, read, staged, subject_of
 from bnfold.moves import Plan
 from bnfold.nodes import Site
+from bnfold.ops.facts import Facts
 from bnfold.planning import make_plan
 from bnfold.proving import Job, Level, Progress, Wishes, evidence_of, shown
 from bnfold.result import FoldResult, totals_before
@@ -70,6 +71,7 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     merge_branches: bool = False,
     strict: bool = False,
     max_left: int | None = None,
+    external_data: ExternalData = "auto",
     verify: Level = "full",
     drop_mismatched: bool = False,
     data: Data | None = None,
@@ -93,6 +95,8 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     folds. `assume_inference` takes BatchNormalization (of one output) and Dropout below opset 7 for inference,
     though is_test is 0, as old exporters wrote it. `merge_branches` makes one of parallel convolutions of the same data
     whose outputs are added, once everything has folded.
+    `external_data`: "auto" leaves data inside or beside the model as they are (in a file where the model would pass
+    2 GiB), "inline" takes all into the model, "file" puts large initializers into one file beside it.
     `strict` (none) and `max_left` (at most so many) raise BatchNormsLeft if more stay; the model is written all the
     same. `verify`: "full" recomputes every constant and runs both models, "certificate" only recomputes, "off" trusts.
     `drop_mismatched` leaves a BatchNormalization whose fold is found to differ where it is, instead of raising.
@@ -106,8 +110,8 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     Raises InputRefused, UsageError, CannotWrite; NotVerified where the rewritten model differs and Undecided where
     that could not be shown either way, both with the verdict and with nothing written.
     """
-    if verify not in get_args(Level):
-        raise UsageError(f"verify is {verify!r}, and must be one of {', '.join(get_args(Level))}")
+    _check_choice("verify", verify, Level)
+    _check_choice("external_data", external_data, ExternalData)
     check_runs(seed, threads, timeout, data, custom_ops)
     tell = progress or silent
     tell("reading")
@@ -116,10 +120,12 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     _check_certificate(certificate, original, target)
     if certificate is not None and check:
         raise UsageError("check writes nothing, and no certificate either")
-    if certificate is not None and target is None and original.has_external_data:
+    if certificate is not None and target is None and (original.has_external_data or external_data == "file"):
         raise UsageError("a certificate names the files that are written: with external data it needs an output")
     subject = subject_of(original, inline=inline, freeze_inputs=freeze_inputs)
+    subject.model.hash_ahead()  # for the plan
     graph = Graph.of(subject.model)
+    facts = Facts(graph, assume_inference=assume_inference)
     tell("planning")
     selection = Selection(tuple(only), tuple(skip))
 
@@ -131,15 +137,16 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
             assume_inference=assume_inference,
             merge_branches=merge_branches,
             mismatched=mismatched,
+            facts=facts,
         )
 
     decided = planned()
     most = 0 if strict else max_left
     if check:
         return _within_limits(_checked(subject, decided), most)
-    wishes = Wishes(verify, data, seed, dims, assume_inference, tell)
-    job = Job(subject, graph, decided, rewrite(graph, decided), wishes, planned)
-    stays = in_place and job.changes_nothing  # the file is right as it is
+    wishes = Wishes(verify, data, seed, dims, assume_inference, tell, external_data)
+    job = Job(subject, graph, decided, rewrite(graph, decided, facts), wishes, planned)
+    stays = in_place and job.changes_nothing and external_data == "auto"  # the file is right as it is
     if stays and certificate is None:
         return _within_limits(_unchanged(subject, decided), most)
     # Beside its data a candidate that changes nothing has the bytes that the certificate is to name.
@@ -159,6 +166,11 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
         if evidence is not None:
             evidence.publish()
     return _within_limits(result, most)
+
+
+def _check_choice(name: str, value: str, choices: object) -> None:
+    if value not in get_args(choices):
+        raise UsageError(f"{name} is {value!r}, and must be one of {', '.join(get_args(choices))}")
 
 
 def _check_certificate(certificate: str | os.PathLike[str] | None, original: ModelFile, target: Path | None) -> None:
@@ -189,7 +201,8 @@ def _checked(subject: Subject, decided: Plan) -> FoldResult:
 def _left_behind(job: Job, made: Candidate) -> tuple[Path, ...]:
     """The data files that the model named before, and names no longer."""
     # Where no edit moved the data, the model that was written names the files that the one planned for names.
-    named = {made.data_path} if not job.plan.changes_nothing else {*job.subject.model.data_files}
+    moved = not job.plan.changes_nothing or job.wishes.external_data != "auto"
+    named = {made.data_path} if moved else {*job.subject.model.data_files}
     return tuple(path for path in job.subject.original.data_files if path not in named)
 
 

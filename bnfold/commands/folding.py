@@ -24,6 +24,8 @@ from bnfold.options import (
     Deadline,
     Dim,
     DropMismatched,
+    ExternalData,
+    ExternalDataOption,
     FilesFrom,
     FormatOption,
     FreezeInputs,
@@ -94,6 +96,7 @@ def fold(  # noqa: PLR0913  # one parameter per option
             rich_help_panel=MODELS,
         ),
     ] = False,
+    external_data: ExternalDataOption = ExternalData.AUTO,
     max_bytes: MaxBytes = None,
     only: Only = None,
     skip: Skip = None,
@@ -133,6 +136,8 @@ def fold(  # noqa: PLR0913  # one parameter per option
     del config, no_config  # read before everything else
     if sum((output is not None, in_place, check)) != 1:
         raise UsageError("fold needs exactly one of -o OUT, --in-place and --check")
+    if output == "-" and external_data is ExternalData.FILE:
+        raise UsageError("-o - has no place for a file of external data")
     if skip_existing and (output in {None, "-"} or certificate is not None):
         raise UsageError("--skip-existing needs -o FILE or FOLDER, and makes no certificate")
     outlet = prepare(format_, report, quiet=quiet, verbose=verbose, to_stderr=output == "-", apart_from=certificate)
@@ -148,7 +153,7 @@ def fold(  # noqa: PLR0913  # one parameter per option
     call = partial(
         api.fold, in_place=in_place, check=check, only=only or (), skip=skip or (), bn_only=bn_only,
         freeze_inputs=freeze_inputs, inline=inline, assume_inference=assume_inference, merge_branches=merge_branches,
-        strict=strict, max_left=max_left, verify=verify.value, drop_mismatched=drop_mismatched, data=data,
+        external_data=external_data.value, strict=strict, max_left=max_left, verify=verify.value, drop_mismatched=drop_mismatched, data=data,
         certificate=certificate, seed=seed, dims=dims_of(dim), provider=provider, custom_ops=custom_ops or (),
         threads=many.threads_of(threads, jobs), timeout=timeout, max_bytes=max_bytes,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from bnfold.equality.bounds import numbers_checked, numbers_stay, steps_in_order
 from bnfold.equality.claim import Claim, DeviationError, Merging, UncertainError, handed_on, homes_of
 from bnfold.equality.constants import Constants
 from bnfold.equality.covering import covers
-from bnfold.equality.homes import Home, HomeCheck
+from bnfold.equality.homes import Behind, Home, HomeCheck
 from bnfold.equality.merging import branches_of, grids_of_merged, merging_trees
 from bnfold.equality.numbers import WrongNumberError
 from bnfold.equality.references import Reference
@@ -100,7 +100,8 @@ def _check(before: Graph, after: Graph, said: Certificate, checks: list[HomeChec
     written = Constants(after, assume_inference=assume_inference)
     went = handed_on((*trees, *merged))
     named = {node.id: node for tree in (*trees, *merged) for node in homes_of(tree) if node.id not in went}
-    homes = {id_: Home.of(originals, node, written, pairing, trees) for id_, node in named.items()}
+    behind = Behind.of(trees)
+    homes = {id_: Home.of(originals, node, written, pairing, behind) for id_, node in named.items()}
     for link in (chain.links[place] for chain in chains for place in chain.stops):
         if link.node.id in homes and link.data == homes[link.node.id].before.linear.bias_index:
             raise UncertainError(f"the data of {link.node.site} are constant themselves")

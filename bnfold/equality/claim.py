@@ -123,10 +123,6 @@ class Chain:
         stops = [(self.links[place].node, self.links[place + 1 : -1]) for place in self.stops]
         return [*stops, (self.home, self.links[:-1])]
 
-    def takes_shift(self, home: Node) -> bool:
-        """Whether a home takes the shift besides the scale."""
-        return home.site not in self.claim.unshifted
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ahead:

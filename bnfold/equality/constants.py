@@ -7,6 +7,8 @@ materialised: what stands behind it is compared as it is stored (quantized.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import onnx
@@ -37,6 +39,23 @@ _NOT_EVALUATED = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Sizes along an axis: how much stands before each input, of those that are known, and in all; who is unknown."""
+
+    before: tuple[int, ...]
+    total: int
+    sizes: tuple[int | None, ...]
+    unknown: frozenset[int]
+
+    @classmethod
+    def of(cls, sizes: tuple[int | None, ...]) -> SideBySide:
+        """From the sizes of all inputs."""
+        known = [size or 0 for size in sizes]
+        before = tuple(accumulate(known, initial=0))
+        return cls(before[:-1], before[-1], sizes, frozenset(i for i, size in enumerate(sizes) if size is None))
+
+
 class Constants:
     """Constants of one graph, evaluated when first asked for.
 
@@ -48,6 +67,8 @@ class Constants:
         self.assume_inference = assume_inference
         self.shapes = Shapes(graph)
         self._known: dict[int, NDArray[np.generic]] = {}
+        self._sizes: dict[int, tuple[int | None, ...] | None] = {}
+        self._rows: dict[tuple[int, int, int], SideBySide] = {}
 
     def array(self, value: Value) -> NDArray[np.generic]:
         """The content of a constant value; raises UncertainError where it is none."""
@@ -82,8 +103,19 @@ class Constants:
 
     def sizes(self, value: Value) -> tuple[int | None, ...] | None:
         """The sizes of any value as far as they are known, or None where not even their number is."""
-        shape = self.shapes.shape(value)
-        return None if shape is None else tuple(size if isinstance(size, int) else None for size in shape)
+        if value.id not in self._sizes:
+            shape = self.shapes.shape(value)
+            known = None if shape is None else tuple(size if isinstance(size, int) else None for size in shape)
+            self._sizes[value.id] = known
+        return self._sizes[value.id]
+
+    def side_by_side(self, node: Node, rank: int, axis: int) -> SideBySide:
+        """The inputs of a node of several values, one behind the other along an axis; found out once."""
+        key = node.id, rank, axis
+        if key not in self._rows:
+            found = (None if value is None else self.sizes(value) for value in node.inputs)
+            self._rows[key] = SideBySide.of(tuple(None if s is None or len(s) != rank else s[axis] for s in found))
+        return self._rows[key]
 
     def vector(self, value: Value | None) -> Float64:
         """A constant vector in float64."""

@@ -5,13 +5,14 @@ What a home cannot take has to be nothing: a shift where there is no bias, a sca
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.equality.claim import Chain, DeviationError, Tree, UncertainError
+from bnfold.equality.claim import DeviationError, Link, Tree, UncertainError
 from bnfold.equality.constants import Constants, Float64
 from bnfold.equality.linear import Shape
 from bnfold.equality.numbers import PartCheck, WrongNumberError, pieces, share, within
@@ -46,16 +47,16 @@ class Home:
     """From the path of an original scope to that of its counterpart."""
 
     @classmethod
-    def of(cls, originals: Constants, node: Node, written: Constants, pairing: Pairing, trees: Sequence[Tree]) -> Home:
+    def of(cls, originals: Constants, node: Node, written: Constants, pairing: Pairing, behind: Behind) -> Home:
         """Raises UncertainError where one of the two is no home that the certificate knows."""
         there, added = pairing.nodes[node.id], pairing.added.get(node.id)
-        rank = _rank(originals, node, trees)
+        rank = _rank(originals, node, behind)
         changed = pairing.rewired[node.id]
         weight = next(iter(changed)) if len(changed) == 1 else None
         before, after = linear_map(originals, node, rank, weight), linear_map(written, there, rank, weight)
         if (before.weight_index, before.bias_index) != (after.weight_index, after.bias_index):
             raise UncertainError(f"which constant of {node.site} is its weight is not the same in both models")
-        if before.bias_cell is not None and any(_settles(chain, node) for tree in trees for chain in tree.chains):
+        if before.bias_cell is not None and node.id in behind.branches:
             raise DeviationError(f"nothing behind {node.site} can settle in its weights")
         return cls(Side(originals, node, before), Side(written, there, after, added), pairing.scopes)
 
@@ -205,25 +206,36 @@ def _quotient(ours: float, theirs: float) -> float:
     return ours / theirs if theirs else np.inf
 
 
-def _settles(chain: Chain, node: Node) -> bool:
-    """Whether something goes back into a home."""
-    return any(home is node for home, _ in chain.homes)
+@dataclass(frozen=True, slots=True, eq=False)
+class Behind:
+    """What stands behind each home (by node id): where its data bear something, and the links of each branch."""
+
+    ahead: Mapping[int, list[Link]]
+    branches: Mapping[int, list[tuple[Link, ...]]]
+
+    @classmethod
+    def of(cls, trees: Sequence[Tree]) -> Behind:
+        """In the order of the trees."""
+        ahead: dict[int, list[Link]] = defaultdict(list)
+        branches: dict[int, list[tuple[Link, ...]]] = defaultdict(list)
+        for tree in trees:
+            for link in () if tree.ahead is None else (*tree.ahead.homes, *tree.ahead.stops):
+                ahead[link.node.id].append(link)
+            for chain in tree.chains:
+                for home, links in chain.homes:
+                    branches[home.id].append((*links, chain.site))
+        return cls(ahead, branches)
 
 
-def _rank(constants: Constants, home: Node, trees: Sequence[Tree]) -> int | None:
+def _rank(constants: Constants, home: Node, behind: Behind) -> int | None:
     """How many dimensions a home puts out: what a permutation behind it demands, or else what was inferred.
 
     What a file notes of its shapes may contradict its nodes; a permutation that does not fit lets no model run.
     """
-    fed = (
-        link
-        for tree in trees if tree.ahead is not None
-        for link in (*tree.ahead.homes, *tree.ahead.stops) if link.node is home
-    )  # fmt: skip
-    ahead = next((rank_behind(constants, link) for link in fed), None)
+    ahead = next((rank_behind(constants, link) for link in behind.ahead.get(home.id, ())), None)
     inferred = []
-    for chain in (chain for tree in trees for chain in tree.chains):
-        for link in (link for node, links in chain.homes if node is home for link in (*links, chain.site)):
+    for links in behind.branches.get(home.id, ()):
+        for link in links:
             rank = permuted_rank(link.node)
             if rank is not None:
                 return rank

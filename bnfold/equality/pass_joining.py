@@ -15,24 +15,18 @@ def concat(constants: Constants, link: Link, carried: Carried, unknown: int) -> 
     del unknown
     node = link.node
     axis = int_of(node, "axis", 0 if node.scope.opset >= 4 else 1) % carried.ndim
-    parts = [_filled(constants, node, value, carried, axis) for value in node.inputs]
-    parts[link.data] = whole_axis(constants, link.source, carried, axis, node)
-    rest = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
-    shapes = [[*rest[:axis], part.shape[axis], *rest[axis + 1 :]] for part in parts]
-    whole: Carried = np.concatenate(
-        [np.broadcast_to(part, shape) for part, shape in zip(parts, shapes, strict=True)], axis=axis
-    )
-    return whole
-
-
-def _filled(constants: Constants, node: Node, value: Value | None, carried: Carried, axis: int) -> Carried:
-    sizes = None if value is None else constants.sizes(value)
-    size = None if sizes is None or len(sizes) != carried.ndim else sizes[axis]
-    if size is None:
+    row = constants.side_by_side(node, carried.ndim, axis)
+    if row.unknown - {link.data}:
         raise UncertainError(f"the sizes of what {node.site} joins are not known")
-    shape = [1] * carried.ndim
-    shape[axis] = size
-    return np.full(shape, none_of(carried), carried.dtype)
+    own = whole_axis(constants, link.source, carried, axis, node)
+    first = row.before[link.data]
+    shape = list(own.shape)
+    shape[axis] += row.total - (row.sizes[link.data] or 0)
+    whole: Carried = np.full(shape, none_of(carried), carried.dtype)
+    place = [slice(None)] * carried.ndim
+    place[axis] = slice(first, first + own.shape[axis])
+    whole[tuple(place)] = own
+    return whole
 
 
 def split(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:

@@ -97,10 +97,11 @@ def _perturbed(model: onnx.ModelProto, file: ModelFile, seed: int, scratch: Path
 
 
 def _with_payloads(model: onnx.ModelProto, file: ModelFile) -> bytes:
+    from bnfold.model.content import Held  # noqa: PLC0415  # see `prepared`
     from bnfold.model.relocate import restored  # noqa: PLC0415  # see `prepared`
-    from bnfold.model.wire import to_bytes  # noqa: PLC0415  # likewise
+    from bnfold.model.rope import to_bytes  # noqa: PLC0415  # likewise
 
-    return to_bytes(restored(model.SerializeToString(), file))
+    return to_bytes(restored(Held(model.SerializeToString()), file))
 
 
 @contextmanager
@@ -115,9 +116,10 @@ def prepared_piece(model: bytes, folder: Path, *, perturb: int | None, scratch: 
     from onnx import ModelProto  # noqa: PLC0415  # see `prepared`
 
     from bnfold.equality.outside import Outside, spans_in  # noqa: PLC0415  # likewise
+    from bnfold.model.content import Held  # noqa: PLC0415  # likewise
     from bnfold.model.storage import Storage  # noqa: PLC0415  # likewise
 
-    with Outside(scratch, spans_in(folder), Storage(b"")) as outside:
+    with Outside(scratch, spans_in(folder), Storage(Held(b""))) as outside:
         yield outside.perturbed(ModelProto.FromString(model), perturb)
 
 

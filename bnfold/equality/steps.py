@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from bnfold.equality.claim import (
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.layout import Labels
 from bnfold.equality.linear import sees_own_place
+from bnfold.equality.meeting import Known, Meeting, Way, meeting_at
 from bnfold.equality.passes import cuts_away, gain_of, summed_sign
 from bnfold.equality.reference import (
     Affine,
@@ -84,15 +85,16 @@ def steps_of(constants: Constants, trees: Sequence[Tree], grids: Mapping[int, Sh
             taken = steps.pop(tree.site.id, [])
             steps[tree.beside.home.id].append(tap_of(constants, tree.beside, gone, taken))
         told: set[int] = set()
+        known, unshifted = Known(), frozenset(tree.claim.unshifted)
         for chain in tree.chains:
-            _undisturbed(constants, chain, gone)
+            _undisturbed(constants, chain, gone, known)
             stops = frozenset(chain.links[place].node.id for place in chain.stops)
             for home, between in chain.homes:
                 if home.id in told:  # a home before which the way parts
                     continue
                 told.add(home.id)
-                takes_shift, part = chain.takes_shift(home), tree.claim.part
-                walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift, part)
+                takes_shift, part = home.site not in unshifted, tree.claim.part
+                walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift, part, known)
                 step = walk.step(grids[home.id], stops=home.id in stops)
                 for skipped in (each for each in tree.skipped if each.home is home):
                     step = replace(step, tap=tap_for_skip(constants, skipped, step, gone))
@@ -100,6 +102,7 @@ def steps_of(constants: Constants, trees: Sequence[Tree], grids: Mapping[int, Sh
                 steps[home.id] += _handed_on(tree, steps.pop(tree.site.id, []))
                 if is_factor(home):
                     grown[home.id] = grown.get(home.id, np.ones(())) * step.scale.reshape(grids[home.id])
+                    known.ends.clear()  # it is a factor on the way of others
     return steps
 
 
@@ -177,9 +180,9 @@ def _handed_on(tree: Tree, taken: Sequence[Step]) -> Sequence[Step]:
     return taken
 
 
-def _undisturbed(constants: Constants, chain: Chain, gone: frozenset[int]) -> None:
+def _undisturbed(constants: Constants, chain: Chain, gone: frozenset[int], known: Known) -> None:
     """Nothing else reads what changes, and no affine is passed that stays one."""
-    for link in chain.links:
+    for link in known.fresh(chain.links, known.undisturbed):
         reads_alone(constants.graph, link)
         if is_normalization(link.node) and link.node.id not in gone:
             raise DeviationError(f"a claim passes {link.node.site}, which stays")
@@ -210,14 +213,14 @@ class _Walk:
     """What the factors that are homes of affines before this one have been multiplied by."""
     takes_shift: bool
     part: Part
+    known: Known = field(default_factory=Known)
 
     def step(self, grid: Shape, *, stops: bool) -> Step:
         """What the affine is at a home with this grid."""
         found = [self.at_home(grid, unknown) for unknown in UNKNOWN_SIZES]
         if not all(np.array_equal(one, other) for one, other in zip(*found, strict=True)):
             raise UncertainError("which channel goes where depends on a size that is not known")
-        factors = sum(is_factor(link.node) and link.node.id not in self.gone for link in self.between)
-        return Step(*found[0], terms=2 + factors, stops=stops, channels=self.channels())
+        return Step(*found[0], terms=2 + self.factors(), stops=stops, channels=self.channels())
 
     def channels(self) -> int | None:
         """A normalization right behind a home has as many parameters as there are channels."""
@@ -228,18 +231,9 @@ class _Walk:
 
     def at_home(self, grid: Shape, unknown: int) -> tuple[Float64, Float64, Float64, NDArray[np.bool_]]:
         """Scale, shift, magnitude and whether it is unread, of each cell; `unknown` is for sizes that are not known."""
-        labels: Labels = np.arange(product(grid)).reshape(grid)
-        ways = [(labels, np.ones([1] * labels.ndim))]
-        unread = np.zeros(labels.size, np.bool_)
-        for link in self.between:
-            before = ways
-            ways = [way for labels, gain in ways for way in self.through(link, labels, gain, unknown)]
-            if len(ways) > MOST_WAYS:
-                raise UncertainError(f"behind {link.node.site}, the channels go too many ways to follow")
-            if cuts_away(link.node):
-                unread[np.setdiff1d(_reached(before), _reached(ways))] = True
+        ways, unread = self.carried(np.arange(product(grid)).reshape(grid), unknown)
         size = product(grid)
-        affines = [part_of(affine_of(self.constants, self.site, labels.ndim), self.part) for labels, _ in ways]
+        affines = [self.affine(labels.ndim) for labels, _ in ways]
         for (labels, _), affine in zip(ways, affines, strict=True):
             self.check_sizes(labels, affine)
         found = list(zip(ways, affines, strict=True))
@@ -251,11 +245,57 @@ class _Walk:
         sizes = [(labels, self.divided(affine.magnitude, np.abs(gain))) for (labels, gain), affine in found]
         return scale, _by_cell(shifts, size, unreached=0.0), _largest_by_cell(sizes, size), unread
 
+    def carried(self, labels: Labels, unknown: int) -> tuple[list[Way], NDArray[np.bool_]]:
+        """Labels and gain at the node that went, by every way there, and which labels were cut away.
+
+        Where the ways of two homes meet and carry the same, the rest of the way is gone once.
+        """
+        ways, unread = [(labels, np.ones([1] * labels.ndim))], np.zeros(labels.size, np.bool_)
+        met: list[Meeting] = []
+        for link in self.between:
+            meeting = meeting_at(link, ways, unknown)
+            if meeting is not None and meeting in self.known.ends:
+                ways = self.known.ends[meeting]
+                break
+            met += () if meeting is None else (meeting,)
+            before = ways
+            ways = [way for labels, gain in ways for way in self.through(link, labels, gain, unknown)]
+            if len(ways) > MOST_WAYS:
+                raise UncertainError(f"behind {link.node.site}, the channels go too many ways to follow")
+            if cuts_away(link.node):
+                unread[np.setdiff1d(_reached(before), _reached(ways))] = True
+                met.clear()  # who comes here later has to see what is cut
+        self.known.ends.update(dict.fromkeys(met, ways))
+        return ways, unread
+
+    def affine(self, rank: int) -> Affine:
+        """What went, or the part of it that went this way, for a value of that rank."""
+        if rank not in self.known.affines:
+            self.known.affines[rank] = part_of(affine_of(self.constants, self.site, rank), self.part)
+        return self.known.affines[rank]
+
+    def factors(self) -> int:
+        """How many factors stand on the way."""
+        known, counted = self.known.factors, []
+        count = 0
+        for link in self.between:
+            if (link.node.id, link.data) in known:
+                count = known[link.node.id, link.data]
+                break
+            counted.append(link)
+        for link in reversed(counted):
+            count += is_factor(link.node) and link.node.id not in self.gone
+            known[link.node.id, link.data] = count
+        return count
+
     def check_sign(self, scale: Float64) -> None:
         """Some operators let only a scale pass that is nowhere negative."""
         if np.all(scale >= 0):
             return
-        for link in (link for link in self.between if link.node.id not in self.gone | self.stops):
+        passed = self.gone | self.stops
+        for link in (
+            link for link in self.known.fresh(self.between, self.known.negative) if link.node.id not in passed
+        ):
             if not passing_of(self.constants, link.node).negative:
                 raise DeviationError(f"a negative scale passes {link.node.site}")
 

@@ -67,7 +67,8 @@ def pair(before: Graph, after: Graph, trees: Sequence[Tree]) -> Pairing:
     _same_frame(before, after)
     _Pairs(before, after, gone, homes, homes | passed, pairing).find()
     outputs = [home.output(0) for chain in chains for home, _ in chain.homes]
-    outputs += [link.target for chain in chains for link in chain.links[:-1]]
+    links = {(link.node.id, link.output): link for chain in chains for link in chain.links[:-1]}
+    outputs += [link.target for link in links.values()]
     outputs += [link.target for each in ahead for link in each.passed]
     outputs += [value for each in beside for value in (each.home.output(0), *(link.target for link in each.links))]
     outputs += [link.target for link in crossed_by(before, trees)]

@@ -200,7 +200,7 @@ class _Way:
     def _add(self, home: Node, root: Value, links: tuple[Link, ...]) -> None:
         if home.output(0) is not root:
             raise DeviationError(f"{root.name!r} is a further output of {home.site}, which is no home for it")
-        places = [place for place, link in enumerate(links) if link.node.site in self.stops]
+        places = [place for place, link in enumerate(links) if link.node.site in self.stops] if self.stops else []
         self.chains.append(Chain(self.claim, home, links, tuple(reversed(places))))
 
 

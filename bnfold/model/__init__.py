@@ -10,7 +10,7 @@ from bnfold.model.edits import Address, Edits, GraphEdit, NewTensor, NodeEdit
 from bnfold.model.freezing import FIRST_IR_WITH_FREE_INITIALIZERS, overridable
 from bnfold.model.inlining import without_functions
 from bnfold.model.modelfile import ModelFile
-from bnfold.model.publish import Candidate, candidate, staged
+from bnfold.model.publish import Candidate, ExternalData, candidate, staged
 from bnfold.model.relocate import model_bytes as to_bytes
 from bnfold.model.source import read
 from bnfold.model.storage import Span
@@ -21,6 +21,7 @@ __all__ = [
     "Address",
     "Candidate",
     "Edits",
+    "ExternalData",
     "GraphEdit",
     "ModelFile",
     "NewTensor",

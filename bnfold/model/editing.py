@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from bnfold.model.content import Woven
 from bnfold.model.edits import Edits
 from bnfold.model.modelfile import ModelFile
 from bnfold.model.source import reopened
 from bnfold.model.splice import check_size, inline, spliced
-from bnfold.model.wire import to_bytes
 
 
 def edited(model: ModelFile, edits: Edits) -> ModelFile:
     """The model with its edits carried out; new tensors are stored inline. Raises CannotWrite beyond 2 GiB."""
     content = spliced(model.storage.content, model.proto, edits, inline)
     check_size(content)
-    return reopened(to_bytes(content), model.path)
+    return reopened(Woven(content, model.storage.content), model.path)

@@ -63,9 +63,17 @@ class NewTensor:
             raise ValueError(f"an array of {array.dtype} is not a tensor of {dtype}")
         if kind not in ITEM_BITS:
             raise ValueError(f"a tensor of {dtype} has no raw data")
-        header = TensorProto(name=name, data_type=kind, dims=array.shape)
-        nbytes = -(-math.prod(array.shape) * ITEM_BITS[kind] // 8)
-        return cls(header, nbytes, lambda: (_raw(array, kind),))
+        return cls.in_parts(TensorProto(name=name, data_type=kind, dims=array.shape), lambda: (array,))
+
+    @classmethod
+    def in_parts(cls, header: TensorProto, parts: Callable[[], Iterable[NDArray[Any]]]) -> NewTensor:
+        """The tensor whose values come as arrays of its type, one after another in the order of the file.
+
+        Of a type below one byte, in one array.
+        """
+        kind = header.data_type
+        nbytes = -(-math.prod(header.dims) * ITEM_BITS[kind] // 8)
+        return cls(header, nbytes, lambda: (_raw(array, kind) for array in parts()))
 
 
 def _raw(array: NDArray[Any], kind: int) -> bytes | memoryview:

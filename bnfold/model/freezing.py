@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from onnx import ModelProto
 
+from bnfold.model.content import Woven
 from bnfold.model.edits import Address, GraphEdit
 from bnfold.model.modelfile import ModelFile
 from bnfold.model.source import reopened
 from bnfold.model.splice import inline, spliced
-from bnfold.model.wire import to_bytes
 
 FIRST_IR_WITH_FREE_INITIALIZERS = 4
 
@@ -34,4 +34,5 @@ def frozen(model: ModelFile) -> ModelFile:
         return model
     gone = {index: None for index, entry in enumerate(model.proto.graph.input) if entry.name in names}
     edits = {Address(): GraphEdit(inputs=gone)}
-    return reopened(to_bytes(spliced(model.storage.content, model.proto, edits, inline)), model.path)
+    content = model.storage.content
+    return reopened(Woven(spliced(content, model.proto, edits, inline), content), model.path)

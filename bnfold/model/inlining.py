@@ -19,12 +19,12 @@ from onnx.shape_inference import InferenceError
 from onnx.version_converter import ConvertError
 
 from bnfold.errors import InputRefused
+from bnfold.model.content import Held, Woven
 from bnfold.model.modelfile import ModelFile
 from bnfold.model.relocate import restored
 from bnfold.model.source import reopened
 from bnfold.model.splice import check_size
 from bnfold.model.tensors import nested_graphs
-from bnfold.model.wire import to_bytes
 
 MOST_NODES = 1 << 20
 """Beyond this many nodes a model is refused: the largest networks exported today have a tenth of it."""
@@ -41,10 +41,10 @@ def without_functions(model: ModelFile) -> ModelFile:
         plain = _inlined(model.proto)
     except _CannotInlineError as error:
         raise InputRefused(f"the functions of {title} cannot be inlined: {error}") from error
-    content = restored(plain.SerializeToString(deterministic=True), model)
+    content = restored(Held(plain.SerializeToString(deterministic=True)), model)
     check_size(content)
     try:
-        return reopened(to_bytes(content), model.path)
+        return reopened(Woven(content, model.storage.content), model.path)
     except InputRefused as error:
         raise InputRefused(f"the functions of {title} cannot be inlined: what comes out is broken: {error}") from error
 

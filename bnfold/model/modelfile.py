@@ -6,13 +6,17 @@ Invariant: nobody changes `proto`; it mirrors the file, position for position, a
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx import ModelProto, TensorProto
+import numpy as np
+from onnx import ModelProto, TensorProto, helper
 
+from bnfold.model.datatypes import ITEM_BITS
+from bnfold.model.hashing import Hash
 from bnfold.model.storage import Span, Storage, same_bytes
 from bnfold.model.tensors import canonical, decoded, external_entries
 
@@ -35,14 +39,19 @@ class ModelFile:
     data_files: tuple[Path, ...]
     storage: Storage = field(repr=False)
     locations: Mapping[str, tuple[Path, int]] = field(repr=False)
-    _digest: list[str] = field(default_factory=list, init=False, repr=False)
+    _hash: list[Hash] = field(default_factory=list, init=False, repr=False)
 
     @property
     def sha256(self) -> str:
         """The hash (hex) of the model file, without external data; computed when it is first asked for."""
-        if not self._digest:
-            self._digest.append(hashlib.sha256(self.storage.content).hexdigest())
-        return self._digest[0]
+        if not self._hash:
+            self._hash.append(Hash(self.storage.content))
+        return self._hash[0].hex()
+
+    def hash_ahead(self) -> None:
+        """Begin to hash, beside all else: it will be asked for."""
+        if not self._hash:
+            self._hash.append(Hash(self.storage.content, ahead=True))
 
     def array(self, tensor: TensorProto) -> NDArray[Any]:
         """The data of a tensor of the skeleton: read-only, shape = dims, native numpy or ml_dtypes dtype.
@@ -50,6 +59,19 @@ class ModelFile:
         Raises InputRefused when the data cannot be read, and for segments and strings that are not UTF-8.
         """
         return decoded(tensor, self._raw(tensor))
+
+    def stretch(self, tensor: TensorProto, start: int, count: int) -> NDArray[Any]:
+        """`count` elements of a tensor of the skeleton, from number `start` on in the order of the file, as a vector.
+
+        Of a payload in a file only these are read. Raises as `array` does.
+        """
+        span = self.span(tensor)
+        bits = ITEM_BITS[tensor.data_type]
+        if span is None or bits < 8 or sys.byteorder == "big":
+            return self.array(tensor).reshape(-1)[start : start + count]
+        item = bits // 8
+        raw = self.storage.view(replace(span, offset=span.offset + start * item, length=count * item))
+        return np.frombuffer(raw, helper.tensor_dtype_to_np_dtype(tensor.data_type))
 
     def span(self, tensor: TensorProto) -> Span | None:
         """Where the data of a tensor of the skeleton lie; None when they are typed or short, inside the skeleton."""

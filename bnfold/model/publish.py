@@ -14,15 +14,19 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
+from typing import Literal
 
 from bnfold.errors import CannotWrite
 from bnfold.model.edits import Edits
 from bnfold.model.modelfile import ModelFile
-from bnfold.model.relocate import relocated
-from bnfold.model.splice import changes_something, check_size, inline, spliced
-from bnfold.model.wire import Rope, blocks, rope
+from bnfold.model.relocate import inlined, relocated
+from bnfold.model.rope import Rope, rope
+from bnfold.model.splice import changes_something, check_size
+from bnfold.model.wire import MOST_BYTES
+from bnfold.model.writing import write_copied, write_hashed
+
+ExternalData = Literal["auto", "inline", "file"]
 
 OWNER = secrets.token_hex(4)
 """Stands in the names of this process's temporary files, so that they can be told if it is killed."""
@@ -56,17 +60,22 @@ class Candidate:
 
 
 @contextmanager
-def candidate(model: ModelFile, edits: Edits, target: Path) -> Iterator[Candidate]:
+def candidate(
+    model: ModelFile, edits: Edits, target: Path, external_data: ExternalData = "auto"
+) -> Iterator[Candidate]:
     """Write the edited model to a temporary file in the target's folder; it is removed unless it gets published.
 
-    A model with external data gets one data file beside it, unless there are no edits and the folder is the input's.
+    `external_data`: "inline" takes all data into the model, "file" puts the large initializers of its main graph into
+    one file beside it. With "auto" they lie as in the input, or in a file where the model would pass 2 GiB; a model
+    with external data gets one data file beside it, unless there are no edits and the folder is the input's.
     Raises CannotWrite when the target cannot be written, InputRefused when the input's data cannot be read any more.
     """
     with ExitStack() as cleanup:
         with _sentence(target):
             _check_target(target)
             _check_not_data(model, target)
-            made = _written(model, edits, target, cleanup)
+            made = _written(model, edits, target, external_data, cleanup)
+            model.storage.content.check_unchanged()
         yield made
 
 
@@ -80,31 +89,50 @@ def staged(content: bytes, target: Path) -> Iterator[Candidate]:
         yield made
 
 
-def _written(model: ModelFile, edits: Edits, target: Path, cleanup: ExitStack) -> Candidate:
+def _written(
+    model: ModelFile, edits: Edits, target: Path, external_data: ExternalData, cleanup: ExitStack
+) -> Candidate:
     # It exists from here until it is published: the clean-up of the data file can tell by that.
     temporary = _created(target.parent, cleanup)
-    if not changes_something(edits) and (not model.has_external_data or _same_folder(model, target)):
-        return _file_written(rope(model.storage.content), None, temporary, target)
-    if not model.has_external_data:
-        content = spliced(model.storage.content, model.proto, edits, inline)
-        return _file_written(content, None, temporary, target)
-    relocation = relocated(model, edits)
+    outside = model.has_external_data
+    unchanged = not changes_something(edits)
+    if unchanged and external_data == "auto" and outside and _same_folder(model, target):
+        return _copy_written(model, temporary, target)
+    if external_data == "inline" or (external_data == "auto" and not outside):
+        if unchanged and not outside:
+            return _copy_written(model, temporary, target)
+        content = inlined(model, edits)
+        if content.length <= MOST_BYTES or external_data == "inline":
+            return _file_written(content, None, temporary, target)
+    relocation = relocated(model, edits, outward=external_data == "file" or not outside)
     if not relocation.has_data:
         return _file_written(relocation.model(""), None, temporary, target)
     data_path = _data_written(relocation.data, model, temporary, target, cleanup)
     return _file_written(relocation.model(data_path.name), data_path, temporary, target)
 
 
+def _copy_written(model: ModelFile, temporary: Path, target: Path) -> Candidate:
+    """The input's own bytes; they have been hashed, or are while they are copied."""
+    model.hash_ahead()
+    write_copied(temporary, model.storage.content.rope(0, model.size))
+    return Candidate(temporary, model.size, model.sha256, None, target)
+
+
 def _file_written(content: Rope, data_path: Path | None, temporary: Path, target: Path) -> Candidate:
     check_size(content)
-    sha256 = _write(temporary, content)
+    sha256 = write_hashed(temporary, content)
     return Candidate(temporary, content.length, sha256, data_path, target)
 
 
 def _data_written(content: Rope, model: ModelFile, candidate_path: Path, target: Path, cleanup: ExitStack) -> Path:
     temporary = _created(target.parent, cleanup)
-    sha256 = _write(temporary, content)
-    path = _data_path(model, target, sha256)
+    # Only where the plain name is taken does a hash decide the name.
+    plain = _plain_data_path(model, target)
+    sha256 = None if plain is not None else write_hashed(temporary, content)
+    if sha256 is None:
+        write_copied(temporary, content)
+        plain = _plain_data_path(model, target)
+    path = plain or _hashed_data_path(target, sha256 or _hash_of(temporary))
     if path.exists():
         return path
     cleanup.callback(_remove_unpublished, path, temporary, candidate_path)
@@ -125,38 +153,28 @@ def _created(folder: Path, cleanup: ExitStack) -> Path:
     return path
 
 
-def _write(path: Path, content: Rope) -> str:
-    digest = hashlib.sha256()
-    with path.open("wb", buffering=0) as stream:
-        for block in blocks(content):
-            digest.update(block)
-            _write_all(stream, block)
-    return digest.hexdigest()
+def _plain_data_path(model: ModelFile, target: Path) -> Path | None:
+    """The data file's name without a hash, where that is free; in place it never is."""
+    path = target.parent / f"{target.name}.data"
+    return None if _in_place(model, target) or os.path.lexists(path) else path
 
 
-def _write_all(stream: FileIO, block: bytes | memoryview) -> None:
-    # An unbuffered write may take a part only.
-    left = memoryview(block)
-    while left:
-        left = left[stream.write(left) :]
-
-
-def _data_path(model: ModelFile, target: Path, sha256: str) -> Path:
-    """The first of the data file's names that is free, or that names these very bytes already."""
-    names = [f"{target.name}.{sha256[:digits]}.data" for digits in (8, 16, 64)]
-    if not _in_place(model, target):
-        names.insert(0, f"{target.name}.data")
-    for path in map(target.parent.joinpath, names):
-        if not os.path.lexists(path) or (path.name != f"{target.name}.data" and _holds(path, sha256)):
+def _hashed_data_path(target: Path, sha256: str) -> Path:
+    """The first of the data file's names with a hash that is free, or that names these very bytes already."""
+    for digits in (8, 16, 64):
+        path = target.parent / f"{target.name}.{sha256[:digits]}.data"
+        if not os.path.lexists(path) or _holds(path, sha256):
             return path
     raise CannotWrite(f"all names for the data of {str(target)!r} are taken")
 
 
 def _holds(path: Path, sha256: str) -> bool:
-    if path.is_symlink() or not path.is_file():
-        return False
+    return not path.is_symlink() and path.is_file() and _hash_of(path) == sha256
+
+
+def _hash_of(path: Path) -> str:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _in_place(model: ModelFile, target: Path) -> bool:

@@ -7,18 +7,22 @@ no tensor needs, and no tensor is left that names a file of the input.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from onnx import TensorProto
 
+from bnfold.model.content import Content, Woven
 from bnfold.model.edits import Edits, NewTensor
 from bnfold.model.modelfile import ModelFile
-from bnfold.model.skeleton import external_fields
+from bnfold.model.rope import NOTHING, Blocks, Rope, joined, rope, to_bytes
+from bnfold.model.skeleton import PAYLOAD_BYTES, external_fields
 from bnfold.model.splice import changes_something, check_size, inline, spliced
 from bnfold.model.storage import Span
 from bnfold.model.tensors import external_entries
 from bnfold.model.walk import (
+    GRAPH_INITIALIZER,
+    MODEL_GRAPH,
     TENSOR_EXTERNAL,
     TENSOR_LOCATION,
     TENSOR_RAW,
@@ -29,20 +33,14 @@ from bnfold.model.walk import (
 )
 from bnfold.model.wire import (
     LENGTH,
-    NOTHING,
     VARINT,
-    Blocks,
     Field,
     Patch,
-    Rope,
     enclosed,
     fields,
-    joined,
     length_field,
     number_at,
     patched,
-    rope,
-    to_bytes,
 )
 
 _PAGE = 4096
@@ -61,18 +59,24 @@ class Relocation:
 
 
 def inlined(model: ModelFile, edits: Edits) -> Rope:
-    """The bytes of the edited model with all external data inside."""
-    plain = to_bytes(spliced(model.storage.content, model.proto, edits, inline))
+    """The bytes of the edited model with all external data inside; without edits and without those, the input's."""
+    own = model.storage.content
+    plain = spliced(own, model.proto, edits, inline) if changes_something(edits) else own.rope(0, len(own))
+    if not model.has_external_data:
+        return plain
 
     def content(tensor: TensorProto) -> Rope:
-        data = _span_blocks(model, tensor)
-        return length_field(TENSOR_RAW, Rope((data,), data.length))
+        return length_field(TENSOR_RAW, _data_of(model, tensor))
 
-    return _rewritten(plain, content)
+    return _rewritten(Woven(plain, own), content)
 
 
-def relocated(model: ModelFile, edits: Edits) -> Relocation:
-    """The edited model with its external data in one file; tensors that replace external ones are external too."""
+def relocated(model: ModelFile, edits: Edits, *, outward: bool = False) -> Relocation:
+    """The edited model with its external data in one file; tensors that replace external ones are external too.
+
+    `outward`: so are the initializers of the main graph that hold PAYLOAD_BYTES or more. Those of nested graphs and
+    the tensors in attributes stay inside, for not every reader looks for theirs beside the model.
+    """
     pending: list[tuple[NewTensor, TensorProto]] = []
 
     def write(new: NewTensor, replaced: TensorProto | None) -> Rope:
@@ -83,12 +87,19 @@ def relocated(model: ModelFile, edits: Edits) -> Relocation:
         pending.append((new, replaced))
         return joined([rope(new.header.SerializeToString(deterministic=True)), marker])
 
-    plain = to_bytes(spliced(model.storage.content, model.proto, edits, write))
+    own = model.storage.content
+    plain = Woven(spliced(own, model.proto, edits, write), own)
     layout = _Layout(model, pending)
-    _rewritten(plain, layout.placed)
+    _rewritten(plain, layout.placed, layout.placed_payload if outward else None)
 
     def named(location: str) -> Rope:
-        return _rewritten(plain, lambda tensor: external_fields(location, *layout.place_of(tensor)))
+        def outside(tensor: TensorProto) -> Rope:
+            return external_fields(location, *layout.place_of(tensor))
+
+        def payload(_content: Content, field: Field) -> Rope:
+            return external_fields(location, layout.places[_payload_key(field)], field.end - field.body)
+
+        return _rewritten(plain, outside, payload if outward else None)
 
     return Relocation(bool(layout.places), joined(layout.ropes), named)
 
@@ -104,75 +115,111 @@ class _Layout:
         self.end = 0
 
     def placed(self, tensor: TensorProto) -> Rope:
-        key, data, former = self.source(tensor)
-        if key not in self.places:
-            padding = -self.end % math.gcd(former, _PAGE)
-            self.places[key] = self.end + padding
-            self.ropes += [rope(bytes(padding)), Rope((data,), data.length)]
-            self.end += padding + data.length
+        self.place(*self.source(tensor))
         return NOTHING
+
+    def placed_payload(self, content: Content, field: Field) -> Rope:
+        self.place(_payload_key(field), content.rope(field.body, field.end), 0)
+        return NOTHING
+
+    def place(self, key: Span | int, data: Rope, former: int) -> None:
+        """Give data their place; at least as aligned as at their former offset, up to a page."""
+        if key in self.places:
+            return
+        padding = -self.end % math.gcd(former, _PAGE)
+        self.places[key] = self.end + padding
+        self.ropes += [rope(bytes(padding)), data]
+        self.end += padding + data.length
 
     def place_of(self, tensor: TensorProto) -> tuple[int, int]:
         key, data, _ = self.source(tensor)
         return self.places[key], data.length
 
-    def source(self, tensor: TensorProto) -> tuple[Span | int, Blocks, int]:
-        """What identifies the data, the data, and the offset they had: none becomes less aligned, up to a page."""
+    def source(self, tensor: TensorProto) -> tuple[Span | int, Rope, int]:
+        """What identifies the data, the data, and the offset they had."""
         entries = external_entries(tensor)
         if entries.get("location"):
             span = self.model.span(tensor)
             assert span is not None  # noqa: S101  # an external tensor with a location has a span
-            return span, _span_blocks(self.model, tensor), span.offset
+            return span, self.model.storage.rope(span), span.offset
         index = int(entries["offset"])
         new, replaced = self.pending[index]
-        return index, Blocks(new.nbytes, new.blocks), int(external_entries(replaced).get("offset", "0"))
+        data = Rope((Blocks(new.nbytes, new.blocks),), new.nbytes)
+        return index, data, int(external_entries(replaced).get("offset", "0"))
 
 
-def _span_blocks(model: ModelFile, tensor: TensorProto) -> Blocks:
+def _payload_key(field: Field) -> Span:
+    return Span(None, field.body, field.end - field.body)
+
+
+def _data_of(model: ModelFile, tensor: TensorProto) -> Rope:
     span = model.span(tensor)
     assert span is not None  # noqa: S101  # only external tensors come here
-    return Blocks(span.length, lambda: model.storage.blocks(span))
+    return model.storage.rope(span)
 
 
-def restored(data: bytes, model: ModelFile) -> Rope:
+def restored(data: Content, model: ModelFile) -> Rope:
     """The bytes of a model made from the skeleton of `model`, with the payloads that the skeleton leaves out."""
 
     def content(tensor: TensorProto) -> Rope | None:
         if external_entries(tensor).get("location"):
             return None
-        payload = _span_blocks(model, tensor)
-        return length_field(TENSOR_RAW, Rope((payload,), payload.length))
+        return length_field(TENSOR_RAW, _data_of(model, tensor))
 
     return _rewritten(data, content)
 
 
-def _rewritten(data: bytes, content: Callable[[TensorProto], Rope | None]) -> Rope:
-    """The model's bytes in which every external tensor has `content` instead of the fields that say where it lies.
+Outside = Callable[[TensorProto], Rope | None]
+"""What an external tensor is to have instead of the fields that say where it lies; None leaves it as it is."""
 
-    None leaves a tensor as it is.
-    """
+Inside = Callable[[Content, Field], Rope]
+"""What an initializer of the main graph is to have instead of its raw_data, the field that is given."""
 
-    def rewrite(sure: bytes) -> Rope:
+
+def _rewritten(data: Content, outside: Outside, inside: Inside | None = None) -> Rope:
+    """The model's bytes with its tensors rewritten."""
+
+    def rewrite(sure: Content) -> Rope:
+        own = frozenset(_main_initializers(sure)) if inside is not None else frozenset[int]()
+
         def visit(field: Field) -> Patch | None:
-            return _visited(sure, field, content)
+            return _visited(sure, field, outside, inside if field.start in own else None)
 
         return patched(sure, 0, len(sure), patched_tensors(sure, whole(sure), Kind.MODEL, visit, 0))
 
     return surely(data, rewrite)
 
 
-def _visited(data: bytes, field: Field, content: Callable[[TensorProto], Rope | None]) -> Patch | None:
+def _main_initializers(data: Content) -> Iterator[int]:
+    """Where the initializers of the main graph begin."""
+    for graph in (part for part in fields(data, 0, len(data)) if (part.number, part.wire) == (MODEL_GRAPH, LENGTH)):
+        inner = fields(data, graph.body, graph.end)
+        yield from (part.start for part in inner if (part.number, part.wire) == (GRAPH_INITIALIZER, LENGTH))
+
+
+def _visited(data: Content, field: Field, outside: Outside, inside: Inside | None) -> Patch | None:
     parts = tuple(fields(data, field.body, field.end))
     locations = [part for part in parts if part.number == TENSOR_LOCATION and part.wire == VARINT]
     if not locations or number_at(data, locations[-1]) != TensorProto.EXTERNAL:
-        return None
-    tensor = TensorProto.FromString(data[field.body : field.end])
-    instead = content(tensor)
+        return None if inside is None else _moved_out(data, field, parts, inside)
+    instead = outside(TensorProto.FromString(bytes(data.read(field.body, field.end))))
     if instead is None:
         return None
     gone = [Patch(part.start, part.end, NOTHING) for part in parts if _says_where(part)]
     added = Patch(field.end, field.end, instead)
     return enclosed(data, field, patched(data, field.body, field.end, [*gone, added]))
+
+
+def _moved_out(data: Content, field: Field, parts: Sequence[Field], inside: Inside) -> Patch | None:
+    """An initializer whose large raw_data, if that is how it stores its data, lie elsewhere."""
+    stored = [part for part in parts if part.number in _STORAGE_NUMBERS]
+    if len(stored) != 1 or (stored[0].number, stored[0].wire) != (TENSOR_RAW, LENGTH):
+        return None
+    payload = stored[0]
+    if payload.end - payload.body < PAYLOAD_BYTES:
+        return None
+    moved = Patch(payload.start, payload.end, inside(data, payload))
+    return enclosed(data, field, patched(data, field.body, field.end, [moved]))
 
 
 def _says_where(part: Field) -> bool:
@@ -185,11 +232,8 @@ def model_bytes(model: ModelFile, edits: Edits) -> bytes:
     Raises CannotWrite beyond 2 GiB, InputRefused when external data cannot be read, ValueError for edits of what is
     not there.
     """
-    if model.has_external_data:
-        content = inlined(model, edits)
-    elif changes_something(edits):
-        content = spliced(model.storage.content, model.proto, edits, inline)
-    else:
-        return model.storage.content
+    content = inlined(model, edits)
     check_size(content)
-    return to_bytes(content)
+    data = to_bytes(content)
+    model.storage.content.check_unchanged()
+    return data

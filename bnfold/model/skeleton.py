@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
+from bnfold.model.content import Content
+from bnfold.model.rope import Rope, joined, rope, to_bytes
 from bnfold.model.walk import TENSOR_EXTERNAL, TENSOR_LOCATION, TENSOR_RAW, Kind, patched_tensors, whole
 from bnfold.model.wire import (
     LENGTH,
     Field,
     Patch,
-    Rope,
     UnsureError,
     enclosed,
     encoded_varint,
     fields,
-    joined,
     length_field,
     patched,
-    rope,
-    to_bytes,
 )
 
 PAYLOAD_BYTES = 1024
@@ -31,7 +29,7 @@ PAYLOAD_BYTES = 1024
 _TYPED_NUMBERS = frozenset({4, 5, 6, 7, 10, 11})
 
 
-def skeleton(data: bytes) -> tuple[bytes, dict[int, int]]:
+def skeleton(data: Content) -> tuple[bytes, dict[int, int]]:
     """The bytes of the skeleton, and offset -> length of each payload that it leaves out.
 
     A file in an encoding that only protobuf merges is its own skeleton. Raises WireError, InputRefused.
@@ -47,11 +45,11 @@ def skeleton(data: bytes) -> tuple[bytes, dict[int, int]]:
     try:
         patches = patched_tensors(data, whole(data), Kind.MODEL, visit, PAYLOAD_BYTES)
     except UnsureError:
-        return data, {}
+        return bytes(data.read(0, len(data))), {}
     return to_bytes(patched(data, 0, len(data), patches)), left_out
 
 
-def _payload(data: bytes, tensor: Field) -> Field | None:
+def _payload(data: Content, tensor: Field) -> Field | None:
     found: Field | None = None
     for part in fields(data, tensor.body, tensor.end):
         if part.number in _TYPED_NUMBERS or part.number in {TENSOR_EXTERNAL, TENSOR_LOCATION}:
@@ -63,7 +61,7 @@ def _payload(data: bytes, tensor: Field) -> Field | None:
     return found if found is not None and found.end - found.body >= PAYLOAD_BYTES else None
 
 
-def _without(data: bytes, tensor: Field, payload: Field, left_out: dict[int, int]) -> Patch:
+def _without(data: Content, tensor: Field, payload: Field, left_out: dict[int, int]) -> Patch:
     offset, length = payload.body, payload.end - payload.body
     left_out[offset] = length
     marker = Patch(payload.start, payload.end, external_fields("", offset, length))

@@ -20,6 +20,8 @@ from onnx import ModelProto, TensorProto
 
 from bnfold.errors import InputRefused
 from bnfold.model.checks import check_names, check_tensors, check_versions
+from bnfold.model.content import Content, Held, InFile
+from bnfold.model.disk import CAN_READ_BY_POSITION, OpenFile
 from bnfold.model.external import resolved
 from bnfold.model.modelfile import ModelFile
 from bnfold.model.skeleton import skeleton
@@ -36,6 +38,9 @@ _FOREIGN = (
 )
 _HTML = (b"<!doctype html", b"<html", b"<?xml")
 
+HELD_BYTES = 4 << 20
+"""A file up to this size is read at once; of a larger one the payloads stay where they are."""
+
 
 def read(source: str | os.PathLike[str] | bytes | ModelProto, *, max_bytes: int | None = None) -> ModelFile:
     """Open a model. `max_bytes` limits the model file itself, external data excluded.
@@ -43,15 +48,15 @@ def read(source: str | os.PathLike[str] | bytes | ModelProto, *, max_bytes: int 
     Raises InputRefused, with one sentence that names the path, for everything that is not a sound ONNX model.
     """
     if isinstance(source, ModelProto):
-        return _opened(_serialised(source), None, "the ModelProto", max_bytes)
+        return _opened(Held(_serialised(source)), None, "the ModelProto", max_bytes)
     if isinstance(source, bytes):
-        return _opened(source, None, "the model's bytes", max_bytes)
+        return _opened(Held(source), None, "the model's bytes", max_bytes)
     path = Path(source)
     title = repr(str(path))
-    return _opened(_file_bytes(path, title, max_bytes), path, title, max_bytes)
+    return _opened(_content_of(path, title, max_bytes), path, title, max_bytes)
 
 
-def reopened(data: bytes, path: Path | None) -> ModelFile:
+def reopened(data: Content, path: Path | None) -> ModelFile:
     """The model of these bytes as if they lay at `path`: its external data are looked for there.
 
     Raises InputRefused for bytes that are no sound model; the sentence names no path.
@@ -70,7 +75,7 @@ def _serialised(model: ModelProto) -> bytes:
     return data
 
 
-def _file_bytes(path: Path, title: str, max_bytes: int | None) -> bytes:
+def _content_of(path: Path, title: str, max_bytes: int | None) -> Content:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -78,7 +83,9 @@ def _file_bytes(path: Path, title: str, max_bytes: int | None) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise InputRefused(f"{title} is not a regular file")
         _check_size(status.st_size, title, max_bytes)
-        return path.read_bytes()
+        if status.st_size <= HELD_BYTES or not CAN_READ_BY_POSITION:
+            return Held(path.read_bytes())
+        return InFile(OpenFile(path, through_links=True))
     except FileNotFoundError as error:
         raise InputRefused(f"{title} does not exist") from error
     except OSError as error:
@@ -96,7 +103,7 @@ def _check_size(size: int, title: str, max_bytes: int | None) -> None:
         raise InputRefused(f"{title} has {size} bytes, more than the 2 GiB that protobuf allows")
 
 
-def _opened(data: bytes, path: Path | None, title: str, max_bytes: int | None) -> ModelFile:
+def _opened(data: Content, path: Path | None, title: str, max_bytes: int | None) -> ModelFile:
     _check_size(len(data), title, max_bytes)
     _check_foreign(data, title)
     try:
@@ -107,22 +114,23 @@ def _opened(data: bytes, path: Path | None, title: str, max_bytes: int | None) -
         raise InputRefused(f"{title} is refused: {error}") from error
 
 
-def _check_foreign(data: bytes, title: str) -> None:
+def _check_foreign(data: Content, title: str) -> None:
+    head = bytes(data.read(0, min(256, len(data))))
     for magic, what in _FOREIGN:
-        if data.startswith(magic):
+        if head.startswith(magic):
             raise InputRefused(f"{title} is {what}")
-    if data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_HTML):
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_HTML):
         raise InputRefused(f"{title} is an HTML page, not a model")
 
 
-def _broken(data: bytes, error: WireError) -> str:
+def _broken(data: Content, error: WireError) -> str:
     # Every serialiser writes the IR version first: a file that begins with it was an ONNX model once.
-    if not data.startswith(b"\x08"):
+    if bytes(data.read(0, 1)) != b"\x08":
         return "is not an ONNX model"
     return "is truncated or broken" if error.truncated else "is broken"
 
 
-def _checked(data: bytes, path: Path | None) -> ModelFile:
+def _checked(data: Content, path: Path | None) -> ModelFile:
     light, left_out = skeleton(data)
     model = _parsed(light, data)
     check_versions(model)
@@ -136,7 +144,7 @@ def _checked(data: bytes, path: Path | None) -> ModelFile:
     return ModelFile(path, model, len(data), files, Storage(data), locations)
 
 
-def _parsed(light: bytes, data: bytes) -> ModelProto:
+def _parsed(light: bytes, data: Content) -> ModelProto:
     try:
         model: ModelProto = ModelProto.FromString(light)
     except DecodeError as error:

@@ -20,7 +20,9 @@ from onnx import (
 )
 
 from bnfold.errors import CannotWrite
+from bnfold.model.content import Content
 from bnfold.model.edits import Address, Edits, GraphEdit, NewTensor, NodeEdit
+from bnfold.model.rope import NOTHING, Blocks, Rope, joined, rope
 from bnfold.model.walk import (
     ATTRIBUTE_G,
     ATTRIBUTE_GRAPHS,
@@ -36,25 +38,20 @@ from bnfold.model.walk import (
 from bnfold.model.wire import (
     LENGTH,
     MOST_BYTES,
-    NOTHING,
-    Blocks,
     Field,
     Patch,
-    Rope,
     UnsureError,
     enclosed,
     fields,
-    joined,
     length_field,
     patched,
-    rope,
 )
 
 WriteTensor = Callable[[NewTensor, TensorProto | None], Rope]
 Message = NodeProto | AttributeProto | ValueInfoProto
 
 
-def spliced(data: bytes, model: ModelProto, edits: Edits, write: WriteTensor) -> Rope:
+def spliced(data: Content, model: ModelProto, edits: Edits, write: WriteTensor) -> Rope:
     """The bytes of a model with the edits in them; `write` gives the content of a new tensor, told what it replaces.
 
     `model` is the skeleton of `data`. Raises ValueError for edits that name what is not there.
@@ -132,7 +129,7 @@ _FUNCTION = _Numbers(node=7, value_info=12)
 
 
 class _Splice:
-    def __init__(self, data: bytes, write: WriteTensor) -> None:
+    def __init__(self, data: Content, write: WriteTensor) -> None:
         self.data = data
         self.write = write
 
@@ -296,11 +293,11 @@ class _NodeSplice:
             yield enclosed(self.splice.data, part, self.splice.attribute(part, proto, graphs))
 
 
-def _messages(data: bytes, field: Field) -> Iterator[Field]:
+def _messages(data: Content, field: Field) -> Iterator[Field]:
     return (part for part in fields(data, field.body, field.end) if part.wire == LENGTH)
 
 
-def _unmerged(data: bytes, field: Field, singular: int) -> tuple[Field, ...]:
+def _unmerged(data: Content, field: Field, singular: int) -> tuple[Field, ...]:
     """The parts of a message in which the message `singular` comes in one chunk; else UnsureError."""
     parts = tuple(_messages(data, field))
     if sum(part.number == singular for part in parts) > 1:

@@ -1,20 +1,18 @@
-"""The one place through which the data of tensors are read: spans of the model's bytes or of a file beside it.
+"""The one place through which the data of tensors are read: spans of the model's own bytes or of a file beside it.
 
 Invariant: a span is read completely or refused; a file that became shorter since the model was opened is refused.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bnfold.errors import InputRefused
-from bnfold.model.wire import BLOCK_BYTES
-
-# Not on every platform; where they lack, there is nothing to ask for.
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+from bnfold.model.content import Content
+from bnfold.model.disk import OpenFile
+from bnfold.model.rope import Range, Rope, rope
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,36 +28,39 @@ class Span:
 class Storage:
     """The model's own bytes, and the files beside it."""
 
-    content: bytes = field(repr=False)
+    content: Content = field(repr=False)
 
     def view(self, span: Span) -> bytes | memoryview:
         """All bytes of a span, read-only. Raises InputRefused when they cannot be read."""
         if span.file is None:
-            return memoryview(self.content)[span.offset : span.offset + span.length]
-        return b"".join(self.blocks(span))
+            return self.content.read(span.offset, span.offset + span.length)
+        return opened(span.file).read(span.offset, span.length)
 
     def blocks(self, span: Span) -> Iterator[bytes | memoryview]:
         """The bytes of a span in blocks. Raises InputRefused when they cannot be read."""
         if span.file is None:
-            yield self.view(span)
-            return
-        try:
-            yield from _file_blocks(span.file, span.offset, span.length)
-        except OSError as error:
-            raise InputRefused(f"{str(span.file)!r} cannot be read: {error.strerror}") from error
+            yield from self.content.blocks(span.offset, span.offset + span.length)
+        else:
+            yield from opened(span.file).blocks(span.offset, span.offset + span.length)
+
+    def rope(self, span: Span) -> Rope:
+        """The bytes of a span, not read yet."""
+        file = span.file
+        if file is None:
+            return self.content.rope(span.offset, span.offset + span.length)
+        # Opened when it is read: data may lie in more files than a process may have open.
+        return rope(Range(lambda: opened(file), span.offset, span.length))
 
 
-def _file_blocks(file: Path, offset: int, length: int) -> Iterator[bytes]:
-    # Opened without following a link: the file was checked when the model was opened, and may have been swapped.
-    with os.fdopen(os.open(file, _OPEN_FLAGS), "rb", buffering=0) as stream:
-        stream.seek(offset)
-        left = length
-        while left:
-            block = stream.read(min(left, BLOCK_BYTES))
-            if not block:
-                raise InputRefused(f"{str(file)!r} became shorter since the model was opened")
-            left -= len(block)
-            yield block
+def opened(file: Path) -> OpenFile:
+    """A file of external data. Raises InputRefused; a link is not followed.
+
+    The file was checked when the model was opened, and may have been swapped since.
+    """
+    try:
+        return OpenFile(file)
+    except OSError as error:
+        raise InputRefused(f"{str(file)!r} cannot be read: {error.strerror}") from error
 
 
 def same_bytes(ours: Iterable[bytes | memoryview], theirs: Iterable[bytes | memoryview]) -> bool:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from onnx import ModelProto
 
 from bnfold.errors import InputRefused
+from bnfold.model.content import Content, Held
 from bnfold.model.wire import LENGTH, Field, Patch, UnsureError, enclosed, fields, patched
 
 DEEPEST = 30
@@ -34,6 +35,7 @@ class Kind(Enum):
 
 
 MODEL_GRAPH, MODEL_FUNCTIONS = 7, 25
+GRAPH_INITIALIZER = 5
 NODE_INPUT, NODE_OUTPUT, NODE_ATTRIBUTE = 1, 2, 5
 ATTRIBUTE_G, ATTRIBUTE_GRAPHS = 6, 11
 TENSOR_RAW, TENSOR_EXTERNAL, TENSOR_LOCATION = 9, 13, 14
@@ -47,7 +49,7 @@ CHILDREN: dict[Kind, dict[int, tuple[Kind, bool]]] = {
     },
     Kind.TRAINING: {1: (Kind.GRAPH, True), 2: (Kind.GRAPH, True)},
     Kind.FUNCTION: {7: (Kind.NODE, False), 11: (Kind.ATTRIBUTE, False)},
-    Kind.GRAPH: {1: (Kind.NODE, False), 5: (Kind.TENSOR, False), 15: (Kind.SPARSE, False)},
+    Kind.GRAPH: {1: (Kind.NODE, False), GRAPH_INITIALIZER: (Kind.TENSOR, False), 15: (Kind.SPARSE, False)},
     Kind.NODE: {NODE_ATTRIBUTE: (Kind.ATTRIBUTE, False)},
     Kind.ATTRIBUTE: {
         5: (Kind.TENSOR, True),
@@ -64,7 +66,7 @@ CHILDREN: dict[Kind, dict[int, tuple[Kind, bool]]] = {
 Visit = Callable[[Field], Patch | None]
 
 
-def patched_tensors(data: bytes, whole: Field, kind: Kind, visit: Visit, least: int) -> list[Patch]:
+def patched_tensors(data: Content, whole: Field, kind: Kind, visit: Visit, least: int) -> list[Patch]:
     """Patches of the message `whole` that put what `visit` gives for its tensors in their place, in file order.
 
     Messages shorter than `least` bytes are not entered. Raises UnsureError where protobuf would merge several chunks
@@ -74,7 +76,7 @@ def patched_tensors(data: bytes, whole: Field, kind: Kind, visit: Visit, least: 
 
 
 class _Walk:
-    def __init__(self, data: bytes, visit: Visit, least: int) -> None:
+    def __init__(self, data: Content, visit: Visit, least: int) -> None:
         self.data = data
         self.visit = visit
         self.least = least
@@ -107,12 +109,13 @@ class _Walk:
         return enclosed(self.data, field, patched(self.data, field.body, field.end, patches))
 
 
-def surely(data: bytes, make: Callable[[bytes], _Made]) -> _Made:
+def surely(data: Content, make: Callable[[Content], _Made]) -> _Made:
     """What `make` makes of these bytes, or of protobuf's own encoding of them when it raises UnsureError."""
     try:
         return make(data)
     except UnsureError:
-        return make(ModelProto.FromString(data).SerializeToString(deterministic=True))
+        model = ModelProto.FromString(bytes(data.read(0, len(data))))
+        return make(Held(model.SerializeToString(deterministic=True)))
 
 
 def too_deep() -> InputRefused:
@@ -120,6 +123,6 @@ def too_deep() -> InputRefused:
     return InputRefused(f"graphs are nested more than {DEEPEST} deep")
 
 
-def whole(data: bytes) -> Field:
+def whole(data: Content) -> Field:
     """All of the bytes, as if they were the content of one field."""
     return Field(0, LENGTH, 0, 0, len(data))

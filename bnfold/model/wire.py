@@ -7,17 +7,16 @@ expect (protobuf reads those as unknown fields), groups and over-long varints ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+from bnfold.model.content import HEADER_BYTES, Content
+from bnfold.model.rope import Piece, Rope, rope
 
 VARINT, FIXED64, LENGTH, GROUP, END_GROUP, FIXED32 = range(6)
 
 # Protobuf's own limit of one message.
 MOST_BYTES = 2**31 - 1
-
-BLOCK_BYTES = 4 << 20
-_GATHERED_BYTES = 64 << 10
 
 
 class WireError(Exception):
@@ -42,47 +41,12 @@ class Field(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """`length` bytes that are made only while they are written."""
-
-    length: int
-    produce: Callable[[], Iterable[bytes | memoryview]]
-
-
-Piece = bytes | memoryview | Blocks
-
-
-@dataclass(frozen=True, slots=True)
-class Rope:
-    """Bytes that were not concatenated yet; `length` is their total."""
-
-    pieces: tuple[Piece, ...]
-    length: int
-
-
 class Patch(NamedTuple):
     """The bytes `start`..`end` of a message are to become `content`."""
 
     start: int
     end: int
     content: Rope
-
-
-NOTHING = Rope((), 0)
-
-
-def rope(*pieces: Piece) -> Rope:
-    """One rope of these pieces, in this order."""
-    return Rope(pieces, sum(p.length if isinstance(p, Blocks) else len(p) for p in pieces))
-
-
-def joined(ropes: Iterable[Rope]) -> Rope:
-    """One rope of several, in this order."""
-    pieces: list[Piece] = []
-    for one in ropes:
-        pieces.extend(one.pieces)
-    return rope(*pieces)
 
 
 def varint(data: bytes, position: int, end: int) -> tuple[int, int]:
@@ -109,45 +73,57 @@ def encoded_varint(value: int) -> bytes:
     return bytes(out)
 
 
-def fields(data: bytes, start: int, end: int) -> Iterator[Field]:
-    """The fields of the message in `start`..`end`, in file order. Raises WireError where there is no field."""
+def fields(data: Content, start: int, end: int) -> Iterator[Field]:
+    """The fields of the message in `start`..`end`, in file order. Raises WireError where there is no field.
+
+    Of a length-delimited field only the length is looked at: its content may lie in a file and stay there.
+    """
     position = start
+    window, base = data.window(start)
+    reach = base + len(window)
     while position < end:
-        begin = position
-        tag = data[position]
-        position += 1
+        if position + HEADER_BYTES > reach:
+            window, base = data.window(position)
+            reach = base + len(window)
+        begin = at = position - base
+        tag = window[at]
+        at += 1
         if tag > 0x7F:
-            tag, position = varint(data, begin, end)
+            tag, at = varint(window, begin, min(end, reach) - base)
         if tag < 8:
             raise WireError("a field has the number 0")
-        body = position
+        body = at
         if tag & 7 == LENGTH:
-            length, body = varint(data, position, end)
-            position = body + length
+            length, body = varint(window, at, min(end, reach) - base)
+            position = base + body + length
+        elif tag & 7 == GROUP:
+            position = _behind_group(data, tag, base + body, end)
         else:
-            position = _behind(data, tag, body, end)
+            position = base + _behind(window, tag, body, min(end, reach) - base)
         if position > end:
             raise WireError("a field reaches beyond the end", truncated=True)
-        yield Field(tag >> 3, tag & 7, begin, body, position)
+        yield Field(tag >> 3, tag & 7, base + begin, base + body, position)
 
 
-def _behind(data: bytes, tag: int, position: int, end: int) -> int:
+def _behind(window: bytes, tag: int, position: int, end: int) -> int:
     wire = tag & 7
     if wire == VARINT:
-        return varint(data, position, end)[1]
+        return varint(window, position, end)[1]
     if wire == FIXED64:
         return position + 8
     if wire == FIXED32:
         return position + 4
-    if wire == GROUP:
-        return _behind_group(data, tag, position, end)
     raise WireError("a field has no known wire type")
 
 
-def _behind_group(data: bytes, tag: int, position: int, end: int) -> int:
+def _behind_group(data: Content, tag: int, position: int, end: int) -> int:
     open_groups = [tag >> 3]
     while open_groups:
-        tag, position = varint(data, position, end)
+        if position >= end:
+            raise WireError("a group does not end", truncated=True)
+        window, base = data.window(position)
+        last = min(end - base, len(window))
+        tag, at = varint(window, position - base, last)
         wire = tag & 7
         if wire == GROUP:
             open_groups.append(tag >> 3)
@@ -155,16 +131,18 @@ def _behind_group(data: bytes, tag: int, position: int, end: int) -> int:
             if open_groups.pop() != tag >> 3:
                 raise WireError("a group ends that did not begin")
         elif wire == LENGTH:
-            length, position = varint(data, position, end)
-            position += length
+            length, at = varint(window, at, last)
+            at += length
         else:
-            position = _behind(data, tag, position, end)
+            at = _behind(window, tag, at, last)
+        position = base + at
     return position
 
 
-def number_at(data: bytes, field: Field) -> int:
+def number_at(data: Content, field: Field) -> int:
     """The value of a varint field, as an unsigned 64-bit number."""
-    return varint(data, field.body, field.end)[0]
+    window, base = data.window(field.body)
+    return varint(window, field.body - base, field.end - base)[0]
 
 
 def length_field(number: int, content: bytes | Rope) -> Rope:
@@ -174,63 +152,26 @@ def length_field(number: int, content: bytes | Rope) -> Rope:
     return Rope((prefix, *inner.pieces), len(prefix) + inner.length)
 
 
-def patched(data: bytes, start: int, end: int, patches: Iterable[Patch]) -> Rope:
+def patched(data: Content, start: int, end: int, patches: Iterable[Patch]) -> Rope:
     """The bytes `start`..`end` with the patches in them, which are in order and do not overlap."""
-    view = memoryview(data)
     pieces: list[Piece] = []
     length = end - start
     position = start
     for patch in patches:
         if patch.start > position:
-            pieces.append(view[position : patch.start])
+            pieces.extend(data.rope(position, patch.start).pieces)
         pieces.extend(patch.content.pieces)
         length += patch.content.length - (patch.end - patch.start)
         position = patch.end
     if end > position:
-        pieces.append(view[position:end])
+        pieces.extend(data.rope(position, end).pieces)
     return Rope(tuple(pieces), length)
 
 
-def enclosed(data: bytes, field: Field, content: Rope) -> Patch:
+def enclosed(data: Content, field: Field, content: Rope) -> Patch:
     """The patch that gives a length-delimited field another content; the bytes of its tag stay."""
-    _, behind_tag = varint(data, field.start, field.end)
-    prefix = data[field.start : behind_tag] + encoded_varint(content.length)
+    window, base = data.window(field.start)
+    begin = field.start - base
+    _, behind_tag = varint(window, begin, min(field.end - base, len(window)))
+    prefix = window[begin:behind_tag] + encoded_varint(content.length)
     return Patch(field.start, field.end, Rope((prefix, *content.pieces), len(prefix) + content.length))
-
-
-def blocks(content: Rope) -> Iterator[bytes | memoryview]:
-    """The bytes of a rope in blocks of at most BLOCK_BYTES; small neighbours come as one block."""
-    gathered: list[bytes | memoryview] = []
-    size = 0
-    for part in _parts(content):
-        if len(part) < _GATHERED_BYTES:
-            gathered.append(part)
-            size += len(part)
-        if size and (size >= BLOCK_BYTES or len(part) >= _GATHERED_BYTES):
-            yield b"".join(gathered)
-            gathered.clear()
-            size = 0
-        if len(part) >= _GATHERED_BYTES:
-            yield from (part[at : at + BLOCK_BYTES] for at in range(0, len(part), BLOCK_BYTES))
-    if size:
-        yield b"".join(gathered)
-
-
-def to_bytes(content: Rope) -> bytes:
-    """The bytes of a rope in one piece."""
-    return b"".join(_parts(content))
-
-
-def _parts(content: Rope) -> Iterator[bytes | memoryview]:
-    for piece in content.pieces:
-        if not isinstance(piece, Blocks):
-            yield piece
-            continue
-        length = 0
-        for block in piece.produce():
-            part = memoryview(block).cast("B")
-            length += len(part)
-            yield part
-        # The length stands before the data in the file: other data would silently shift all that follows.
-        if length != piece.length:
-            raise ValueError(f"{piece.length} bytes of data were announced and {length} bytes came")

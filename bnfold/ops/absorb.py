@@ -18,7 +18,8 @@ convolution of the same x beside it is as many taps as it has, where each sees w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -34,6 +35,7 @@ from bnfold.ops.limits import axis_obstacle, bias_obstacle, fed_obstacle, weight
 from bnfold.ops.quantized import Dequantized
 from bnfold.ops.reasons import Obstacle
 from bnfold.ops.rounding import rounded
+from bnfold.ops.stretches import scaled, stretches
 
 View = Callable[[Array], Array]
 
@@ -107,10 +109,13 @@ class Linear:
     groups: int = field(init=False)
     inputs: int = field(init=False)
     """How many channels the data have."""
+    _asked: list[tuple[Affine, Obstacle | None]] = field(default_factory=list, init=False, repr=False)
+    """What was asked last, and the answer: planning asks of what is then applied."""
 
     def __post_init__(self) -> None:
         """Read the numbers of outputs and inputs off the weight's dims."""
-        shape = self.view(np.broadcast_to(np.zeros((), np.float32), self.weight.dims)).shape
+        dims = self.weight.dims
+        shape = self.view(np.ndarray(dims, np.bool_, b"\0", 0, [0] * len(dims))).shape  # one byte, whatever the dims
         object.__setattr__(self, "groups", shape[0])
         object.__setattr__(self, "channels", shape[0] * shape[1])
         object.__setattr__(self, "inputs", 0 if self.fed is None else shape[0] * shape[self.fed.view_axis])
@@ -146,13 +151,21 @@ class Linear:
         return max(before.rank, len(self.weight.dims)) if self.rank is None else self.rank
 
     @property
+    def does_more(self) -> bool:
+        """Whether its weight becomes something else than itself times a factor for each output."""
+        return self.before is not None or self.tap is not None or bool(self.branches)
+
+    @property
     def has_shift_before(self) -> bool:
         """Whether a shift of the data becomes one of the output."""
         return self.before is not None and self.before.has_shift
 
     def obstacle_to(self, after: Affine) -> Obstacle | None:
         """The axes, then the numbers."""
-        return axis_obstacle(self, after) or weight_obstacle(self, after) or bias_obstacle(self, after)
+        if not self._asked or self._asked[0][0] is not after:
+            obstacle = axis_obstacle(self, after) or weight_obstacle(self, after) or bias_obstacle(self, after)
+            self._asked[:] = [(after, obstacle)]
+        return self._asked[0][1]
 
     def needs_add(self, after: Affine) -> bool:
         """A shift, and no place for it; one of the data may come to nothing."""
@@ -202,6 +215,21 @@ def absorbed_weight(linear: Linear, weight: Constant, after: Affine) -> Array:
     return folded if linear.back is None else linear.back(target)
 
 
+def absorbed_parts(linear: Linear, weight: Constant, after: Affine) -> Iterator[Array]:
+    """The same in the order of the file, about STRETCH elements at a time: each is read, scaled, rounded and given on.
+
+    A weight that takes over something of its data as well, or whose outputs are no axis of it, comes in one part.
+    """
+    axis = linear.weight_axis
+    if axis is None or linear.does_more:
+        yield absorbed_weight(linear, weight, after)
+        return
+    scale, _ = linear.outputs_of(after)
+    for start, shape, channels in stretches(weight.dims, axis):
+        source = weight.stretch(start, math.prod(shape)).reshape(shape)
+        yield scaled(source, scale[channels, np.newaxis], weight.dtype)
+
+
 def absorbed_bias(linear: Linear, exact: Float64) -> Array:
     """b' = a*b + s in the weight's type."""
     return rounded(exact, linear.weight.dtype)
@@ -213,8 +241,9 @@ def _new_weight(linear: Linear, after: Affine) -> NewConstant | NewNode:
         return weight.copy(linear.weight_input, *factors_of(linear, linear.weight_axis, after))
     header = TensorProto(data_type=weight.data_type, dims=weight.dims)
     content = partial(absorbed_weight, linear, weight, after)
+    parts = partial(absorbed_parts, linear, weight, after)
     name = f"{weight.value.name}_folded"
-    return NewConstant(linear.weight_input, weight, name, header, content, replaces=True)
+    return NewConstant(linear.weight_input, weight, name, header, content, replaces=True, parts=parts)
 
 
 def _new_bias(linear: Linear, after: Affine, exact: Float64 | None) -> NewConstant | NewNode | None:

@@ -161,7 +161,7 @@ def _parameter(facts: Facts, node: Node, index: int, role: str) -> Float64 | Obs
 
 def _finite(found: Constant, node: Node, role: str) -> Float64 | Obstacle:
     vector = found.array().astype(np.float64)
-    if not np.all(np.isfinite(vector)):
+    if not np.isfinite(vector).all():
         channel = int(np.argmin(np.isfinite(vector)))
         return _no(NOT_FINITE, node, f"{role} is {vector[channel]} in channel {channel}")
     return vector

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import onnx
@@ -46,6 +46,9 @@ MOST_DIMENSIONS = 64
 LARGEST_EXPRESSION = 1 << 27
 """Elements of a computed constant: a gigabyte in float64."""
 
+STRETCH = 1 << 18
+"""Elements of a constant that are looked at together."""
+
 QUANTIZED_SOURCES = frozenset({"DequantizeLinear"})
 TENSOR_ATTRIBUTE = "value"
 
@@ -58,6 +61,13 @@ def cannot_be_evaluated(node: Node) -> bool:
 def reads_metadata_alone(reader: Reader) -> bool:
     """Whether a reader looks only at the shape or type of what it reads."""
     return (reader.node.op, reader.index) in METADATA_INPUTS
+
+
+def max_size(part: NDArray[Any]) -> float:
+    """The largest size in an array that is not empty, NaN where it holds one: without a copy of it."""
+    flat = part.reshape(-1)
+    most, least = float(np.maximum.reduce(flat)), float(np.minimum.reduce(flat))
+    return most if most >= -least else -least  # NaN where both are that
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,7 @@ class Constant:
     data_type: int
     _source: TensorProto | Array = field(repr=False)
     _graph: Graph = field(repr=False)
+    _largest: list[float] = field(default_factory=list, init=False, repr=False)
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
@@ -100,6 +111,25 @@ class Constant:
         """The same numbers in float64, held."""
         return Constant(self.value, self.dims, TensorProto.DOUBLE, self.array().astype(np.float64), self._graph)
 
+    def stretch(self, start: int, count: int) -> Array:
+        """`count` elements from number `start` on, as a vector: of a large constant only these are read."""
+        if isinstance(self._source, np.ndarray):
+            return self._source.reshape(-1)[start : start + count]
+        return self._graph.model.stretch(self._source, start, count)
+
+    def largest(self) -> float:
+        """The size of its largest element, of a type that counts as a float; NaN where one is that. Remembered."""
+        if not self._largest:
+            count, most = math.prod(self.dims), 0.0
+            for start in range(0, count, STRETCH):
+                part = self.stretch(start, min(STRETCH, count - start))
+                size = max_size(part)
+                most = size if math.isnan(size) else max(most, size)
+                if math.isnan(most):
+                    break
+            self._largest.append(most)
+        return self._largest[0]
+
 
 class Facts:
     """Constants and shapes of one graph, computed on demand and remembered."""
@@ -110,6 +140,7 @@ class Facts:
         self.shapes = Shapes(graph)
         self._computed: dict[int, Array | None] = {}
         self._said: dict[tuple[int, object], object] = {}
+        self._held: dict[int, Constant | Obstacle | None] = {}
         self._called = _called(graph)
 
     @cached_property
@@ -154,6 +185,12 @@ class Facts:
         return self.shapes.shape(value)
 
     def _direct(self, value: Value) -> Constant | Obstacle | None:
+        """The constant that a value is as it stands in the file; None for what would have to be computed."""
+        if value.id not in self._held:
+            self._held[value.id] = self._looked_up(value)
+        return self._held[value.id]
+
+    def _looked_up(self, value: Value) -> Constant | Obstacle | None:
         graph = self.graph
         if graph.is_sparse(value):
             return Obstacle(SPARSE, f"{value.name!r} is a sparse initializer")

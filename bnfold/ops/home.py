@@ -9,7 +9,7 @@ bias of its own, an Add behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -34,6 +34,8 @@ class NewConstant:
     header: TensorProto
     content: Callable[[], Array] = field(repr=False)
     replaces: bool = field(kw_only=True)
+    parts: Callable[[], Iterable[Array]] | None = field(default=None, repr=False, kw_only=True)
+    """The same in the order of the file, part by part, where that needs less memory."""
 
     @classmethod
     def now(cls, index: int, beside: Constant, hint: str, array: Array, *, replaces: bool) -> NewConstant:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bnfold.affine import Affine, Float64
+from bnfold.affine import Affine
 from bnfold.ops.exact import exact_bias, factors_of, products
+from bnfold.ops.facts import Constant, max_size
 from bnfold.ops.quantized import Dequantized
 from bnfold.ops.reasons import AXIS, BLOCKED, NOT_FINITE, OVERFLOW, PADDING, PRECISION, QUANTIZED, Obstacle
-from bnfold.ops.rounding import HALF_UNITS, rounded
+from bnfold.ops.rounding import LARGEST, imprecise, rounded
 
 if TYPE_CHECKING:
     from bnfold.ops.absorb import Linear
-
-MOST_ROUNDING = 4.0
-"""Units of rounding, as a root mean square over a channel, beyond which a narrow type has lost the weight."""
 
 
 def axis_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
@@ -70,11 +67,13 @@ def weight_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
     weight = linear.weight
     if isinstance(weight, Dequantized):
         return _scale_obstacle(linear, weight, linear.weight_axis, after)
+    if _surely_fits(linear, weight, after):
+        return None
     for group, outputs, exact in products(linear, weight, after):
         new = rounded(exact, weight.dtype)
         each = tuple(range(1, exact.ndim))
         if np.all(np.isfinite(new)):
-            bad = _imprecise(exact, new) if weight.dtype.itemsize == 2 else np.zeros(1, np.bool_)
+            bad = imprecise(exact, new) if weight.dtype.itemsize == 2 else np.zeros(1, np.bool_)
             reason, how = PRECISION, "too small for"
         else:
             bad = ~np.all(np.isfinite(new), axis=each)
@@ -88,6 +87,17 @@ def weight_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
             detail = f"the weights of output channel {channel}, up to {size:.3g} in size, would be {how} {kind}"
             return Obstacle(reason, detail, linear.node)
     return None
+
+
+def _surely_fits(linear: Linear, weight: Constant, after: Affine) -> bool:
+    """Whether even the largest weight times the largest factor is finite: products and rounding keep the order.
+
+    That decides for the wide types; in a narrow one weights may also vanish.
+    """
+    if weight.dtype.itemsize == 2 or linear.does_more:
+        return False
+    most = weight.largest() * max_size(after.scale)
+    return most <= float(LARGEST[weight.dtype]) or bool(np.isfinite(rounded(np.asarray(most), weight.dtype)))
 
 
 def _scale_obstacle(linear: Linear, operand: Dequantized, axis: int | None, after: Affine) -> Obstacle | None:
@@ -105,18 +115,9 @@ def bias_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
             return Obstacle(QUANTIZED, "the bias is stored as integers, which take no shift", linear.node)
         return _scale_obstacle(linear, linear.bias, 0, after)
     exact, dtype = exact_bias(linear, after), linear.weight.dtype
-    if exact is None or np.all(np.isfinite(rounded(exact, dtype))):
+    if exact is None or max_size(exact) <= LARGEST[dtype] or np.all(np.isfinite(rounded(exact, dtype))):
         return None
     if linear.bias is not None and not np.all(np.isfinite(linear.bias.array())):
         return Obstacle(NOT_FINITE, "the bias holds NaN or infinity", linear.node)
     size = float(np.max(np.abs(exact)))
     return Obstacle(OVERFLOW, f"the bias, up to {size:.3g} in size, would be too large for {dtype.name}", linear.node)
-
-
-def _imprecise(exact: Float64, new: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Per output: a nonzero product became zero, or the rounding is beyond MOST_ROUNDING units."""
-    axes = tuple(range(1, exact.ndim))
-    error = np.sqrt(np.mean((new.astype(np.float64) - exact) ** 2, axis=axes))
-    size = np.sqrt(np.mean(exact**2, axis=axes))
-    vanished = np.any((exact != 0) & (new == 0), axis=axes)
-    return np.asarray(vanished | (error > MOST_ROUNDING * HALF_UNITS[new.dtype] * size))

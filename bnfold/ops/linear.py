@@ -7,6 +7,7 @@ the output, there are several ways.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -77,24 +78,21 @@ def conv(facts: Facts, node: Node) -> Ways:
 
     def view(weight: Array) -> Array:
         outputs, inputs, *kernel = weight.shape
-        return weight.reshape(group, outputs // group, inputs, _product(kernel))
+        return weight.reshape(group, outputs // group, inputs, math.prod(kernel))
 
-    ways = _convolution(facts, node, view, weight_axis=0, sees_all=not _pads(node))
-    if isinstance(ways, Obstacle):
-        return ways
-    return tuple(replace(way, center=_center(node, way)) if isinstance(way, Linear) else way for way in ways)
+    return _convolution(facts, node, view, weight_axis=0, sees_all=not _pads(node), center=_center)
 
 
-def _center(node: Node, way: Linear) -> int | None:
+def _center(node: Node, dims: tuple[int, ...], group: int) -> int | None:
     """The place, in the flat kernel, of the tap that an output has for the data of its own place; None for no such."""
-    _, inputs, *kernel = way.weight.dims
+    outputs, inputs, *kernel = dims
     ones = [1] * len(kernel)
     pads, steps = node.ints_attribute("pads") or [0] * 2 * len(kernel), node.ints_attribute("dilations") or ones
     if node.string_attribute("auto_pad", "NOTSET") != "NOTSET" or any(
         n != 1 for n in node.ints_attribute("strides") or ()
     ):
         return None
-    if way.channels != inputs * way.groups or len(pads) != 2 * len(kernel) or len(steps) != len(kernel):
+    if outputs != inputs * group or len(pads) != 2 * len(kernel) or len(steps) != len(kernel):
         return None
     index = 0
     for size, step, first, last in zip(kernel, steps, pads, pads[len(kernel) :], strict=False):
@@ -118,7 +116,7 @@ def conv_transpose(facts: Facts, node: Node) -> Ways:
 
     def view(weight: Array) -> Array:
         inputs, outputs, *kernel = weight.shape
-        return weight.reshape(group, inputs // group, outputs, _product(kernel)).swapaxes(1, 2)
+        return weight.reshape(group, inputs // group, outputs, math.prod(kernel)).swapaxes(1, 2)
 
     weight_axis = 1 if group == 1 else None
     return _convolution(facts, node, view, weight_axis=weight_axis, sees_all=_covers(node))
@@ -165,7 +163,12 @@ def _covers(node: Node) -> bool:
     return all(pad >= needed for pad, needed in zip(pads or [0] * 2 * len(kernel), [*reach, *reach], strict=True))
 
 
-def _convolution(facts: Facts, node: Node, view: View, *, weight_axis: int | None, sees_all: bool) -> Ways:
+Center = Callable[[Node, tuple[int, ...], int], int | None]
+
+
+def _convolution(  # noqa: PLR0913  # in what the two convolutions differ
+    facts: Facts, node: Node, view: View, *, weight_axis: int | None, sees_all: bool, center: Center | None = None
+) -> Ways:
     group = node.int_attribute("group", 1)
     weight = weight_of(facts, node, 1, rank=None)
     if isinstance(weight, Obstacle):
@@ -189,6 +192,7 @@ def _convolution(facts: Facts, node: Node, view: View, *, weight_axis: int | Non
             bias=bias,
             bias_input=2,
             fed=Fed(0, axes=(1,), view_axis=2, sees_all=sees_all),
+            center=None if center is None else center(node, weight.dims, group),
         )
     )
 
@@ -242,7 +246,3 @@ def with_fitting_bias(linear: Linear) -> Ways:
     if not fits:
         return Obstacle(BIAS, f"a bias of shape {dims} for {channels} outputs", linear.node)
     return (linear,)
-
-
-def _product(dims: list[int]) -> int:
-    return int(np.prod(dims, dtype=np.int64))

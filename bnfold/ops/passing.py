@@ -197,7 +197,8 @@ def known_size(facts: Facts, value: Value, axis: int) -> int | None:
     """The size of one dimension of a value: what the weight that makes it says, or what shape inference knows."""
     shape: tuple[Dim, ...] | None = None
     for linear in _linears(facts, facts.graph.producer(value), value):
-        shape = shape or facts.shape(value)
+        if linear.rank is None:
+            shape = shape or facts.shape(value)
         rank = linear.rank if linear.rank is not None or shape is None else len(shape)
         size = None if rank is None or rank < linear.least_rank else linear.size_at(axis, rank)
         if size is not None:

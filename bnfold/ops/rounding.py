@@ -21,6 +21,19 @@ HALF_UNITS = dict(zip(FLOAT_TYPES, (2.0**-11, 2.0**-24, 2.0**-53, 2.0**-8), stri
 """The largest relative error of one rounding."""
 
 
+MOST_ROUNDING = 4.0
+"""Units of rounding, as a root mean square over a channel, beyond which a narrow type has lost the weight."""
+
+LARGEST = dict(
+    zip(
+        FLOAT_TYPES,
+        (65504.0, (2 - 2.0**-23) * 2.0**127, float(np.finfo(np.float64).max), (2 - 2.0**-7) * 2.0**127),
+        strict=True,
+    )
+)
+"""The largest finite number."""
+
+
 def rounded(exact: Float64, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
     """`exact` in the type `dtype`, rounded once; beyond the largest number of the type it is infinite."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -36,3 +49,12 @@ def _rounded_to_odd(exact: Float64) -> NDArray[np.float32]:
     inexact = (back != exact) & np.isfinite(near) & (bits % 2 == 0)
     towards = np.where(exact > back, np.float32(np.inf), np.float32(-np.inf))
     return np.where(inexact, np.nextafter(near, towards), near)
+
+
+def imprecise(exact: Float64, new: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Per output: a nonzero product became zero, or the rounding is beyond MOST_ROUNDING units."""
+    axes = tuple(range(1, exact.ndim))
+    error = np.sqrt(np.mean((new.astype(np.float64) - exact) ** 2, axis=axes))
+    size = np.sqrt(np.mean(exact**2, axis=axes))
+    vanished = np.any((exact != 0) & (new == 0), axis=axes)
+    return np.asarray(vanished | (error > MOST_ROUNDING * HALF_UNITS[new.dtype] * size))

@@ -43,10 +43,14 @@ class Taken:
         if data_input is None:
             same_rank = self.after is not None and self.after.rank == affine.rank
             tap = None if self.tap is None else self.tap * affine.scale.reshape(-1)
-            return replace(self, after=affine @ self.after if same_rank and self.after is not None else affine, tap=tap)
+            after = affine @ self.after if same_rank and self.after is not None else affine
+            return Taken(after, self.before, self.data_input, tap)
         earlier = self.before
         whole = affine if earlier is None or earlier.rank != affine.rank else earlier @ affine
         return replace(self, before=whole, data_input=data_input)
+
+
+NOTHING = Taken()
 
 
 def home_with(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | Obstacle | None:

@@ -172,7 +172,7 @@ def test_the_draws_are_the_same_in_blocks_of_any_size(
     whole = values_of(copied(paths["raw"], perturb=2))
     monkeypatch.setattr(perturb, "_BLOCK", elements)
     monkeypatch.setattr(outside, "_BLOCK", size)
-    monkeypatch.setattr("bnfold.model.storage.BLOCK_BYTES", size + 1)  # reads need not end where a number does
+    monkeypatch.setattr("bnfold.model.disk.BLOCK_BYTES", size + 1)  # reads need not end where a number does
     assert all(values_of(copied(path, perturb=2)) == whole for path in paths.values())
 
 

@@ -317,7 +317,7 @@ def test_a_full_disk_exits_5_and_leaves_no_temporary(cli: Cli, desk: Path, monke
         raise OSError(28, "No space left on device")
 
     was = (desk / "m.onnx").read_bytes()
-    monkeypatch.setattr("bnfold.model.publish._write_all", full)
+    monkeypatch.setattr("bnfold.model.writing._write_all", full)
     refused(cli("fold", "m.onnx", "--in-place"), 5, "'m.onnx' cannot be written: No space left on device")
     assert (desk / "m.onnx").read_bytes() == was
     assert temporaries(desk) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -139,3 +140,94 @@ def test_a_model_that_would_not_fit_into_one_message_cannot_be_had_as_bytes(
     assert answer.err.count("\n") == 1
     with pytest.raises(bnfold.CannotWrite):
         bnfold.fold("m2.onnx", verify="off").to_bytes()
+
+
+# Where the data are written.
+
+
+@pytest.fixture
+def roomy(desk: Path) -> Path:
+    """A model with a weight that is large enough to lie outside, and a BatchNormalization."""
+    model = parsed(FOLDABLE)
+    rows = numpy_helper.from_array(np.arange(600, dtype=np.float32), "rows")
+    model.graph.initializer.append(rows)
+    model.graph.node.add(op_type="Identity", input=["rows"], output=["further"])
+    model.graph.output.append(onnx.helper.make_tensor_value_info("further", TensorProto.FLOAT, [600]))
+    onnx.save(model, desk / "roomy.onnx")
+    return desk / "roomy.onnx"
+
+
+@pytest.mark.usefixtures("roomy")
+def test_data_move_into_a_file_and_back_and_the_model_is_the_same(cli: Cli, desk: Path) -> None:
+    assert cli("fold", "roomy.onnx", "-o", "usual.onnx", "-q").code == 0
+    answer = cli("fold", "roomy.onnx", "-o", "split.onnx", "--external-data", "file")
+    assert (answer.code, answer.err) == (0, "")
+    assert "by the certificate and by running both models" in answer.out
+    outer = {t.name for t in onnx.load("split.onnx", load_external_data=False).graph.initializer if t.external_data}
+    assert outer == {"rows"}
+    assert weights("split.onnx") == weights("usual.onnx")
+    back = cli("fold", "split.onnx", "-o", "back.onnx", "--external-data", "inline")
+    assert back.code == 0
+    assert (desk / "back.onnx").read_bytes() == (desk / "usual.onnx").read_bytes()
+    assert "the bytes are the input's" not in back.out
+
+
+@pytest.mark.usefixtures("roomy")
+def test_a_name_that_is_taken_gets_the_hash_of_the_data(cli: Cli, desk: Path) -> None:
+    (desk / "split.onnx.data").write_bytes(b"somebody's")
+    assert cli("fold", "roomy.onnx", "-o", "split.onnx", "--external-data", "file", "-q").code == 0
+    assert (desk / "split.onnx.data").read_bytes() == b"somebody's"
+    (hashed,) = desk.glob("split.onnx.*.data")
+    assert hashed.name == f"split.onnx.{hashlib.sha256(hashed.read_bytes()).hexdigest()[:8]}.data"
+
+
+def test_what_would_pass_two_gib_goes_into_a_file(cli: Cli, roomy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is lowered, for two GiB would have to be written."""
+    for module in ("publish", "splice"):
+        monkeypatch.setattr(f"bnfold.model.{module}.MOST_BYTES", 2000)
+    assert cli("fold", roomy, "-o", "out.onnx", "-q", "--verify", "off").code == 0
+    assert Path("out.onnx.data").stat().st_size == 2400
+    refused = cli("fold", roomy, "-o", "one.onnx", "--verify", "off", "--external-data", "inline")
+    assert refused.code == 5
+    assert "more than the 2 GiB" in refused.err
+    assert not Path("one.onnx").exists()
+
+
+@pytest.mark.usefixtures("roomy")
+def test_in_place_the_file_that_is_named_no_longer_stays_and_is_reported(cli: Cli, desk: Path) -> None:
+    assert cli("fold", "roomy.onnx", "-o", "split.onnx", "--external-data", "file", "-q").code == 0
+    result = bnfold.fold("split.onnx", in_place=True, external_data="inline", verify="certificate")
+    assert result.left_behind == (Path("split.onnx.data"),)
+    assert not result.is_unchanged
+    assert (desk / "split.onnx.data").exists()
+    assert weights("split.onnx")["rows"] == np.arange(600, dtype=np.float32).tobytes()
+
+
+@pytest.mark.usefixtures("roomy")
+def test_where_data_cannot_go_is_said_before_anything_is_read(cli: Cli) -> None:
+    answer = cli("fold", "roomy.onnx", "-o", "-", "--external-data", "file")
+    assert (answer.code, answer.out) == (2, "")
+    assert "no place for a file of external data" in answer.err
+    assert cli("fold", "roomy.onnx", "-o", "out.onnx", "--external-data", "outside").code == 2
+    with pytest.raises(bnfold.UsageError, match="external_data is 'outside'"):
+        bnfold.fold("roomy.onnx", external_data="outside")
+
+
+def test_a_model_that_shrinks_while_it_is_read_exits_3_and_leaves_nothing(
+    cli: Cli, roomy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnfold.model.source.HELD_BYTES", 0)
+    planned = bnfold.api.folding.make_plan
+
+    def shrinking(*arguments: object, **wishes: object) -> object:
+        plan = planned(*arguments, **wishes)
+        os.truncate(roomy, 1000)
+        return plan
+
+    monkeypatch.setattr("bnfold.api.folding.make_plan", shrinking)
+    before = sorted(Path().iterdir())
+    answer = cli("fold", roomy, "-o", "out.onnx", "--verify", "off")
+    assert (answer.code, answer.out) == (3, "")
+    assert "since the model was opened" in answer.err
+    assert answer.err.count("\n") == 1
+    assert sorted(Path().iterdir()) == before

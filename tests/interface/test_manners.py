@@ -62,7 +62,9 @@ def test_bash_takes_the_script_and_completes_by_it(tmp_path: Path) -> None:
     script = run(cwd=tmp_path, _BNFOLD_COMPLETE="source_bash").out
     assert "_bnfold_completion" in script
     ask = f'{script}\nCOMP_WORDS=(bnfold fold --str); COMP_CWORD=2; _bnfold_completion bnfold; echo "${{COMPREPLY[@]}}"'
-    done = subprocess.run(["bash", "-c", ask], env=environment(PATH=path), capture_output=True, text=True, check=True)  # whichever bash there is
+    done = subprocess.run(
+        ["bash", "-c", ask], env=environment(PATH=path), capture_output=True, text=True, check=True
+    )  # whichever bash there is
     assert done.stdout == "--strict\n"
 
 

@@ -10,6 +10,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper, parser
 
 from bnfold.model import Address, GraphEdit, NewTensor, NodeEdit
+from bnfold.model.content import Held
 from bnfold.model.tensors import all_tensors
 from bnfold.model.walk import CHILDREN, Kind
 from bnfold.model.wire import LENGTH, VARINT, encoded_varint, fields, number_at, varint
@@ -74,7 +75,7 @@ def overlong(value: int, extra: int) -> bytes:
 def messy(data: bytes, random: Random, kind: Kind | None = Kind.MODEL) -> bytes:
     """The same message in another encoding: over-long varints, unknown fields and groups, unpacked dims, chunks."""
     out = bytearray()
-    for field in fields(data, 0, len(data)):
+    for field in fields(Held(data), 0, len(data)):
         out += _unknown(random)
         if field.wire != LENGTH:
             out += _scalar(data, field, random)
@@ -95,7 +96,7 @@ def messy(data: bytes, random: Random, kind: Kind | None = Kind.MODEL) -> bytes:
 def _scalar(data, field, random):
     if field.wire != VARINT:
         return data[field.start : field.end]
-    value = number_at(data, field)
+    value = number_at(Held(data), field)
     extra = random.choice([0, 0, 1, 3]) if value < 2**32 else 0
     return encoded_varint(field.number << 3) + overlong(value, extra)
 
@@ -111,7 +112,7 @@ def _packed(body):
 def _chunks(body: bytes, random: Random) -> list[bytes]:
     if random.random() < 0.7:
         return [body]
-    ends = [field.end for field in fields(body, 0, len(body))] or [0]
+    ends = [field.end for field in fields(Held(body), 0, len(body))] or [0]
     cut = random.choice(ends)
     return [body[:cut], body[cut:]]
 
