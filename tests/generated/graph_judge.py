@@ -1,0 +1,143 @@
+"""Every law that a graph drawn at random has to hold, asked of one after another.
+
+    planned      each affine stands in one move or one refusal
+    certified    every constant that was written is the one recomputed in float64
+    same         both models, run, are the same within rounding, end to end and site by site
+    once         folding again changes no byte
+    disguised    under other names and in another order the same affines go, to the same numbers
+
+The models are run in one child process for all graphs: what crashes it ends as a finding about its own graph.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import onnx
+from graph_cells import Cell, moved, refused
+from graph_disguise import disguised, form_of
+from graph_drawn import Drawn, drawn
+
+import bnfold
+from bnfold.equality.examine import Subject, examine, judged
+from bnfold.equality.runner import Limits, Runner
+from bnfold.graph import Graph
+from bnfold.model import read
+from bnfold.moves import Move, Plan
+
+HOLDS = ""
+COMMAND = "python tests/commands/random_graphs.py --only {seed} --shrink"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of one graph: the law that it broke (or none), a sentence, and what went where."""
+
+    seed: int
+    broken: str
+    detail: str = ""
+    moved: Counter[Cell] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}: {self.broken}: {self.detail}\n  {COMMAND.format(seed=self.seed)}"
+
+
+class Broken(Exception):
+    """A law that does not hold, and a sentence."""
+
+    def __init__(self, law: str, detail: str) -> None:
+        super().__init__(f"{law}: {detail}")
+        self.law, self.detail = law, detail
+
+
+class Judge:
+    """Asks all laws of any number of graphs. A context manager, for the child that runs models."""
+
+    def __init__(self, *, timeout: float = 60.0) -> None:
+        self._runner = Runner(Limits(timeout=timeout, threads=1))
+        self._held = tempfile.TemporaryDirectory(prefix="bnfold-graphs-")
+        self._folder = Path(self._held.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._runner.close()
+        self._held.cleanup()
+
+    def seed(self, seed: int, without: frozenset[int] = frozenset()) -> Finding:
+        """What becomes of the graph of a seed; never raises but for Ctrl-C."""
+        start = time.perf_counter()
+        try:
+            found = self._asked(drawn(seed, without))
+        except Broken as error:
+            found = Finding(seed, error.law, error.detail)
+        except Exception as error:  # noqa: BLE001  # a crash is what is looked for
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            found = Finding(seed, "crashed", f"{error!r} at {Path(at.filename).name}:{at.lineno}")
+        return Finding(seed, found.broken, found.detail, found.moved, found.refused, time.perf_counter() - start)
+
+    def _asked(self, one: Drawn) -> Finding:
+        before = one.proto.SerializeToString(deterministic=True)
+        graph = Graph.of(read(before))
+        try:
+            done = bnfold.fold(before, verify="certificate")
+        except bnfold.NotVerified as error:
+            raise Broken("certified", str(error)) from error
+        if not done.plan.accounts_for(graph):
+            raise Broken("planned", "an affine stands in no move and no refusal, or in two")
+        after = done.to_bytes()
+        self._same(one, before, after)
+        _once(after)
+        _in_disguise(one, after, done.plan)
+        return Finding(one.seed, HOLDS, "", moved(graph, done.plan), refused(done.plan))
+
+    def _same(self, one: Drawn, before: bytes, after: bytes) -> None:
+        subjects = []
+        for name, content in (("before", before), ("after", after)):
+            path = self._folder / f"{name}.onnx"
+            path.write_bytes(content)
+            subjects.append(Subject(read(path), path))
+        found = examine(*subjects, runner=self._runner, seed=one.seed, dims=one.sizes)
+        verdict = judged(found, is_certified=True)
+        if not isinstance(verdict, bnfold.Same):
+            raise Broken("same", f"{type(verdict).__name__}: {getattr(verdict, 'why', '') or getattr(verdict, 'sentence', '')}")
+
+
+def _once(after: bytes) -> None:
+    again = bnfold.fold(after, verify="off")
+    if again.to_bytes() != after:
+        went = ", ".join(f"{move.site.op} to {move.arrivals[0].home.op}" for move in again.plan.moves)
+        raise Broken("once", f"a second fold moves {went}")
+
+
+def _in_disguise(one: Drawn, after: bytes, plan: Plan) -> None:
+    other = bnfold.fold(disguised(one.proto, one.seed), verify="off")
+    if _told(other.plan) != _told(plan):
+        parts = [f"{count:+d} {what}" for what, count in _difference(_told(other.plan), _told(plan)).items()]
+        raise Broken("disguised", "other affines go: " + ", ".join(sorted(parts)))
+    if form_of(other.to_proto()) != form_of(onnx.load_model_from_string(after)):
+        raise Broken("disguised", "the same affines go, and other numbers are written")
+
+
+def _told(plan: Plan) -> Counter[str]:
+    """A plan without names and order."""
+    moves = Counter(f"{move.site.op} {_way(move)} {sorted(a.home.op for a in move.arrivals)}" for move in plan.moves)
+    return moves + Counter(f"{refusal.site.op} stays ({refusal.reason.code})" for refusal in plan.refusals)
+
+
+def _way(move: Move) -> str:
+    return "beside" if move.joint is not None else "ahead" if move.is_forward else "back"
+
+
+def _difference(ours: Counter[str], theirs: Counter[str]) -> dict[str, int]:
+    return {key: ours[key] - theirs[key] for key in ours | theirs if ours[key] != theirs[key]}
