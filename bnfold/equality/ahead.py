@@ -28,6 +28,7 @@ from bnfold.equality.reference import (
     is_term,
     linear_map,
     passing_of,
+    stated_rank,
 )
 from bnfold.equality.steps import UNKNOWN_SIZES
 from bnfold.nodes import Node, Value
@@ -119,7 +120,11 @@ class _Carry:
         """The affine of the node that went, which has to fit its data."""
         sizes = self.constants.sizes(site.source)
         if sizes is None:
-            raise UncertainError(f"the rank before {site.node.site} is not known")
+            producer = self.constants.graph.producer(site.source)
+            rank = None if producer is None else stated_rank(self.constants, producer)
+            if rank is None:
+                raise UncertainError(f"the rank before {site.node.site} is not known")
+            sizes = (None,) * rank
         affine = affine_of(self.constants, site, len(sizes))
         shape = np.broadcast_shapes(affine.scale.shape, affine.shift.shape)
         for axis, (size, parameters) in enumerate(zip(sizes, shape, strict=True)):
@@ -131,7 +136,7 @@ class _Carry:
 
     def behind(self, link: Link, borne: _Borne) -> _Borne:
         """What the output of a node of the way bears."""
-        if is_normalization(link.node) or ((is_term(link.node) or is_factor(link.node)) and self.alone(link)):
+        if self.is_affine(link, borne):
             return self.past_affine(link, borne)
         passing = passing_of(self.constants, link.node)
         if np.any(borne.shift) and not passing.shift:
@@ -147,6 +152,13 @@ class _Carry:
             raise UncertainError(f"{link.node.site} multiplies a shift")
         return borne.moved(moved)
 
+    def is_affine(self, link: Link, borne: _Borne) -> bool:
+        """Whether a node is passed as another affine: a factor of a scale alone is any other factor, of any shape."""
+        if is_normalization(link.node):
+            return True
+        has_constant = is_term(link.node) or (is_factor(link.node) and bool(np.any(borne.shift)))
+        return (has_constant or link.node.op == "Neg") and self.alone(link)
+
     def alone(self, link: Link) -> bool:
         """Whether all that stands beside the data is constant."""
         others = [value for i, value in enumerate(link.node.inputs) if value is not None and i != link.data]
@@ -157,8 +169,8 @@ class _Carry:
         other = affine_of(self.constants, link, rank)
         sizes = self.constants.sizes(link.source) or (None,) * rank
         shape = np.broadcast_shapes(other.scale.shape, other.shift.shape)
-        for known, theirs in zip(sizes, shape, strict=True):
-            if theirs not in {1, known} and not is_normalization(link.node):
+        for known, ours, theirs in zip(sizes, borne.shape, shape, strict=True):
+            if theirs not in {1, known, ours} and not is_normalization(link.node):
                 raise UncertainError(f"whether {link.node.site} enlarges its value is not known")
         shift = other.scale * borne.shift + (1 - borne.scale) * other.shift
         magnitude = np.abs(other.scale) * borne.magnitude + (1 + np.abs(borne.scale)) * other.magnitude

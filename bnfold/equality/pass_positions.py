@@ -41,10 +41,16 @@ _WIDER = frozenset(
 
 def pooled(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
     """Windows over the axes from 2 on: channels stay."""
-    del constants, unknown
+    del unknown
     first_alone(link)
-    only_along(link, carried, range(2, carried.ndim))
+    only_along(link, carried, windowed(constants, link.node, carried.ndim))
     return carried
+
+
+def windowed(constants: Constants, node: Node, rank: int) -> tuple[int, ...]:
+    """The axes over which a pool has its windows."""
+    del constants, node
+    return tuple(range(2, rank))
 
 
 def average_pool(constants: Constants, node: Node) -> Passing:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from bnfold.equality.claim import DeviationError, Link, UncertainError
+from bnfold.equality.claim import DeviationError, Link
 from bnfold.equality.constants import Constants
 from bnfold.equality.pass_joining import chosen, concat, divided, gathered, joined, sliced, split
 from bnfold.equality.pass_positions import (
@@ -19,6 +20,7 @@ from bnfold.equality.pass_positions import (
     reduced_axes,
     resize,
     resized,
+    windowed,
 )
 from bnfold.equality.passing import Passing, Rule, said
 from bnfold.nodes import Node
@@ -43,7 +45,7 @@ def cuts_away(node: Node) -> bool:
 
 
 def gain_of(constants: Constants, link: Link) -> float:
-    """What a shift before the operator is multiplied by behind it."""
+    """What a shift before the operator is multiplied by behind it; NaN where that is a size that is not known."""
     node = link.node
     if node.op == "Sub" and link.data == 1:
         return -1.0
@@ -51,27 +53,22 @@ def gain_of(constants: Constants, link: Link) -> float:
         return 1.0
     sizes = constants.sizes(link.source)
     if sizes is None:
-        raise UncertainError(f"how many elements {node.site} sums is not known")
+        return float("nan")
     summed = [sizes[axis] for axis in reduced_axes(constants, node, len(sizes))]
-    count = 1.0
-    for size in summed:
-        if size is None:
-            raise UncertainError(f"how many elements {node.site} sums is not known")
-        count *= size
-    return count
+    return math.prod(float("nan") if size is None else float(size) for size in summed)
 
 
 _SIGNED = said(Passing(shift=False, negative=False))
 _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("Relu", "LeakyRelu", "PRelu", "Abs"), Rule(_SIGNED, elementwise)),
     "Cast": Rule(cast, elementwise),
-    "AveragePool": Rule(average_pool, pooled),
-    "GlobalAveragePool": Rule(said(Passing()), pooled),
-    **dict.fromkeys(("MaxPool", "GlobalMaxPool"), Rule(max_pool, pooled)),
-    **dict.fromkeys(("LpPool", "GlobalLpPool"), Rule(_SIGNED, pooled)),
-    **dict.fromkeys(("ReduceMean", "ReduceSum"), Rule(said(Passing()), reduced)),
-    **dict.fromkeys(("ReduceMax", "ReduceMin"), Rule(said(Passing(negative=False)), reduced)),
-    **dict.fromkeys(("ReduceL1", "ReduceL2"), Rule(_SIGNED, reduced)),
+    "AveragePool": Rule(average_pool, pooled, windowed),
+    "GlobalAveragePool": Rule(said(Passing()), pooled, windowed),
+    **dict.fromkeys(("MaxPool", "GlobalMaxPool"), Rule(max_pool, pooled, windowed)),
+    **dict.fromkeys(("LpPool", "GlobalLpPool"), Rule(_SIGNED, pooled, windowed)),
+    **dict.fromkeys(("ReduceMean", "ReduceSum"), Rule(said(Passing()), reduced, reduced_axes)),
+    **dict.fromkeys(("ReduceMax", "ReduceMin"), Rule(said(Passing(negative=False)), reduced, reduced_axes)),
+    **dict.fromkeys(("ReduceL1", "ReduceL2"), Rule(_SIGNED, reduced, reduced_axes)),
     "Pad": Rule(pad, padded),
     **dict.fromkeys(("Resize", "Upsample"), Rule(resize, resized)),
     "Concat": Rule(said(Passing(joins="all")), concat),

@@ -36,10 +36,14 @@ class Passing:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What passes an operator, and how an array goes with one of its inputs."""
+    """What passes an operator, how an array goes with one of its inputs, and along which axes it mixes what it reads.
+
+    `along` takes the number of dimensions; None mixes nothing.
+    """
 
     passing: Callable[[Constants, Node], Passing]
     follow: Callable[[Constants, Link, Carried, int], Carried]
+    along: Callable[[Constants, Node, int], tuple[int, ...]] | None = None
 
 
 def said(passing: Passing) -> Callable[[Constants, Node], Passing]:

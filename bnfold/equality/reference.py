@@ -152,6 +152,15 @@ def permuted_rank(node: Node) -> int | None:
     return None if perm is None else len(perm)
 
 
+def stated_rank(constants: Constants, node: Node) -> int | None:
+    """How many dimensions the output of a node has by what the node itself says, whatever it reads."""
+    if node.op in {"Flatten", "Gemm"}:
+        return 2
+    weight = node.input(1) if node.op in {"Conv", "ConvTranspose"} else None
+    shape = None if weight is None else constants.shape(weight)
+    return permuted_rank(node) if shape is None else len(shape)
+
+
 def keeps_rank(node: Node) -> bool:
     """Whether a node surely puts out as many dimensions as it reads; a constant may give a value further ones."""
     return node.op in {"Identity", "Dropout", "Transpose", "BatchNormalization"}
@@ -169,6 +178,12 @@ def linear_map(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     if is_normalization(node) and trains(constants, node):
         raise DeviationError(f"{node.site} is no BatchNormalization at inference")
     return _HOMES[node.op](constants, node, rank)
+
+
+def acts_along(constants: Constants, node: Node, rank: int) -> tuple[int, ...]:
+    """The axes along which an operator mixes what it reads, so that it passes only what is alike there."""
+    rule = rule_of(node)
+    return () if rule is None or rule.along is None else rule.along(constants, node, rank)
 
 
 def follow(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:

@@ -3,7 +3,8 @@
 Labels name the cells and are carried forward, from the home to the node that went. There, the affine is read off at
 every place that a label has come to; all places of one cell have to agree. Carried along is the gain, the product
 of the factors passed: behind a gain g, a shift s is one of s/g at the home. A home on the path takes the whole shift,
-and those farther on get the scale alone.
+and those farther on get the scale alone. Cells that a pool or a reduction mixes have to take over the same: they go on
+under one label (`_Cells`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bnfold.equality.linear import sees_own_place
 from bnfold.equality.passes import cuts_away, gain_of, summed_sign
 from bnfold.equality.reference import (
     Affine,
+    acts_along,
     affine_of,
     follow,
     is_factor,
@@ -153,8 +155,10 @@ class _Walk:
         """Scale, shift, magnitude and whether it is unread, of each cell; `unknown` is for sizes that are not known."""
         labels: Labels = np.arange(product(grid)).reshape(grid)
         gain = np.ones([1] * labels.ndim)
-        unread = np.zeros(labels.size, np.bool_)
+        unread, cells = np.zeros(labels.size, np.bool_), _Cells(np.arange(labels.size))
         for link in self.between:
+            if link.node.id not in self.gone:
+                labels, gain = self.mixed(link, labels, gain, cells)
             before = labels
             labels, gain = self.through(link, labels, gain, unknown)
             if cuts_away(link.node):
@@ -162,13 +166,26 @@ class _Walk:
         affine = affine_of(self.constants, self.site, labels.ndim)
         self.check_sizes(labels, affine)
         size = product(grid)
-        scale = _by_cell(labels, affine.scale, size, unreached=1.0)
+        labels, alike = np.where(labels < 0, -1, cells.leader[labels]), cells.leader
+        scale = _by_cell(labels, affine.scale, size, unreached=1.0)[alike]
         self.check_sign(scale)
         if not self.takes_shift:
-            return scale, np.zeros(size), np.zeros(size), unread
+            return scale, np.zeros(size), np.zeros(size), unread[alike]
         shift, magnitude = self.divided(affine.shift, gain), self.divided(affine.magnitude, np.abs(gain))
         shifts = _by_cell(labels, shift, size, unreached=0.0)
-        return scale, shifts, _largest_by_cell(labels, magnitude, size), unread
+        return scale, shifts[alike], _largest_by_cell(labels, magnitude, size)[alike], unread[alike]
+
+    def mixed(self, link: Link, labels: Labels, gain: Float64, cells: _Cells) -> tuple[Labels, Float64]:
+        """Labels, and a gain where it is alike, once for all places that a node mixes."""
+        rank = labels.ndim
+        axes = tuple(axis for axis in acts_along(self.constants, link.node, rank) if labels.shape[axis] > 1)
+        if not axes:
+            return labels, gain
+        gain = gain.reshape((1,) * (rank - gain.ndim) + gain.shape)
+        for axis in axes:
+            first = gain.take([0], axis)
+            gain = first if np.array_equal(np.broadcast_to(first, gain.shape), gain) else gain
+        return cells.joined(labels, axes), gain
 
     def check_sign(self, scale: Float64) -> None:
         """Some operators let only a scale pass that is nowhere negative."""
@@ -220,7 +237,9 @@ class _Walk:
         part, gain = np.broadcast_arrays(part, gain)
         if np.any((gain == 0) & (part != 0)):
             raise DeviationError(f"the shift of {self.site.node.site} passes a factor of zero")
-        return np.divide(part, gain, out=np.zeros(part.shape), where=gain != 0)
+        if np.any(np.isnan(gain) & (part != 0)):
+            raise UncertainError(f"the shift of {self.site.node.site} passes a sum of unknown length")
+        return np.divide(part, gain, out=np.zeros(part.shape), where=(gain != 0) & (part != 0))
 
     def check_sizes(self, labels: Labels, affine: Affine) -> None:
         """The parameters of the node that went fit its data, which they neither enlarge nor miss."""
@@ -235,6 +254,33 @@ class _Walk:
                 raise UncertainError(f"the sizes before {self.site.node.site} are not known")
             if ours != 1 or size not in {None, wanted}:
                 raise DeviationError(f"{list(parameters)} numbers of {self.site.node.site} do not fit its data")
+
+
+@dataclass(slots=True, eq=False)
+class _Cells:
+    """Which cells of a grid have to take over the same: each has a leader, the first of its kind."""
+
+    leader: NDArray[np.int64]
+
+    def joined(self, labels: Labels, axes: tuple[int, ...]) -> Labels:
+        """Labels in which all places along these axes are one, whose cells then have one leader."""
+        kept = [axis for axis in range(labels.ndim) if axis not in axes]
+        rows = labels.transpose((*kept, *axes)).reshape(*(labels.shape[axis] for axis in kept), -1)
+        rows = rows.reshape(product(rows.shape[:-1]), -1)
+        if np.any(rows < 0):  # some of it comes from elsewhere, where nothing is taken over
+            return labels
+        while True:
+            first = self.leader[rows].min(axis=1, keepdims=True)
+            if np.array_equal(np.broadcast_to(first, rows.shape), self.leader[rows]):
+                break
+            # Cells that had one leader keep one: it follows the smallest that any of them now has.
+            leader = self.leader.copy()
+            np.minimum.at(leader, self.leader[rows].reshape(-1), np.broadcast_to(first, rows.shape).reshape(-1))
+            while not np.array_equal(leader, leader[leader]):
+                leader = leader[leader]
+            self.leader = leader
+        shape = tuple(1 if axis in axes else size for axis, size in enumerate(labels.shape))
+        return first.reshape(shape)
 
 
 def _by_cell(labels: Labels, values: Float64, size: int, *, unreached: float) -> Float64:

@@ -26,11 +26,15 @@ from graph_disguise import disguised, form_of
 from graph_drawn import Drawn, drawn
 
 import bnfold
+from bnfold.apply import rewrite
+from bnfold.equality.certificate import certify
 from bnfold.equality.examine import Subject, examine, judged
 from bnfold.equality.runner import Limits, Runner
 from bnfold.graph import Graph
-from bnfold.model import read
+from bnfold.model import read, to_bytes
 from bnfold.moves import Move, Plan
+from bnfold.planning import make_plan
+from bnfold.result import claims
 
 HOLDS = ""
 COMMAND = "python tests/commands/random_graphs.py --only {seed} --shrink"
@@ -88,18 +92,16 @@ class Judge:
 
     def _asked(self, one: Drawn) -> Finding:
         before = one.proto.SerializeToString(deterministic=True)
-        graph = Graph.of(read(before))
-        try:
-            done = bnfold.fold(before, verify="certificate")
-        except bnfold.NotVerified as error:
-            raise Broken("certified", str(error)) from error
-        if not done.plan.accounts_for(graph):
+        graph, plan, after = folded(before)
+        if not plan.accounts_for(graph):
             raise Broken("planned", "an affine stands in no move and no refusal, or in two")
-        after = done.to_bytes()
+        checked = certify(graph, Graph.of(read(after)), claims(plan))
+        if not checked.holds:
+            raise Broken("certified", str(checked.failure or checked.uncertain))
         self._same(one, before, after)
         _once(after)
-        _in_disguise(one, after, done.plan)
-        return Finding(one.seed, HOLDS, "", moved(graph, done.plan), refused(done.plan))
+        _in_disguise(one, after, plan)
+        return Finding(one.seed, HOLDS, "", moved(graph, plan), refused(plan))
 
     def _same(self, one: Drawn, before: bytes, after: bytes) -> None:
         subjects = []
@@ -113,19 +115,26 @@ class Judge:
             raise Broken("same", f"{type(verdict).__name__}: {getattr(verdict, 'why', '') or getattr(verdict, 'sentence', '')}")
 
 
+def folded(model: bytes) -> tuple[Graph, Plan, bytes]:
+    """The index of a model, its plan, and the folded model."""
+    graph = Graph.of(read(model))
+    plan = make_plan(graph)
+    return graph, plan, to_bytes(graph.model, rewrite(graph, plan).edits)
+
+
 def _once(after: bytes) -> None:
-    again = bnfold.fold(after, verify="off")
-    if again.to_bytes() != after:
-        went = ", ".join(f"{move.site.op} to {move.arrivals[0].home.op}" for move in again.plan.moves)
+    _, plan, again = folded(after)
+    if again != after:
+        went = ", ".join(f"{move.site.op} to {move.arrivals[0].home.op}" for move in plan.moves)
         raise Broken("once", f"a second fold moves {went}")
 
 
 def _in_disguise(one: Drawn, after: bytes, plan: Plan) -> None:
-    other = bnfold.fold(disguised(one.proto, one.seed), verify="off")
-    if _told(other.plan) != _told(plan):
-        parts = [f"{count:+d} {what}" for what, count in _difference(_told(other.plan), _told(plan)).items()]
+    _, other, content = folded(disguised(one.proto, one.seed).SerializeToString(deterministic=True))
+    if _told(other) != _told(plan):
+        parts = [f"{count:+d} {what}" for what, count in _difference(_told(other), _told(plan)).items()]
         raise Broken("disguised", "other affines go: " + ", ".join(sorted(parts)))
-    if form_of(other.to_proto()) != form_of(onnx.load_model_from_string(after)):
+    if form_of(onnx.load_model_from_string(content)) != form_of(onnx.load_model_from_string(after)):
         raise Broken("disguised", "the same affines go, and other numbers are written")
 
 
