@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,34 @@ Labels = NDArray[np.int64]
 Carried = NDArray[np.generic]
 
 LARGEST_LABELS = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The shape that a Reshape is given, which narrows down what the sizes before it may be."""
+
+    sizes: tuple[int, ...] = ()
+    keeps_zero: bool = True
+    """Whether a 0 is a size of none, and keeps no dimension (`allowzero`)."""
+
+    def keeps(self, axis: int) -> bool:
+        """Whether a dimension stands behind it as well."""
+        return axis < len(self.sizes) and self.sizes[axis] == 0 and not self.keeps_zero
+
+    def size(self, known: int, guess: int) -> int:
+        """The one size that is not known among those that it does not keep, of which the others make `known`.
+
+        Where a -1 takes what is left, that is a whole number; without one, there is one size that fits.
+        """
+        stated = product(size for size in self.sizes if size > 0)
+        if not self.sizes or not known:
+            return guess
+        if -1 not in self.sizes and stated % known == 0:
+            return stated // known
+        return guess * (stated // math.gcd(stated, known))
+
+
+_NO_TARGET = _Target()
 
 
 def same(constants: Constants, node: Node, carried: Carried, unknown: int) -> Carried:
@@ -75,9 +104,9 @@ def reshape(constants: Constants, node: Node, carried: Carried, unknown: int) ->
     target = _target(constants, node)
     if not target:
         raise UncertainError(f"{node.site} has no shape")
-    # What is left for -1 is a whole number: the sizes of the input that are possible are those that allow it.
-    full = _expanded(constants, node, carried, unknown, divisor=product(size for size in target if size > 0))
-    return _reshaped(full, target, keeps_zero=bool(int_of(node, "allowzero", 0)))
+    keeps_zero = bool(int_of(node, "allowzero", 0))
+    full = _expanded(constants, node, carried, unknown, target=_Target(tuple(target), keeps_zero))
+    return _reshaped(full, target, keeps_zero=keeps_zero)
 
 
 def _target(constants: Constants, node: Node) -> list[int]:
@@ -103,19 +132,24 @@ def _reshaped(carried: Carried, target: Sequence[int], *, keeps_zero: bool) -> C
         raise UncertainError(f"a shape {list(target)} that sizes chosen for unknown dimensions do not fit") from error
 
 
-def _expanded(constants: Constants, node: Node, carried: Carried, unknown: int, *, divisor: int = 1) -> Carried:
+def _expanded(
+    constants: Constants, node: Node, carried: Carried, unknown: int, *, target: _Target = _NO_TARGET
+) -> Carried:
     """What is carried at the full size of the node's input, with `unknown` for what is not known.
 
-    Where one size alone is not known, it is chosen such that `divisor` divides the number of elements.
+    Where one size alone is not known of those that change, it is one that the target allows.
     """
     value = node.input(0)
     shape = None if value is None else constants.sizes(value)
     if shape is None or len(shape) != carried.ndim:
         raise UncertainError(f"the shape before {node.site} is not known")
     sizes = [ours if size is None and ours > 1 else size for size, ours in zip(shape, carried.shape, strict=True)]
-    rest = product(size for size in sizes if size is not None)
-    multiple = divisor // math.gcd(divisor, rest) if sizes.count(None) == 1 else 1
-    chosen = [(unknown + axis) * multiple if size is None else size for axis, size in enumerate(sizes)]
+    changing = {axis: size for axis, size in enumerate(sizes) if not target.keeps(axis)}
+    rest = product(size for size in changing.values() if size is not None)
+    chosen = [unknown + axis if size is None else size for axis, size in enumerate(sizes)]
+    open_ = [axis for axis, size in changing.items() if size is None]
+    if len(open_) == 1:
+        chosen[open_[0]] = target.size(rest, chosen[open_[0]])
     if product(chosen) > LARGEST_LABELS:
         raise UncertainError(f"the value before {node.site} is too large to follow")
     if any(ours not in {1, size} for ours, size in zip(carried.shape, chosen, strict=True)):

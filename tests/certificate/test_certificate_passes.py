@@ -135,7 +135,7 @@ WRONG = {
         "resizes an axis",
     ),
     "Sigmoid": (through("Sigmoid(c)", shift=False), "no operator that the certificate follows"),
-    "the largest of rows and channels": (through("ReduceMax<axes=[1]>(c)"), "along the axes on which"),
+    "the largest of rows and channels": (through("ReduceMax<axes=[1]>(c)"), "do not fit its data"),
 }  # fmt: skip
 
 
