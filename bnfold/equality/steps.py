@@ -280,7 +280,8 @@ class _Cells:
                 leader = leader[leader]
             self.leader = leader
         shape = tuple(1 if axis in axes else size for axis, size in enumerate(labels.shape))
-        return first.reshape(shape)
+        joined: Labels = first.reshape(shape)
+        return joined
 
 
 def _by_cell(labels: Labels, values: Float64, size: int, *, unreached: float) -> Float64:

@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1] / "generated")]
 import onnx  # noqa: E402  # what is tested must be found first
 from graph_cells import Cell, of_the_table  # noqa: E402  # likewise
-from graph_drawn import Drawn, drawn  # noqa: E402  # likewise
+from graph_drawn import drawn  # noqa: E402  # likewise
 from graph_judge import Finding, Judge  # noqa: E402  # likewise
 from graph_shrinking import shrunk  # noqa: E402  # likewise
 
@@ -39,19 +39,27 @@ def main() -> int:
     if options.only is not None:
         return one(options)
     start, moved, refused, broken, done = time.perf_counter(), Counter[Cell](), Counter[str](), 0, 0
+    twice: list[int] = []
     for findings in found(range(options.seed, options.seed + options.count), options.jobs):
         for finding in findings:
             moved.update(finding.moved)
             refused.update(finding.refused)
+            twice += [finding.seed] if finding.twice else []
             if finding.broken:
                 broken += 1
                 say(str(finding))
         done += len(findings)
         pace = (time.perf_counter() - start) / done
-        progress(f"{done:,} of {options.count:,}, {broken} broken, {pace * 1e3:.0f} ms each, --seed {options.seed + done}")
+        progress(
+            f"{done:,} of {options.count:,}, {broken} broken, {pace * 1e3:.0f} ms each, --seed {options.seed + done}"
+        )
     progress("")
     say(table(moved, refused))
     say(f"{broken} of {done:,} graphs break a law. {time.perf_counter() - start:.0f} s.")
+    say(
+        f"{len(twice)} are folded further by a second fold, as decision 13 knows"
+        + (f" (seed {twice[0]})." if twice else ".")
+    )
     empty = sorted(cell for cell in of_the_table() if not moved[cell])
     if empty:
         say("Nothing went these ways: " + ", ".join(map(str, empty)))

@@ -24,7 +24,7 @@ SCALE = Allows(shift=False)
 POSITIVE_SCALE = Allows(negative=False, shift=False)
 UNIFORM = Allows(differing=False)
 UNIFORM_POSITIVE = Allows(negative=False, differing=False)
-WRONG_SHARE = 0.12
+WRONG_SHARE = 0.1
 """How many affines are of a kind that may not pass: those have to be refused."""
 
 Make = Callable[[Builder, Flow, Allows], Flow]
@@ -39,18 +39,21 @@ def _makes(op: str) -> Callable[[Make], Make]:
     return decorate
 
 
-def affine(g: Builder, x: Flow, allows: Allows = ANY, op: str = "") -> Flow:
-    """A value behind one affine, mostly of a kind that is allowed; of a given operator, or of any that may stand here."""
+def affine(g: Builder, x: Flow, allows: Allows = ANY, op: str = "", *, scales: bool = False) -> Flow:
+    """A value behind one affine, mostly of a kind that is allowed; of a given operator, or of any that may stand here.
+
+    `scales`: mostly one that does not only shift, for that is no gain where a layer has no bias.
+    """
     if not op and g.chance(WRONG_SHARE):
         allows = ANY
-    return AFFINES[op or _chosen(g, x, allows)](g, x, allows)
+    return AFFINES[op or _chosen(g, x, allows, scales=scales and g.chance(0.8))](g, x, allows)
 
 
-def _chosen(g: Builder, x: Flow, allows: Allows) -> str:
+def _chosen(g: Builder, x: Flow, allows: Allows, *, scales: bool) -> str:
     if x.axis == 1 and allows.differing and g.chance(0.65):
         return "BatchNormalization"
-    ops = ["Mul", "Mul", "Div"] + ["Add", "Sub"] * allows.shift + ["Neg"] * (allows.negative and g.chance(0.3))
-    return str(g.pick(*ops))
+    shifts = ["Add", "Sub"] * (allows.shift and not scales)
+    return str(g.pick("Mul", "Mul", "Div", *shifts, *["Neg"] * (allows.negative and g.chance(0.3))))
 
 
 @_makes("BatchNormalization")

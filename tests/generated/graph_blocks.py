@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from graph_affines import AFFINES, ANY, SCALE, Allows, affine
 from graph_builder import IMAGE, ROWS, TOKENS, Builder, Flow, Unfit
+from graph_cells import AHEAD_OF, BACK, BEHIND, BESIDE, IS, Cell
 from graph_layers import LAYERS, layer, same
 from graph_operators import EVERY, LAST_OPSET, OPERATORS, Operator, cut, operator
 
@@ -47,6 +48,23 @@ def blocks() -> dict[str, Block]:
         made[f"into {op}"] = Block(_into(op), every, EVERY)
         made[f"past {op}"] = Block(_past(op), every, EVERY)
     return made
+
+
+WAYS = {
+    "back": BACK,
+    "ahead": AHEAD_OF,
+    "past": AHEAD_OF,
+    "behind": BEHIND,
+    "into": BEHIND,
+    "affine": IS,
+    "beside": BESIDE,
+}
+
+
+def fills(name: str) -> Cell:
+    """The cell that a block is there to fill."""
+    kind, _, op = name.partition(" ")
+    return Cell(op, WAYS.get(kind, ""))
 
 
 def fitting(g: Builder, x: Flow, kinds: tuple[str, ...]) -> Flow:
@@ -118,7 +136,7 @@ def _ahead(op: str) -> Make:
     def make(g: Builder, x: Flow) -> Flow:
         x = _read(g, x, known)
         x = same(g, x, known.channels) if known.channels else x
-        first = affine(g, g.wall(x), known.ahead)
+        first = affine(g, g.wall(x), known.ahead, scales=True)
         y = operator(g, op, first, *[g.wall(x) for _ in range(known.operands - 1)])
         if op == "Cast":
             y = y.as_(g.node("Cast", y.name, to=g.element))
@@ -143,7 +161,7 @@ def _behind(op: str) -> Make:
 def _before(op: str) -> Make:
     def make(g: Builder, x: Flow) -> Flow:
         x = fitting(g, x, LAYERS[op].kinds)
-        return layer(g, affine(g, g.wall(x)), sees_all=not g.chance(0.1), op=op)
+        return layer(g, affine(g, g.wall(x), scales=True), sees_all=not g.chance(0.1), op=op)
 
     return make
 
@@ -180,6 +198,6 @@ def _past(op: str) -> Make:
 
     def make(g: Builder, x: Flow) -> Flow:
         x = fitting(g, x, _kinds(op))
-        return layer(g, affine(g, affine(g, g.wall(x), ANY), op=op), sees_all=True)
+        return layer(g, affine(g, affine(g, g.wall(x), ANY, scales=True), op=op), sees_all=True)
 
     return make

@@ -1,4 +1,4 @@
-"""What random graphs are made of: values with their real shapes, constants, nodes, nested graphs, all drawn by one seed.
+"""What random graphs are made of: values with their real shapes, constants, nodes, nested graphs, by one seed.
 
 A value is drawn with the shape that it has when it is run, whatever the file says of it; its channels lie along `axis`.
 Between two blocks it is an image (N, C, ...), rows (N, C) or tokens (N, T, C).
@@ -58,7 +58,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What is drawn once for a graph: types of data and statistics, opset, number of spatial axes, version of the file."""
+    """What is drawn once for a graph: types of data and statistics, opset, spatial axes, version of the file."""
 
     data: type
     statistics: type
@@ -175,7 +175,9 @@ class Builder:
             scope.nodes, self.name("graph"), list(inputs), [self.port(name) for name in outputs], scope.tensors
         )
 
-    def port(self, name: str, element: int | None = None, shape: Sequence[int | str] | None = None) -> onnx.ValueInfoProto:
+    def port(
+        self, name: str, element: int | None = None, shape: Sequence[int | str] | None = None
+    ) -> onnx.ValueInfoProto:
         """A named value of a type; without a shape nothing is said of that."""
         return helper.make_tensor_value_info(name, self.element if element is None else element, shape)
 
@@ -212,7 +214,9 @@ class Builder:
 
     def _rows(self, x: Flow) -> Flow:
         if x.rank == 3 and x.axis == 2:
-            return Flow(self.node("Reshape", x.name, self.integers(-1, x.channels)), (x.shape[0] * x.shape[1], x.channels))
+            return Flow(
+                self.node("Reshape", x.name, self.integers(-1, x.channels)), (x.shape[0] * x.shape[1], x.channels)
+            )
         x = self.upright(x)
         if x.rank == 2:
             return x

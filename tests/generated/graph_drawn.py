@@ -1,7 +1,8 @@
 """One seed -> one graph: its form, its blocks, and what the file says of its sizes.
 
-The first block goes round through all there are, so that each comes as often; the others are drawn. A block that
-cannot stand where it was drawn is left out. Leaving further ones out is how a graph that fails is made smaller.
+The first block goes round through all there are, so that each comes as often; the others are drawn, the more often the
+fewer forms they fit. Those that fill a cell of the op table come four times as often as those that must be refused. A
+block that cannot stand where it was drawn is left out. Leaving further ones out makes a graph that fails smaller.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from graph_blocks import Block, blocks
+from graph_blocks import FIRST_OPSET, Block, blocks, fills
 from graph_builder import IMAGE, ROWS, TOKENS, Builder, Flow, Form, Unfit
+from graph_cells import BESIDE, IS, of_the_table
 from graph_layers import layer
 from graph_operators import LAST_OPSET
 from graph_patterns import PATTERNS
@@ -19,6 +21,15 @@ from onnx import helper
 
 BLOCKS: dict[str, Block] = {**blocks(), **PATTERNS}
 NAMES = tuple(BLOCKS)
+COMMON = {"behind Conv", "behind ConvTranspose", "behind Gemm", "behind MatMul", "behind Einsum", "back Add"}
+"""Of these there is something in most other blocks."""
+WANTED = tuple(
+    name for name in NAMES
+    if fills(name).way == BESIDE or (fills(name) in of_the_table() and fills(name).way != IS and name not in COMMON)
+)  # fmt: skip
+ROUND = (*NAMES, *WANTED, *WANTED, *WANTED)
+"""The first blocks of one seed after another."""
+
 MOST_ELEMENTS = 1200
 ATTEMPTS = 6
 SHARES = {np.float32: 6, np.float16: 2, np.float64: 2}
@@ -26,11 +37,12 @@ SHARES = {np.float32: 6, np.float16: 2, np.float64: 2}
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A graph: the model, its blocks in order (by number), and the sizes of its symbolic dimensions."""
+    """A graph: the model, its blocks in order (by number), the shape of its input, and its symbolic dimensions."""
 
     seed: int
     proto: onnx.ModelProto
     blocks: tuple[tuple[int, str], ...]
+    shape: tuple[int, ...]
     sizes: dict[str, int]
     form: Form
 
@@ -66,19 +78,17 @@ def drawn(seed: int, without: frozenset[int] = frozenset()) -> Drawn:
         g.scope.nodes, "graph", [g.port("x", shape=dims)], [g.port(name) for name in outputs], g.scope.tensors
     )
     if recipe.form.ir < 4:
-        graph.input.extend(
-            helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in graph.initializer
-        )
+        graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in graph.initializer)
     opsets = [helper.make_opsetid("", recipe.form.opset)]
     opsets += [helper.make_opsetid("local", 1)] if g.functions else []
     proto = helper.make_model(graph, opset_imports=opsets, ir_version=recipe.form.ir, functions=g.functions)
     sizes = {f"d{i}": recipe.shape[i] for i in recipe.symbolic}
-    return Drawn(seed, proto, tuple(made), sizes, recipe.form)
+    return Drawn(seed, proto, tuple(made), recipe.shape, sizes, recipe.form)
 
 
 def _recipe(seed: int) -> _Recipe:
     rng = np.random.default_rng([seed, 12345])
-    first = NAMES[seed % len(NAMES)]
+    first = ROUND[seed % len(ROUND)]
     types = BLOCKS[first].types
     shares = np.array([SHARES[one] for one in types])
     data = types[int(rng.choice(len(types), p=shares / shares.sum()))]
@@ -89,11 +99,20 @@ def _recipe(seed: int) -> _Recipe:
     ir = 3 if opset <= 9 and rng.random() < 0.3 else 8 if opset < 20 else 10
     form = Form(data, statistics, opset, spatial, ir)
     able = [name for name, block in BLOCKS.items() if _may_stand(block, form)]
-    names = [str(name) for name in rng.choice(able, int(rng.integers(2, 5)))]
+    weights = np.array([_rarity(name) for name in able])
+    names = [str(name) for name in rng.choice(able, int(rng.integers(3, 6)), p=weights / weights.sum())]
     names.insert(int(rng.integers(0, len(names) + 1)), first)
     shape, axis = _shape(rng, form)
     symbolic = () if rng.random() < 0.65 else (0,) if rng.random() < 0.6 else _all_but(axis, len(shape))
     return _Recipe(form, tuple(names), shape, axis, symbolic)
+
+
+def _rarity(name: str) -> float:
+    """How much oftener a block is to be drawn where it fits, for it fits few forms, or fills a cell of the table."""
+    block = BLOCKS[name]
+    opsets = len(block.opsets) / (LAST_OPSET + 1 - FIRST_OPSET)
+    types = sum(SHARES[one] for one in block.types) / sum(SHARES.values())
+    return (4 if name in WANTED else 1) / (opsets * types * len(block.spatial) / 3)
 
 
 def _may_stand(block: Block, form: Form) -> bool:
@@ -146,6 +165,3 @@ def _ended(g: Builder, x: Flow) -> str:
     if g.chance(0.5) or x.name == "x":
         return g.node("Identity", x.name)
     return x.name
-
-
-__all__ = ["BLOCKS", "LAST_OPSET", "NAMES", "Drawn", "drawn"]

@@ -66,7 +66,9 @@ def same(g: Builder, x: Flow, out: int, *, bias: bool | None = None, kernel: int
 
 
 def _dense(g: Builder, x: Flow, out: int, *, bias: bool) -> Flow:
-    made = x.as_(g.node("MatMul", x.name, g.floats(g.normal(x.channels, out, fan_in=x.channels), "w")), *x.shape[:-1], out)
+    made = x.as_(
+        g.node("MatMul", x.name, g.floats(g.normal(x.channels, out, fan_in=x.channels), "w")), *x.shape[:-1], out
+    )
     return made.as_(g.node("Add", made.name, g.floats(g.normal(out), "b"))) if bias else made
 
 
@@ -82,11 +84,10 @@ def convolution(  # noqa: PLR0913  # what a convolution is made of
         names.append(g.floats(g.normal(out), "b"))
     count = len(kernel)
     attributes: dict[str, object] = {"kernel_shape": list(kernel)} if g.chance(0.7) else {}
-    for name, value, usual in (
-        ("pads", [pads] * 2 * count, 0), ("strides", [stride] * count, 1), ("dilations", [dilation] * count, 1),
-    ):  # fmt: skip
-        if value[0] != usual or g.chance(0.2):
-            attributes[name] = value
+    written = {"pads": (pads, 2 * count, 0), "strides": (stride, count, 1), "dilations": (dilation, count, 1)}
+    attributes |= {
+        name: [value] * length for name, (value, length, usual) in written.items() if value != usual or g.chance(0.2)
+    }
     if group != 1:
         attributes["group"] = group
     sizes = [(n + 2 * pads - dilation * (k - 1) - 1) // stride + 1 for n, k in zip(x.spatial, kernel, strict=True)]
@@ -109,9 +110,7 @@ def conv(g: Builder, x: Flow, sees_all: bool) -> Flow:
     pads = 0 if sees_all else int(g.pick(0, size // 2, 1 if size > 1 else 0))
     dilation = 2 if size > 1 and smallest + 2 * pads > 2 * (size - 1) + 1 and g.chance(0.15) else 1
     stride = 2 if smallest + 2 * pads - dilation * (size - 1) > 3 and g.chance(0.25) else 1
-    return convolution(
-        g, x, out, kernel=(size,) * count, pads=pads, stride=stride, dilation=dilation, group=group
-    )
+    return convolution(g, x, out, kernel=(size,) * count, pads=pads, stride=stride, dilation=dilation, group=group)
 
 
 @_layer("ConvTranspose", IMAGE, types=NOT_DOUBLE)

@@ -183,7 +183,7 @@ def norms(g: Builder, op: str, x: Flow) -> Flow:
 
 
 def _window(g: Builder, op: str, x: Flow, **attributes: object) -> Flow:
-    size = int(g.pick(2, 3)) if min(x.spatial) >= 3 else min(2, min(x.spatial))
+    size = int(g.pick(2, 3)) if min(x.spatial) >= 3 else min(2, *x.spatial)
     pads = int(g.chance(0.4)) if size > 1 else 0
     stride = 2 if min(x.spatial) > 4 and g.chance(0.5) else 1
     count = len(x.spatial)

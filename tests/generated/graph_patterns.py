@@ -101,7 +101,7 @@ def branches(g: Builder, x: Flow) -> Flow:
     return norm(g, x.as_(joined, x.shape[0], sum(sizes), *x.spatial))
 
 
-@_pattern("beside a convolution")
+@_pattern("beside Conv")
 def beside(g: Builder, x: Flow) -> Flow:
     """The identity branch of RepVGG, as a BatchNormalization of what the convolution reads."""
     x = image(g, x)
@@ -226,7 +226,11 @@ def gate(g: Builder, x: Flow) -> Flow:
     """Squeeze and excite, with an affine before, inside, or behind it."""
     x = norm(g, same(g, image(g, x), g.between(2, 4)))
     pooled = operator(g, str(g.pick("GlobalAveragePool", "ReduceMean")), x)
-    pooled = pooled if pooled.rank == x.rank else x.as_(g.node("GlobalAveragePool", x.name), *x.shape[:2], *[1] * len(x.spatial))
+    pooled = (
+        pooled
+        if pooled.rank == x.rank
+        else x.as_(g.node("GlobalAveragePool", x.name), *x.shape[:2], *[1] * len(x.spatial))
+    )
     inside = same(g, relu(g, norm(g, same(g, pooled, 2, kernel=1))), x.channels, kernel=1)
     whole = x.as_(g.node("Mul", x.name, g.wall(inside).name))
     return affine(g, same(g, whole, g.between(2, 4), kernel=1)) if g.chance(0.5) else affine(g, whole)
