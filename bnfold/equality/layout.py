@@ -37,17 +37,21 @@ class _Target:
         """Whether a dimension stands behind it as well."""
         return axis < len(self.sizes) and self.sizes[axis] == 0 and not self.keeps_zero
 
-    def size(self, known: int, guess: int) -> int:
-        """The one size that is not known among those that it does not keep, of which the others make `known`.
+    def chosen(self, open_: Sequence[int], known: int, unknown: int) -> dict[int, int]:
+        """Sizes for axes that it does not keep, where the others of these make `known`: such as it allows.
 
-        Where a -1 takes what is left, that is a whole number; without one, there is one size that fits.
+        Where a -1 takes what is left, that is a whole number. Without one their product is told, and one of them takes
+        all of it: the first or the last, as `unknown` goes.
         """
+        sizes = {axis: unknown + axis for axis in open_}
         stated = product(size for size in self.sizes if size > 0)
-        if not self.sizes or not known:
-            return guess
-        if -1 not in self.sizes and stated % known == 0:
-            return stated // known
-        return guess * (stated // math.gcd(stated, known))
+        if not self.sizes or not known or not open_:
+            return sizes
+        one = open_[0 if unknown % 2 == 0 else -1]
+        if -1 not in self.sizes:
+            return {axis: max(1, stated // known) if axis == one else 1 for axis in open_}
+        rest = known * product(size for axis, size in sizes.items() if axis != one)
+        return sizes | {one: sizes[one] * (stated // math.gcd(stated, rest))}
 
 
 _NO_TARGET = _Target()
@@ -137,7 +141,7 @@ def _expanded(
 ) -> Carried:
     """What is carried at the full size of the node's input, with `unknown` for what is not known.
 
-    Where one size alone is not known of those that change, it is one that the target allows.
+    The sizes that a target allows, if one is given.
     """
     value = node.input(0)
     shape = None if value is None else constants.sizes(value)
@@ -146,10 +150,8 @@ def _expanded(
     sizes = [ours if size is None and ours > 1 else size for size, ours in zip(shape, carried.shape, strict=True)]
     changing = {axis: size for axis, size in enumerate(sizes) if not target.keeps(axis)}
     rest = product(size for size in changing.values() if size is not None)
-    chosen = [unknown + axis if size is None else size for axis, size in enumerate(sizes)]
-    open_ = [axis for axis, size in changing.items() if size is None]
-    if len(open_) == 1:
-        chosen[open_[0]] = target.size(rest, chosen[open_[0]])
+    open_ = target.chosen([axis for axis, size in changing.items() if size is None], rest, unknown)
+    chosen = [open_.get(axis, unknown + axis) if size is None else size for axis, size in enumerate(sizes)]
     if product(chosen) > LARGEST_LABELS:
         raise UncertainError(f"the value before {node.site} is too large to follow")
     if any(ours not in {1, size} for ours, size in zip(carried.shape, chosen, strict=True)):
