@@ -120,8 +120,7 @@ class _Carry:
         """The affine of the node that went, which has to fit its data."""
         sizes = self.constants.sizes(site.source)
         if sizes is None:
-            producer = self.constants.graph.producer(site.source)
-            rank = None if producer is None else stated_rank(self.constants, producer)
+            rank = stated_rank(self.constants, site.source)
             if rank is None:
                 raise UncertainError(f"the rank before {site.node.site} is not known")
             sizes = (None,) * rank

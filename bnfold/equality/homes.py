@@ -22,7 +22,7 @@ from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.linear import LinearMap, Shape, aligned, own_places
 from bnfold.equality.numbers import PartCheck, WrongNumberError, pieces, share, within
 from bnfold.equality.quantized import Quantized, only_scales_differ
-from bnfold.equality.reference import keeps_rank, linear_map, permuted_rank
+from bnfold.equality.reference import keeps_rank, linear_map, permuted_rank, stated_rank
 from bnfold.equality.steps import Step
 from bnfold.equality.structure import Pairing
 from bnfold.nodes import Node, Site, Value
@@ -362,7 +362,9 @@ def _rank(constants: Constants, home: Node, trees: Sequence[Tree]) -> int | None
             inferred.append(constants.sizes(link.source))
             if not keeps_rank(link.node):
                 break
-    return next((len(sizes) for sizes in inferred if sizes is not None), None)
+    known = next((len(sizes) for sizes in inferred if sizes is not None), None)
+    fed = (link.source for tree in trees if tree.ahead is not None for link in tree.ahead.homes if link.node is home)
+    return known or next((rank for value in fed if (rank := stated_rank(constants, value))), None)
 
 
 def _taps(steps: Sequence[Step]) -> Float64 | None:

@@ -31,7 +31,7 @@ from bnfold.equality.linear import (
 )
 from bnfold.equality.passes import rule_of
 from bnfold.equality.passing import Passing
-from bnfold.nodes import Node
+from bnfold.nodes import Node, Value
 
 __all__ = ["Affine", "affine_of", "reads_form_alone"]
 
@@ -152,8 +152,14 @@ def permuted_rank(node: Node) -> int | None:
     return None if perm is None else len(perm)
 
 
-def stated_rank(constants: Constants, node: Node) -> int | None:
-    """How many dimensions the output of a node has by what the node itself says, whatever it reads."""
+def stated_rank(constants: Constants, value: Value) -> int | None:
+    """How many dimensions a value has by what the nodes say that make it, whatever those read."""
+    node = constants.graph.producer(value)
+    while node is not None and keeps_rank(node) and permuted_rank(node) is None:
+        before = node.input(0)
+        node = None if before is None else constants.graph.producer(before)
+    if node is None:
+        return None
     if node.op in {"Flatten", "Gemm"}:
         return 2
     weight = node.input(1) if node.op in {"Conv", "ConvTranspose"} else None

@@ -25,45 +25,56 @@ def weights(*dims: int) -> np.ndarray:
     return RNG.uniform(0.25, 1, dims) * RNG.choice([-1, 1], dims)
 
 
+def _case(text: str, tensors: dict[str, object]) -> tuple[str, dict[str, object]]:
+    """A model as text, and its constants."""
+    return text, tensors
+
+
 CASES = {
-    "columns of a MatMul that a pool mixes": (
+    "columns of a MatMul that a pool mixes": _case(
         "(float[2,5] x) => (float[] y) { c = MatMul (x, W) r = Reshape (c, i) p = GlobalAveragePool (r) "
         f"f = Flatten (p) y = {BN.format(x='f')} }}",
         {"W": weights(5, 24), "i": [-1, 4, 2, 3], **NORM},
     ),
-    "places of a constant that windows mix": (
+    "places of a constant that windows mix": _case(
         "(float[1,3,4,4] x) => (float[] y) { c = Conv (x, W) d = Add (c, grid) "
         f"p = AveragePool <kernel_shape = [2,2]> (d) y = {BN.format(x='p')} }}",
         {"W": weights(4, 3, 1, 1), "grid": weights(4, 4, 4), **NORM},
     ),
-    "places that two reductions mix one after the other": (
+    "places that two reductions mix one after the other": _case(
         "(float[1,3,4,4] x) => (float[] y) { c = Conv (x, W) d = Add (c, grid) "
-        f"p = ReduceMean <axes = [3]> (d) q = ReduceSum <keepdims = 0> (p, two) s = Mul (q, k) y = {BN.format(x='s')} }}",
+        "p = ReduceMean <axes = [3]> (d) q = ReduceSum <keepdims = 0> (p, two) s = Mul (q, k) "
+        f"y = {BN.format(x='s')} }}",
         {"W": weights(4, 3, 1, 1), "grid": weights(4, 4, 4), "two": [2, 3], "k": weights(4), **NORM},
     ),
-    "a scale past factors that differ everywhere": (
+    "a scale past factors that differ everywhere": _case(
         "(float[1,4,3,3] x) => (float[] y) { s = Sigmoid (x) a = Mul (s, k) b = Mul (a, grid) y = Conv (b, W) }",
         {"k": weights(4, 1, 1), "grid": weights(4, 3, 3), "W": weights(2, 4, 2, 2)},
     ),
-    "a scale past factors that may enlarge": (
+    "a scale past factors that may enlarge": _case(
         "(float[1,4,H,V] x) => (float[] y) { s = Sigmoid (x) a = Mul (s, k) b = Div (a, grid) y = Conv (b, W) }",
         {"k": weights(4, 1, 1), "grid": weights(4, 3, 3), "W": weights(2, 4, 1, 1)},
     ),
-    "a rank that only the Flatten tells": (
+    "a rank that only the Flatten tells": _case(
         f"(float[1,4,1,1] x) => (float[] y) {{ s = Sigmoid (x) f = Flatten (s) n = {BN.format(x='f')} "
         "y = Gemm (n, W) }",
         {"W": weights(4, 3), **NORM},
     ),
-    "a scale behind a sum of unknown length": (
+    "a rank that MatMul is told by a Flatten": _case(
+        f"(float[1,4,1,1] x) => (float[] y) {{ s = Sigmoid (x) f = Flatten (s) n = {BN.format(x='f')} "
+        "y = MatMul (n, W) }",
+        {"W": weights(4, 3), **NORM},
+    ),
+    "a scale behind a sum of unknown length": _case(
         "(float[N,L,4] x) => (float[] y) { c = MatMul (x, W) r = ReduceSum <keepdims = 0> (c, one) y = Mul (r, k) }",
         {"W": weights(4, 4), "one": [1], "k": weights(4)},
     ),
-    "a size that the shape behind it tells": (
+    "a size that the shape behind it tells": _case(
         "(float[N,5,L] x) => (float[] y) { c = Conv (x, W) r = Reshape (c, i) t = Transpose <perm = [0,2,1,3]> (r) "
         f"q = Reshape (t, j) y = {BN.format(x='q')} }}",
         {"W": weights(4, 5, 1), "i": [0, 2, 2, 7], "j": [0, 4, 7], **NORM},
     ),
-    "two sizes whose product the shape behind them tells": (
+    "two sizes whose product the shape behind them tells": _case(
         "(float[N,5,H,L] x) => (float[] y) { c = Conv (x, W) r = Reshape (c, i) t = Transpose <perm = [0,2,1,3,4]> (r) "
         f"q = Reshape (t, j) y = {BN.format(x='q')} }}",
         {"W": weights(4, 5, 1, 1), "i": [0, 2, 2, 3, 3], "j": [0, 4, 3, 3], **NORM},
@@ -107,6 +118,6 @@ def test_a_right_fold_is_certified(case: str) -> None:
 def test_one_element_that_is_wrong_is_refused(case: str) -> None:
     """The last one: of the last place, or of the last column, that is mixed with others."""
     original = before(case)
-    made = {"columns": "W_folded", "places": "grid_folded"}.get(case.split()[0], "W_folded")
+    made = {"columns": "W_folded", "places": "grid_folded"}.get(case.split(maxsplit=1)[0], "W_folded")
     checked, _ = certificate(original, made)
     assert checked.failure is not None

@@ -103,7 +103,7 @@ class Judge:
         if not checked.holds:
             raise Broken("certified", str(checked.failure or checked.uncertain))
         self._same(one, before, after, thorough=thorough)
-        twice = _folds_further(after, plan)
+        twice = _folds_further(graph, after, plan)
         _in_disguise(one, after, plan)
         return Finding(one.seed, HOLDS, "", twice, moved(graph, plan), refused(plan))
 
@@ -139,15 +139,18 @@ def folded(model: bytes) -> tuple[Graph, Plan, bytes]:
     return graph, plan, to_bytes(graph.model, rewrite(graph, plan).edits)
 
 
-def _folds_further(after: bytes, plan: Plan) -> bool:
+def _folds_further(graph: Graph, after: bytes, plan: Plan) -> bool:
     """Whether a second fold finds more, in the way that is known; raises where it does in any other, or a third does.
 
-    What an affine passed on its way back, and what stayed itself, may go ahead once that affine has gone.
+    What an affine passed on its way back, and what stayed itself, may go ahead once that affine has gone; and so may
+    what was read by an affine that became a tap.
     """
     _, further, again = folded(after)
     if again == after:
         return False
     passed = {site.name for move in plan.moves if not move.is_forward for site in move.path}
+    taps = [graph.at(move.site).inputs[move.data] for move in plan.moves if move.joint is not None]
+    passed |= {node.proto.name for value in taps if value is not None and (node := graph.producer(value)) is not None}
     stayed = {refusal.site.name for refusal in plan.refusals} & passed
     unknown = [move for move in further.moves if not (move.is_forward and move.site.name in stayed)]
     if unknown or folded(again)[2] != again:
