@@ -65,6 +65,10 @@ CASES = {
         "y = MatMul (n, W) }",
         {"W": weights(4, 3), **NORM},
     ),
+    "a rank that only the equation of an Einsum tells": _case(
+        f"(float[2,5] x) => (float[] y) {{ c = Einsum <equation = \"bc,oc->bo\"> (x, W) y = {BN.format(x='c')} }}",
+        {"W": weights(4, 5), **NORM},
+    ),
     "a scale behind a sum of unknown length": _case(
         "(float[N,L,4] x) => (float[] y) { c = MatMul (x, W) r = ReduceSum <keepdims = 0> (c, one) y = Mul (r, k) }",
         {"W": weights(4, 4), "one": [1], "k": weights(4)},
