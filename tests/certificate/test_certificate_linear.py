@@ -160,7 +160,7 @@ def test_a_term_has_the_grid_of_its_constant() -> None:
 
 NO_RANK = {
     "MatMul": ("MatMul(x,w)", {"w": (3, 4)}, "unknown rank"),
-    "Einsum": ('Einsum<equation="ij,jk">(x,w)', {"w": (3, 4)}, "none that the certificate can follow"),
+    "Einsum": ('Einsum<equation="...j,jk->...k">(x,w)', {"w": (3, 4)}, "none that the certificate can follow"),
     "BatchNormalization": ("BatchNormalization(x,g,e,m,v)", dict.fromkeys("gemv", (3,)), "rank of what"),
     "Mul": ("Mul(x,w)", {"w": (3,)}, "rank of what"),
     "Add": ("Add(x,w)", {"w": (3,)}, "rank of what"),
@@ -172,6 +172,10 @@ def test_an_output_of_unknown_rank_is_not_followed(kind: str) -> None:
     text, shapes, words = NO_RANK[kind]
     with pytest.raises(UncertainError, match=words):
         map_of(text, None, **shapes)
+
+
+def test_an_equation_without_an_ellipsis_tells_the_rank() -> None:
+    assert map_of('Einsum<equation="ij,jk">(x,w)', None, w=(3, 4)).grid == (1, 4)
 
 
 UNCERTAIN: dict[str, tuple[str, int, dict[str, Shape], str]] = {
