@@ -363,8 +363,10 @@ def _rank(constants: Constants, home: Node, trees: Sequence[Tree]) -> int | None
             if not keeps_rank(link.node):
                 break
     known = next((len(sizes) for sizes in inferred if sizes is not None), None)
+    if known is not None:
+        return known
     fed = (link.source for tree in trees if tree.ahead is not None for link in tree.ahead.homes if link.node is home)
-    return known or next((rank for value in fed if (rank := stated_rank(constants, value))), None)
+    return next((rank for value in fed if (rank := stated_rank(constants, value)) is not None), None)
 
 
 def _taps(steps: Sequence[Step]) -> Float64 | None:

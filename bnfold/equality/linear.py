@@ -190,8 +190,8 @@ def einsum(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     index, shape = _only_constant(constants, node)
     terms, result = _equation(node)
     term = terms[index] if len(terms) == len(node.inputs) else ""
-    if "." not in result:
-        rank = rank or len(result)
+    if rank is None and "." not in result:
+        rank = len(result)
     # The dots of an ellipsis are one letter more than once.
     if rank is None or len(term) != len(shape) or len(set(term)) < len(term):
         raise UncertainError(f"the equation of {node.site} is none that the certificate can follow")
