@@ -350,10 +350,9 @@ def _rank(constants: Constants, home: Node, trees: Sequence[Tree]) -> int | None
 
     What a file notes of its shapes may contradict its nodes; a permutation that does not fit lets no model run.
     """
-    inferred = [
-        constants.sizes(link.source)
-        for tree in trees if tree.ahead is not None for link in tree.ahead.homes if link.node is home
-    ]  # fmt: skip
+    aheads = [tree.ahead for tree in trees if tree.ahead is not None]
+    fed = [link.source for ahead in aheads for link in ahead.homes if link.node is home]
+    inferred = [constants.sizes(value) for value in fed]
     for chain in (chain for tree in trees for chain in tree.chains):
         for link in (link for node, links in chain.homes if node is home for link in (*links, chain.site)):
             rank = permuted_rank(link.node)
@@ -365,7 +364,6 @@ def _rank(constants: Constants, home: Node, trees: Sequence[Tree]) -> int | None
     known = next((len(sizes) for sizes in inferred if sizes is not None), None)
     if known is not None:
         return known
-    fed = (link.source for tree in trees if tree.ahead is not None for link in tree.ahead.homes if link.node is home)
     return next((rank for value in fed if (rank := stated_rank(constants, value)) is not None), None)
 
 
