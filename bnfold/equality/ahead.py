@@ -30,6 +30,7 @@ from bnfold.equality.reference import (
     is_normalization,
     is_term,
     linear_map,
+    negates,
     part_of,
     passing_of,
     rank_behind,
@@ -158,7 +159,7 @@ class _Carry:
 
     def behind(self, link: Link, borne: _Borne) -> _Borne:
         """What the output of a node of the way bears."""
-        if is_normalization(link.node) or ((is_term(link.node) or is_factor(link.node)) and self.alone(link)):
+        if self.is_affine(link, borne):
             return self.past_affine(link, borne)
         ahead = self.tree.ahead
         stays = ahead is not None and any(link.node is stop.node for stop in ahead.stops)
@@ -192,6 +193,13 @@ class _Carry:
         form = (1,) * (len(sizes) - len(borne.shape))
         scale, shift, size = (part.reshape(form + part.shape) for part in (borne.scale, borne.shift, borne.magnitude))
         return _Borne(scale, summed_sign(link) * shift, size, borne.terms + 1)
+
+    def is_affine(self, link: Link, borne: _Borne) -> bool:
+        """Whether a node is passed as another affine: a factor of a scale alone is any other factor, of any shape."""
+        if is_normalization(link.node):
+            return True
+        has_constant = is_term(link.node) or (is_factor(link.node) and bool(np.any(borne.shift)))
+        return (has_constant or negates(link.node)) and self.alone(link)
 
     def alone(self, link: Link) -> bool:
         """Whether all that stands beside the data is constant."""

@@ -152,6 +152,11 @@ def trains(constants: Constants, node: Node) -> bool:
     return further
 
 
+def negates(node: Node) -> bool:
+    """Whether it takes its data with the other sign."""
+    return node.op == "Neg"
+
+
 def is_factor(node: Node) -> bool:
     """Whether a node with a constant multiplies its data: an affine passes it, its shift divided."""
     return node.op in {"Mul", "Div", "Neg"}
