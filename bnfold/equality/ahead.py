@@ -211,8 +211,10 @@ class _Carry:
         other = affine_of(self.constants, link, rank)
         sizes = self.constants.sizes(link.source) or (None,) * rank
         shape = np.broadcast_shapes(other.scale.shape, other.shift.shape)
-        for known, theirs in zip(sizes, shape, strict=True):
-            if theirs not in {1, known} and not is_normalization(link.node):
+        if is_term(link.node) and np.all(borne.scale == 1):  # a shift beside any other, of any shape
+            return replace(borne, shift=other.scale * borne.shift, terms=borne.terms + 1)
+        for known, ours, theirs in zip(sizes, borne.shape, shape, strict=True):
+            if theirs not in {1, known, ours} and not is_normalization(link.node):
                 raise UncertainError(f"whether {link.node.site} enlarges its value is not known")
         shift = other.scale * borne.shift + (1 - borne.scale) * other.shift
         magnitude = np.abs(other.scale) * borne.magnitude + (1 + np.abs(borne.scale)) * other.magnitude
