@@ -11,11 +11,12 @@ from graph_builder import Array, Builder, Flow, Unfit
 
 @dataclass(frozen=True, slots=True)
 class Allows:
-    """What an operator lets pass: negative scales, a shift, scales and shifts that differ between channels."""
+    """What an operator lets pass: negative scales, a shift, numbers that differ between channels, a scale at all."""
 
     negative: bool = True
     shift: bool = True
     differing: bool = True
+    scale: bool = True
 
 
 ANY = Allows()
@@ -23,6 +24,8 @@ POSITIVE = Allows(negative=False)
 SCALE = Allows(shift=False)
 POSITIVE_SCALE = Allows(negative=False, shift=False)
 UNIFORM = Allows(differing=False)
+SHIFT = Allows(negative=False, scale=False)
+UNIFORM_SHIFT = Allows(negative=False, differing=False, scale=False)
 UNIFORM_POSITIVE = Allows(negative=False, differing=False)
 WRONG_SHARE = 0.1
 """How many affines are of a kind that may not pass: those have to be refused."""
@@ -50,6 +53,8 @@ def affine(g: Builder, x: Flow, allows: Allows = ANY, op: str = "", *, scales: b
 
 
 def _chosen(g: Builder, x: Flow, allows: Allows, *, scales: bool) -> str:
+    if not allows.scale:
+        return str(g.pick("Add", "Add", "Sub"))
     if x.axis == 1 and allows.differing and g.chance(0.65):
         return "BatchNormalization"
     shifts = ["Add", "Sub"] * (allows.shift and not scales)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from graph_affines import AFFINES, ANY, SCALE, Allows, affine
 from graph_builder import IMAGE, ROWS, TOKENS, Builder, Flow, Unfit
-from graph_cells import AHEAD_OF, BACK, BEHIND, BESIDE, IS, Cell
+from graph_cells import AHEAD_OF, BACK, BEFORE, BEHIND, BESIDE, IS, MERGES, Cell
 from graph_layers import LAYERS, layer, same
 from graph_operators import EVERY, LAST_OPSET, OPERATORS, Operator, cut, operator
 
@@ -55,9 +55,11 @@ WAYS = {
     "ahead": AHEAD_OF,
     "past": AHEAD_OF,
     "behind": BEHIND,
+    "before": BEFORE,
     "into": BEHIND,
     "affine": IS,
     "beside": BESIDE,
+    "parallel": MERGES,
 }
 
 
@@ -140,9 +142,17 @@ def _ahead(op: str) -> Make:
         y = operator(g, op, first, *[g.wall(x) for _ in range(known.operands - 1)])
         if op == "Cast":
             y = y.as_(g.node("Cast", y.name, to=g.element))
+        if not known.ahead.scale:
+            return with_bias(g, _upright(g, y))
         return layer(g, _upright(g, y), sees_all=True)
 
     return make
+
+
+def with_bias(g: Builder, x: Flow) -> Flow:
+    """A layer that takes over a shift alone, too, if it has a bias."""
+    x = g.to(ROWS, x) if g.kind(x) == TOKENS else x
+    return layer(g, x, sees_all=True, op="Conv" if g.kind(x) == IMAGE else "Gemm")
 
 
 def _upright(g: Builder, x: Flow) -> Flow:

@@ -21,6 +21,7 @@ IS, BEHIND, BEFORE, BESIDE, BACK, AHEAD_OF = (
     "is one that goes", "takes one behind it", "takes one before it", "takes one beside it", "lets one pass back",
     "lets one pass ahead",
 )  # fmt: skip
+MERGES = "is made one with another"
 OF_KIND = {
     "affine": IS, "linear": BEHIND, "passing": BACK, "feeding": BEFORE, "forward": AHEAD_OF, "sideways": BESIDE,
 }  # fmt: skip
@@ -38,9 +39,10 @@ class Cell:
 
 
 def of_the_table() -> frozenset[Cell]:
-    """The cells that the table names: its rows, and one affine that passes another."""
+    """The cells that the table names: its rows, one affine that passes another, and parallel convolutions."""
     rows = {Cell(row.op, OF_KIND[row.kind]) for row in bnfold.operators()}
-    return frozenset(rows | {Cell(row.op, AHEAD_OF) for row in bnfold.operators() if row.kind == "affine"})
+    passed = {Cell(row.op, AHEAD_OF) for row in bnfold.operators() if row.kind == "affine"}
+    return frozenset(rows | passed | {Cell("Conv", MERGES)})
 
 
 def of_layers(graph: Graph) -> frozenset[Cell]:
@@ -56,9 +58,10 @@ def of_layers(graph: Graph) -> frozenset[Cell]:
 
 
 def moved(graph: Graph, plan: Plan) -> Counter[Cell]:
-    """How many affines of a graph went each way."""
+    """How many affines of a graph went each way, and how many convolutions were merged."""
     nodes = {node.site: node for node in graph.nodes}
-    return Counter(cell for move in plan.moves for cell in _of_move(graph, nodes, move))
+    found = Counter(cell for move in plan.moves for cell in _of_move(graph, nodes, move))
+    return found + Counter(Cell(merge.home.op, MERGES) for merge in plan.merges)
 
 
 def _of_move(graph: Graph, nodes: dict[Site, Node], move: Move) -> Iterable[Cell]:

@@ -13,22 +13,29 @@ import numpy as np
 import onnx
 from graph_blocks import FIRST_OPSET, Block, blocks, fills
 from graph_builder import IMAGE, ROWS, TOKENS, Builder, Flow, Form, Unfit
-from graph_cells import BESIDE, IS, of_the_table
+from graph_cells import BESIDE, IS, MERGES, of_the_table
 from graph_layers import layer
 from graph_operators import LAST_OPSET
 from graph_patterns import PATTERNS
+from graph_single import SINGLE_CELLS
 from onnx import helper
 
-BLOCKS: dict[str, Block] = {**blocks(), **PATTERNS}
+BLOCKS: dict[str, Block] = {**blocks(), **SINGLE_CELLS, **PATTERNS}
 NAMES = tuple(BLOCKS)
-COMMON = {"behind Conv", "behind ConvTranspose", "behind Gemm", "behind MatMul", "behind Einsum", "back Add"}
+COMMON = {
+    *(f"{way} {op}" for way in ("behind", "before") for op in ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")),
+    "back Add",
+}
 """Of these there is something in most other blocks."""
 WANTED = tuple(
     name for name in NAMES
-    if fills(name).way == BESIDE or (fills(name) in of_the_table() and fills(name).way != IS and name not in COMMON)
+    if fills(name).way in {BESIDE, MERGES} or (fills(name) in of_the_table() and fills(name).way != IS and name not in COMMON)
 )  # fmt: skip
 ROUND = (*NAMES, *WANTED, *WANTED, *WANTED)
 """The first blocks of one seed after another."""
+
+MERGED = 0.4
+"""The share of graphs in which parallel convolutions become one."""
 
 MOST_ELEMENTS = 1200
 ATTEMPTS = 6
@@ -45,6 +52,8 @@ class Drawn:
     shape: tuple[int, ...]
     sizes: dict[str, int]
     form: Form
+    merge: bool
+    """Whether parallel convolutions are to become one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,7 @@ class _Recipe:
     shape: tuple[int, ...]
     axis: int
     symbolic: tuple[int, ...]
+    merge: bool
 
 
 def drawn(seed: int, without: frozenset[int] = frozenset()) -> Drawn:
@@ -83,7 +93,7 @@ def drawn(seed: int, without: frozenset[int] = frozenset()) -> Drawn:
     opsets += [helper.make_opsetid("local", 1)] if g.functions else []
     proto = helper.make_model(graph, opset_imports=opsets, ir_version=recipe.form.ir, functions=g.functions)
     sizes = {f"d{i}": recipe.shape[i] for i in recipe.symbolic}
-    return Drawn(seed, proto, tuple(made), recipe.shape, sizes, recipe.form)
+    return Drawn(seed, proto, tuple(made), recipe.shape, sizes, recipe.form, recipe.merge)
 
 
 def _recipe(seed: int) -> _Recipe:
@@ -104,7 +114,7 @@ def _recipe(seed: int) -> _Recipe:
     names.insert(int(rng.integers(0, len(names) + 1)), first)
     shape, axis = _shape(rng, form)
     symbolic = () if rng.random() < 0.65 else (0,) if rng.random() < 0.6 else _all_but(axis, len(shape))
-    return _Recipe(form, tuple(names), shape, axis, symbolic)
+    return _Recipe(form, tuple(names), shape, axis, symbolic, bool(rng.random() < MERGED))
 
 
 def _rarity(name: str) -> float:

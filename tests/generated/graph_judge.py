@@ -36,7 +36,7 @@ from bnfold.graph import Graph
 from bnfold.model import read, to_bytes
 from bnfold.moves import Move, Plan
 from bnfold.planning import make_plan
-from bnfold.result import claims
+from bnfold.result import claims, mergings
 
 HOLDS = ""
 COMMAND = "python tests/commands/random_graphs.py --only {seed} --shrink"
@@ -96,14 +96,14 @@ class Judge:
 
     def _asked(self, one: Drawn, *, thorough: bool) -> Finding:
         before = one.proto.SerializeToString(deterministic=True)
-        graph, plan, after = folded(before)
+        graph, plan, after = folded(before, merge=one.merge)
         if not plan.accounts_for(graph):
             raise Broken("planned", "an affine stands in no move and no refusal, or in two")
-        checked = certify(graph, Graph.of(read(after)), claims(plan))
+        checked = certify(graph, Graph.of(read(after)), claims(plan), mergings(plan))
         if not checked.holds:
             raise Broken("certified", str(checked.failure or checked.uncertain))
         self._same(one, before, after, thorough=thorough)
-        twice = _folds_further(graph, after, plan)
+        twice = _folds_further(graph, after, plan, merge=one.merge)
         _in_disguise(one, after, plan)
         return Finding(one.seed, HOLDS, "", twice, moved(graph, plan), refused(plan))
 
@@ -132,20 +132,20 @@ class Judge:
         return before.keys() == after.keys()
 
 
-def folded(model: bytes) -> tuple[Graph, Plan, bytes]:
-    """The index of a model, its plan, and the folded model."""
+def folded(model: bytes, *, merge: bool = False) -> tuple[Graph, Plan, bytes]:
+    """The index of a model, its plan, and the folded model; with `merge`, parallel convolutions become one."""
     graph = Graph.of(read(model))
-    plan = make_plan(graph)
+    plan = make_plan(graph, merge_branches=merge)
     return graph, plan, to_bytes(graph.model, rewrite(graph, plan).edits)
 
 
-def _folds_further(graph: Graph, after: bytes, plan: Plan) -> bool:
+def _folds_further(graph: Graph, after: bytes, plan: Plan, *, merge: bool) -> bool:
     """Whether a second fold finds more, in the way that is known; raises where it does in any other, or a third does.
 
     What an affine passed on its way back, and what stayed itself, may go ahead once that affine has gone; and so may
     what was read by an affine that became a tap.
     """
-    _, further, again = folded(after)
+    _, further, again = folded(after, merge=merge)
     if again == after:
         return False
     passed = {site.name for move in plan.moves if not move.is_forward for site in move.path}
@@ -153,14 +153,16 @@ def _folds_further(graph: Graph, after: bytes, plan: Plan) -> bool:
     passed |= {node.proto.name for value in taps if value is not None and (node := graph.producer(value)) is not None}
     stayed = {refusal.site.name for refusal in plan.refusals} & passed
     unknown = [move for move in further.moves if not (move.is_forward and move.site.name in stayed)]
-    if unknown or folded(again)[2] != again:
+    if unknown or further.merges or folded(again, merge=merge)[2] != again:
         went = ", ".join(f"{move.site.op} to {move.arrivals[0].home.op}" for move in unknown or further.moves)
         raise Broken("once", f"a further fold moves {went}")
     return True
 
 
 def _in_disguise(one: Drawn, after: bytes, plan: Plan) -> None:
-    _, other, content = folded(disguised(one.proto, one.seed).SerializeToString(deterministic=True))
+    _, other, content = folded(
+        disguised(one.proto, one.seed).SerializeToString(deterministic=True), merge=one.merge
+    )
     if _told(other) != _told(plan):
         parts = [f"{count:+d} {what}" for what, count in _difference(_told(other), _told(plan)).items()]
         raise Broken("disguised", "other affines go: " + ", ".join(sorted(parts)))
@@ -171,6 +173,7 @@ def _in_disguise(one: Drawn, after: bytes, plan: Plan) -> None:
 def _told(plan: Plan) -> Counter[str]:
     """A plan without names and order."""
     moves = Counter(f"{move.site.op} {_way(move)} {sorted(a.home.op for a in move.arrivals)}" for move in plan.moves)
+    moves += Counter(f"a {merge.home.op} is merged" for merge in plan.merges)
     return moves + Counter(f"{refusal.site.op} stays ({refusal.reason.code})" for refusal in plan.refusals)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from graph_affines import ANY, POSITIVE, POSITIVE_SCALE, SCALE, UNIFORM_POSITIVE, Allows
+from graph_affines import ANY, POSITIVE, POSITIVE_SCALE, SCALE, SHIFT, UNIFORM, UNIFORM_POSITIVE, Allows
 from graph_builder import IMAGE, ROWS, TOKENS, Builder, Flow, Unfit
 from onnx import TensorProto
 
@@ -325,14 +325,14 @@ def split(g: Builder, op: str, x: Flow) -> Flow:
     return x.as_(made[place], *_with_channels(x, sizes[place]))
 
 
-@_operator("DepthToSpace", kinds=(IMAGE,), types=(np.float32,), spatial=(2,), channels=4)
+@_operator("DepthToSpace", ahead=UNIFORM, kinds=(IMAGE,), types=(np.float32,), spatial=(2,), channels=4)
 def depth_to_space(g: Builder, op: str, x: Flow) -> Flow:
     attributes = {"mode": g.pick("DCR", "CRD")} if g.opset >= 11 else {}
     shape = x.shape[0], x.channels // 4, *(2 * n for n in x.spatial)
     return x.as_(g.node(op, x.name, blocksize=2, **attributes), *shape)
 
 
-@_operator("SpaceToDepth", kinds=(IMAGE,), types=(np.float32,), spatial=(2,), channels=2, even=True)
+@_operator("SpaceToDepth", back=UNIFORM, ahead=ANY, kinds=(IMAGE,), types=(np.float32,), spatial=(2,), channels=2, even=True)
 def space_to_depth(g: Builder, op: str, x: Flow) -> Flow:
     shape = x.shape[0], x.channels * 4, *(n // 2 for n in x.spatial)
     return x.as_(g.node(op, x.name, blocksize=2), *shape)
@@ -350,8 +350,8 @@ def expand(g: Builder, op: str, x: Flow) -> Flow:
 
 @_operator("Tile")
 def tile(g: Builder, op: str, x: Flow) -> Flow:
-    """Places, or the channels themselves."""
-    axis = g.between(1, x.rank - 1)
+    """Places, or now and then the channels themselves."""
+    axis = x.axis if g.chance(0.2) else int(g.pick(*(i for i in range(x.rank) if i != x.axis)))
     repeats = [2 if i == axis else 1 for i in range(x.rank)]
     shape = tuple(n * m for n, m in zip(x.shape, repeats, strict=True))
     return x.as_(g.node(op, x.name, g.integers(*repeats)), *shape)
@@ -360,7 +360,7 @@ def tile(g: Builder, op: str, x: Flow) -> Flow:
 # --- several values ---------------------------------------------------------------------------------------------------
 
 
-@_operator("Add", "Sub", operands=2)
+@_operator("Add", "Sub", ahead=SHIFT, operands=2)
 def addition(g: Builder, op: str, x: Flow, y: Flow) -> Flow:
     """Of two values, or of one and a constant that differs along every axis."""
     if g.chance(0.3):
@@ -380,7 +380,7 @@ def product(g: Builder, op: str, x: Flow, y: Flow) -> Flow:
     return x.as_(g.node(op, x.name, gate))
 
 
-@_operator("Sum", operands=2, since=8)
+@_operator("Sum", ahead=SHIFT, operands=2, since=8)
 def total(g: Builder, op: str, x: Flow, y: Flow) -> Flow:
     return x.as_(g.node(op, x.name, y.name))
 
@@ -415,15 +415,16 @@ def negation(g: Builder, op: str, x: Flow) -> Flow:
 
 @_operator("SequenceAt", "SequenceConstruct", "ConcatFromSequence", operands=2, since=11, types=(np.float32,))
 def sequence(g: Builder, op: str, x: Flow, y: Flow) -> Flow:
-    """Two values in a row, of which one is taken, or both joined."""
+    """Two values in a row, of which one is taken, or both joined, mostly along another axis than the channels."""
     row = g.node("SequenceConstruct", x.name, y.name)
     if op == "ConcatFromSequence" or (op == "SequenceConstruct" and g.chance(0.5)):
-        made = g.node("ConcatFromSequence", row, axis=x.axis)
-        return x.as_(made, *_with_channels(x, 2 * x.channels))
+        axis = x.axis if x.rank == 2 or g.chance(0.2) else next(i for i in range(1, x.rank) if i != x.axis)
+        made = g.node("ConcatFromSequence", row, axis=axis)
+        return x.as_(made, *(2 * n if i == axis else n for i, n in enumerate(x.shape)))
     return x.as_(g.node("SequenceAt", row, g.constant(np.array(0, np.int64))))
 
 
-@_operator("SplitToSequence", since=11, types=(np.float32,), channels=4)
+@_operator("SplitToSequence", back=UNIFORM, since=11, types=(np.float32,), channels=4)
 def parts(g: Builder, op: str, x: Flow) -> Flow:
     sizes = [x.channels // 2, x.channels - x.channels // 2]
     row = g.node(op, x.name, g.integers(*sizes), axis=x.axis)

@@ -17,9 +17,11 @@ PATTERNS: dict[str, Block] = {}
 SINGLE = (np.float32,)
 
 
-def _pattern(
+def pattern(
     name: str, *, since: int = 7, types: tuple[type, ...] = NOT_DOUBLE, until: int = LAST_OPSET
 ) -> Callable[[Make], Make]:
+    """A decorator that names a block, and says where it may stand."""
+
     def decorate(function: Make) -> Make:
         PATTERNS[name] = Block(function, range(since, until + 1), types)
         return function
@@ -49,7 +51,7 @@ def image(g: Builder, x: Flow) -> Flow:
 # --- joined branches --------------------------------------------------------------------------------------------------
 
 
-@_pattern("residual")
+@pattern("residual")
 def residual(g: Builder, x: Flow) -> Flow:
     """With the identity or a projection beside it, the affine before or behind the sum."""
     x = image(g, x)
@@ -58,7 +60,7 @@ def residual(g: Builder, x: Flow) -> Flow:
     return relu(g, added(g, inside, beside))
 
 
-@_pattern("preactivated")
+@pattern("preactivated")
 def preactivated(g: Builder, x: Flow) -> Flow:
     x = image(g, x)
     inside = same(g, relu(g, norm(g, x)), x.channels)
@@ -66,7 +68,7 @@ def preactivated(g: Builder, x: Flow) -> Flow:
     return added(g, inside, x)
 
 
-@_pattern("behind a sum", types=EVERY)
+@pattern("behind a sum", types=EVERY)
 def behind_a_sum(g: Builder, x: Flow) -> Flow:
     """An affine behind a sum of two or three layers, one of which may have no home."""
     x = fitting(g, x, (IMAGE, ROWS, TOKENS))
@@ -80,7 +82,7 @@ def behind_a_sum(g: Builder, x: Flow) -> Flow:
     return affine(g, whole)
 
 
-@_pattern("dense")
+@pattern("dense")
 def dense(g: Builder, x: Flow) -> Flow:
     x = image(g, x)
     for _ in range(g.between(1, 2)):
@@ -90,7 +92,7 @@ def dense(g: Builder, x: Flow) -> Flow:
     return x
 
 
-@_pattern("branches")
+@pattern("branches")
 def branches(g: Builder, x: Flow) -> Flow:
     """Side by side, normalised one by one or all at once."""
     x = image(g, x)
@@ -101,7 +103,7 @@ def branches(g: Builder, x: Flow) -> Flow:
     return norm(g, x.as_(joined, x.shape[0], sum(sizes), *x.spatial))
 
 
-@_pattern("beside Conv")
+@pattern("beside Conv")
 def beside(g: Builder, x: Flow) -> Flow:
     """The identity branch of RepVGG, as a BatchNormalization of what the convolution reads."""
     x = image(g, x)
@@ -124,14 +126,14 @@ def beside(g: Builder, x: Flow) -> Flow:
     return relu(g, whole) if g.chance(0.6) else whole
 
 
-@_pattern("behind a residual sum")
+@pattern("behind a residual sum")
 def behind_a_residual_sum(g: Builder, x: Flow) -> Flow:
     """RepViT: an affine behind conv(x) + x."""
     x = image(g, x)
     return norm(g, added(g, same(g, x, x.channels, kernel=3), x))
 
 
-@_pattern("mixer")
+@pattern("mixer")
 def mixer(g: Builder, x: Flow) -> Flow:
     """ConvMixer: the affine stands behind the activation."""
     x = image(g, x)
@@ -140,7 +142,7 @@ def mixer(g: Builder, x: Flow) -> Flow:
     return norm(g, relu(g, convolution(g, added(g, inside, x), g.between(2, 4), kernel=(1,) * len(x.spatial))))
 
 
-@_pattern("parted and joined")
+@pattern("parted and joined")
 def parted(g: Builder, x: Flow) -> Flow:
     """One part goes through a layer, the other beside it, and a shuffle mixes them."""
     x = same(g, image(g, x), 4)
@@ -157,7 +159,7 @@ def parted(g: Builder, x: Flow) -> Flow:
 # --- what is shared, what is read by several --------------------------------------------------------------------------
 
 
-@_pattern("shared weight")
+@pattern("shared weight")
 def shared_weight(g: Builder, x: Flow) -> Flow:
     """One weight in two layers, with affines of their own behind them."""
     x = image(g, x)
@@ -168,7 +170,7 @@ def shared_weight(g: Builder, x: Flow) -> Flow:
     return x
 
 
-@_pattern("shared norm")
+@pattern("shared norm")
 def shared_norm(g: Builder, x: Flow) -> Flow:
     """One set of parameters for two values; its shift may be the bias of the layer as well."""
     x = image(g, x)
@@ -186,7 +188,7 @@ def shared_norm(g: Builder, x: Flow) -> Flow:
     return x.as_(g.node("Add", *made), x.shape[0], out, *x.spatial)
 
 
-@_pattern("several readers", types=EVERY)
+@pattern("several readers", types=EVERY)
 def several_readers(g: Builder, x: Flow) -> Flow:
     """An affine of a value without home, which several layers read; now and then one that cannot take it over."""
     x = fitting(g, x, (IMAGE, ROWS, TOKENS))
@@ -201,7 +203,7 @@ def several_readers(g: Builder, x: Flow) -> Flow:
     return whole
 
 
-@_pattern("read besides", types=EVERY)
+@pattern("read besides", types=EVERY)
 def read_besides(g: Builder, x: Flow) -> Flow:
     """What an affine acts on is read by something else too, or is an output; readers of its shape do not count."""
     x = layer(g, fitting(g, x, (IMAGE, ROWS, TOKENS)))
@@ -221,7 +223,7 @@ def read_besides(g: Builder, x: Flow) -> Flow:
 # --- gates, attention, quantisation -----------------------------------------------------------------------------------
 
 
-@_pattern("gate")
+@pattern("gate")
 def gate(g: Builder, x: Flow) -> Flow:
     """Squeeze and excite, with an affine before, inside, or behind it."""
     x = norm(g, same(g, image(g, x), g.between(2, 4)))
@@ -236,7 +238,7 @@ def gate(g: Builder, x: Flow) -> Flow:
     return affine(g, same(g, whole, g.between(2, 4), kernel=1)) if g.chance(0.5) else affine(g, whole)
 
 
-@_pattern("attention", types=EVERY)
+@pattern("attention", types=EVERY)
 def attention(g: Builder, x: Flow) -> Flow:
     """Softmax(q k) v, with affines of q, k, v and of what comes out."""
     x = fitting(g, x, (TOKENS,))
@@ -248,7 +250,7 @@ def attention(g: Builder, x: Flow) -> Flow:
     return affine(g, same(g, mixed, x.channels)) if g.chance(0.5) else mixed
 
 
-@_pattern("quantised activations", since=10, types=SINGLE)
+@pattern("quantised activations", since=10, types=SINGLE)
 def quantised(g: Builder, x: Flow) -> Flow:
     """An affine before, behind, and between the steps."""
     x = image(g, x)
@@ -258,7 +260,7 @@ def quantised(g: Builder, x: Flow) -> Flow:
     return norm(g, layer(g, inside.as_(back), op="DequantizeLinear"))
 
 
-@_pattern("narrow weights", since=15, types=(np.float16,))
+@pattern("narrow weights", since=15, types=(np.float16,))
 def narrow(g: Builder, x: Flow) -> Flow:
     """A layer in half precision, whose affine is computed in single precision."""
     made = same(g, image(g, x), g.between(2, 4))
@@ -269,7 +271,7 @@ def narrow(g: Builder, x: Flow) -> Flow:
     return wide.as_(g.node("Cast", wide.name, to=g.element))
 
 
-@_pattern("pooled away")
+@pattern("pooled away")
 def pooled_away(g: Builder, x: Flow) -> Flow:
     """The end of a classifier: pooling, Flatten, an affine and a Gemm."""
     x = image(g, x)
@@ -278,7 +280,7 @@ def pooled_away(g: Builder, x: Flow) -> Flow:
     return affine(g, layer(g, affine(g, rows), op="Gemm"))
 
 
-@_pattern("negative between pool and padding")
+@pattern("negative between pool and padding")
 def negative_between(g: Builder, x: Flow) -> Flow:
     """The one known case in which a second fold finds more: decision 13."""
     x = operator(g, "MaxPool", same(g, image(g, x), g.between(2, 3)))
@@ -289,7 +291,7 @@ def negative_between(g: Builder, x: Flow) -> Flow:
 # --- other graphs -----------------------------------------------------------------------------------------------------
 
 
-@_pattern("If")
+@pattern("If")
 def conditional(g: Builder, x: Flow) -> Flow:
     """A branch with layers and affines of its own, or with an affine of what stands outside."""
     x = fitting(g, x, (IMAGE, ROWS, TOKENS))
@@ -314,7 +316,7 @@ def _flag(g: Builder, x: Flow) -> str:
     return g.node("Greater", mean, zero)
 
 
-@_pattern("Loop", since=11)
+@pattern("Loop", since=11)
 def loop(g: Builder, x: Flow) -> Flow:
     """Two rounds of a layer with its affine."""
     x = fitting(g, x, (IMAGE, ROWS))
@@ -332,7 +334,7 @@ def loop(g: Builder, x: Flow) -> Flow:
     return x.as_(g.node("Loop", count, on, x.name, body=body))
 
 
-@_pattern("function", since=13)
+@pattern("function", since=13)
 def function(g: Builder, x: Flow) -> Flow:
     """A function of the model's own, called once or twice, with a layer and its affine in it."""
     x = fitting(g, x, (IMAGE, ROWS))

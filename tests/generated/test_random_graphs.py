@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from graph_cells import AHEAD_OF, BEHIND, OF_KIND, Cell, moved, of_layers, of_the_table
+from graph_cells import AHEAD_OF, BEHIND, MERGES, OF_KIND, Cell, moved, of_layers, of_the_table
 from graph_drawn import BLOCKS, NAMES, ROUND, drawn
 from graph_judge import Judge
 
@@ -43,8 +43,9 @@ def test_every_cell_of_the_op_table_is_filled() -> None:
     """Plans alone, for which nothing is run: that they hold is asked above."""
     counted, wanted = Counter[Cell](), set(of_the_table())
     for seed in range(2000):
-        graph = Graph.of(read(drawn(seed).proto))
-        counted.update(moved(graph, make_plan(graph)))
+        one = drawn(seed)
+        graph = Graph.of(read(one.proto))
+        counted.update(moved(graph, make_plan(graph, merge_branches=one.merge)))
         wanted |= of_layers(graph)
     assert {str(cell): counted[cell] for cell in sorted(wanted) if counted[cell] < EACH} == {}
 
@@ -82,4 +83,4 @@ def test_a_block_stays_as_it_is_without_those_behind_it() -> None:
 
 def test_the_cells_come_from_the_table() -> None:
     assert Cell("Conv", BEHIND) in of_the_table()
-    assert {cell.way for cell in of_the_table()} == {*OF_KIND.values(), AHEAD_OF}
+    assert {cell.way for cell in of_the_table()} == {*OF_KIND.values(), AHEAD_OF, MERGES}

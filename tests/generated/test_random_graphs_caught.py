@@ -23,8 +23,8 @@ SEED = next(seed for seed in range(200) if any(name == "residual" for _, name in
 def wrong_in(what: str, monkeypatch: pytest.MonkeyPatch, *, certified: bool = False) -> str:
     """The law that is found broken where the folded model has one constant changed by a thousandth."""
 
-    def changed(model: bytes) -> tuple[Graph, Plan, bytes]:
-        graph, plan, after = folded(model)
+    def changed(model: bytes, *, merge: bool = False) -> tuple[Graph, Plan, bytes]:
+        graph, plan, after = folded(model, merge=merge)
         proto = onnx.load_model_from_string(after)
         made = next((t for t in proto.graph.initializer if t.name.endswith(what)), None)
         if made is not None:
@@ -47,7 +47,8 @@ def test_a_wrong_number_is_caught_by_running_alone(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_crash_is_a_finding_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    def crashes(_: bytes) -> None:
+    def crashes(_: bytes, *, merge: bool) -> None:
+        del merge
         raise RuntimeError("as if")
 
     monkeypatch.setattr(graph_judge, "folded", crashes)
@@ -59,8 +60,8 @@ def test_a_crash_is_a_finding_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_plan_that_hangs_on_names_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hangs(model: bytes) -> tuple[Graph, Plan, bytes]:
-        graph, plan, after = folded(model)
+    def hangs(model: bytes, *, merge: bool = False) -> tuple[Graph, Plan, bytes]:
+        graph, plan, after = folded(model, merge=merge)
         others = any(node.name.startswith("node ") for node in onnx.load_model_from_string(model).graph.node)
         return graph, replace(plan, moves=plan.moves[1:]) if others else plan, after
 
@@ -73,8 +74,8 @@ def test_a_second_fold_that_finds_more_is_caught(monkeypatch: pytest.MonkeyPatch
     """Of a fold that never ends, for each folded model is another one; nothing else is asked."""
     asked: list[bytes] = []
 
-    def never_ends(model: bytes) -> tuple[Graph, Plan, bytes]:
-        graph, plan, after = folded(model)
+    def never_ends(model: bytes, *, merge: bool = False) -> tuple[Graph, Plan, bytes]:
+        graph, plan, after = folded(model, merge=merge)
         asked.append(model)
         proto = onnx.load_model_from_string(after)
         proto.producer_version = "1" * len(asked)
@@ -86,10 +87,10 @@ def test_a_second_fold_that_finds_more_is_caught(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_breaks_a_law_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks(model: bytes) -> tuple[Graph, Plan, bytes]:
+    def breaks(model: bytes, *, merge: bool = False) -> tuple[Graph, Plan, bytes]:
         if any(node.op_type == "BatchNormalization" for node in onnx.load_model_from_string(model).graph.node):
             raise RuntimeError("a BatchNormalization")
-        return folded(model)
+        return folded(model, merge=merge)
 
     monkeypatch.setattr(graph_judge, "folded", breaks)
     with Judge() as judge:
