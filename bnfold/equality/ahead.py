@@ -175,6 +175,8 @@ class _Carry:
         if passing.joins == "sum" or (passing.joins == "all" and link.node.op != "Concat"):
             raise DeviationError(f"{link.node.site} joins what it reads, and a claim passes one of it")
         gain = gain_of(self.constants, link) if np.any(borne.shift) else 1.0
+        if np.isnan(gain):
+            raise UncertainError(f"how many elements {link.node.site} sums is not known")
         shape = borne.shape
         labels = np.arange(product(shape)).reshape(shape)
         first, *others = (

@@ -160,9 +160,7 @@ def _folds_further(graph: Graph, after: bytes, plan: Plan, *, merge: bool) -> bo
 
 
 def _in_disguise(one: Drawn, after: bytes, plan: Plan) -> None:
-    _, other, content = folded(
-        disguised(one.proto, one.seed).SerializeToString(deterministic=True), merge=one.merge
-    )
+    _, other, content = folded(disguised(one.proto, one.seed).SerializeToString(deterministic=True), merge=one.merge)
     if _told(other) != _told(plan):
         parts = [f"{count:+d} {what}" for what, count in _difference(_told(other), _told(plan)).items()]
         raise Broken("disguised", "other affines go: " + ", ".join(sorted(parts)))

@@ -332,7 +332,9 @@ def depth_to_space(g: Builder, op: str, x: Flow) -> Flow:
     return x.as_(g.node(op, x.name, blocksize=2, **attributes), *shape)
 
 
-@_operator("SpaceToDepth", back=UNIFORM, ahead=ANY, kinds=(IMAGE,), types=(np.float32,), spatial=(2,), channels=2, even=True)
+@_operator(
+    "SpaceToDepth", back=UNIFORM, ahead=ANY, kinds=(IMAGE,), types=(np.float32,), spatial=(2,), channels=2, even=True
+)
 def space_to_depth(g: Builder, op: str, x: Flow) -> Flow:
     shape = x.shape[0], x.channels * 4, *(n // 2 for n in x.spatial)
     return x.as_(g.node(op, x.name, blocksize=2), *shape)

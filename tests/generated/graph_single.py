@@ -78,10 +78,11 @@ for _op, _types in (("Softmax", EVERY), ("LogSoftmax", (np.float32, np.float64))
 
 @_cell("before InstanceNormalization", types=SINGLE)
 def before_instance_normalization(g: Builder, x: Flow) -> Flow:
+    """Its epsilon is large beside rounding, which is all that a channel that is alike everywhere would be made of."""
     x = _places(g, x)
     shifted = affine(g, g.wall(x), SHIFT)
     numbers = [g.floats(g.away(0.5, 1.5, x.channels), "s"), g.floats(g.normal(x.channels), "b")]
-    return x.as_(g.node("InstanceNormalization", shifted.name, *numbers))
+    return x.as_(g.node("InstanceNormalization", shifted.name, *numbers, epsilon=0.1))
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
