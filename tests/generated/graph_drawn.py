@@ -29,7 +29,8 @@ COMMON = {
 """Of these there is something in most other blocks."""
 WANTED = tuple(
     name for name in NAMES
-    if fills(name).way in {BESIDE, MERGES} or (fills(name) in of_the_table() and fills(name).way != IS and name not in COMMON)
+    if fills(name).way in {BESIDE, MERGES}
+    or (fills(name) in of_the_table() and fills(name).way != IS and name not in COMMON)
 )  # fmt: skip
 ROUND = (*NAMES, *WANTED, *WANTED, *WANTED)
 """The first blocks of one seed after another."""

@@ -121,7 +121,7 @@ def before_a_joined_sequence(g: Builder, x: Flow) -> Flow:
 
 
 def _cut(g: Builder, x: Flow) -> tuple[str, tuple[int, ...], int]:
-    """An affine of a value that is cut in two, along places or, where it is alike, channels; the shape of the second."""
+    """An affine of a value that is cut in two, along places or, where it is alike, channels; its second part."""
     axis = next((i for i in range(1, x.rank) if i != x.axis and x.shape[i] > 1), x.axis)
     first = affine(g, g.wall(x), UNIFORM if axis == x.axis else ANY, scales=True)
     half = x.shape[axis] // 2
