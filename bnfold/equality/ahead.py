@@ -34,6 +34,7 @@ from bnfold.equality.reference import (
     part_of,
     passing_of,
     rank_behind,
+    stated_rank,
 )
 from bnfold.equality.steps import UNKNOWN_SIZES
 from bnfold.nodes import Node, Value
@@ -147,7 +148,10 @@ class _Carry:
         """The affine of the node that went, which has to fit its data."""
         sizes = self.constants.sizes(site.source)
         if sizes is None:
-            raise UncertainError(f"the rank before {site.node.site} is not known")
+            rank = stated_rank(self.constants, site.source)
+            if rank is None:
+                raise UncertainError(f"the rank before {site.node.site} is not known")
+            sizes = (None,) * rank
         affine = part_of(affine_of(self.constants, site, len(sizes)), self.tree.claim.part)
         shape = np.broadcast_shapes(affine.scale.shape, affine.shift.shape)
         for axis, (size, parameters) in enumerate(zip(sizes, shape, strict=True)):

@@ -36,7 +36,7 @@ from bnfold.equality.linear import (
 )
 from bnfold.equality.passes import rule_of
 from bnfold.equality.passing import Passing
-from bnfold.nodes import Node
+from bnfold.nodes import Node, Value
 
 __all__ = ["Affine", "affine_of", "reads_form_alone"]
 
@@ -183,6 +183,21 @@ def permuted_rank(node: Node) -> int | None:
     return None if perm is None else len(perm)
 
 
+def stated_rank(constants: Constants, value: Value) -> int | None:
+    """How many dimensions a value has by what the nodes say that make it, whatever those read."""
+    node = constants.graph.producer(value)
+    while node is not None and keeps_rank(node) and permuted_rank(node) is None:
+        before = node.input(0)
+        node = None if before is None else constants.graph.producer(before)
+    if node is None:
+        return None
+    if node.op in {"Flatten", "Gemm"}:
+        return 2
+    weight = node.input(1) if node.op in {"Conv", "ConvTranspose"} else None
+    shape = None if weight is None else constants.shape(weight)
+    return permuted_rank(node) if shape is None else len(shape)
+
+
 def keeps_rank(node: Node) -> bool:
     """Whether a node surely puts out as many dimensions as it reads; a constant may give a value further ones."""
     return node.op in {"Identity", "Dropout", "Transpose", "BatchNormalization"}
@@ -218,6 +233,7 @@ def rank_behind(constants: Constants, link: Link, rank: int | None = None) -> in
         return None
     if sizes is None and rank is None:
         sizes = constants.sizes(link.source)
+        rank = stated_rank(constants, link.source)
     return rank if sizes is None else len(sizes)
 
 
