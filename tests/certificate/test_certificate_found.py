@@ -55,6 +55,14 @@ CASES = {
         "(float[1,4,H,V] x) => (float[] y) { s = Sigmoid (x) a = Mul (s, k) b = Div (a, grid) y = Conv (b, W) }",
         {"k": weights(4, 1, 1), "grid": weights(4, 3, 3), "W": weights(2, 4, 1, 1)},
     ),
+    "shift past a constant that differs everywhere": _case(
+        "(float[1,4,3,3] x) => (float[] y) { s = Sigmoid (x) a = Add (s, k) b = Add (a, grid) y = Conv (b, W, B) }",
+        {"k": weights(4, 1, 1), "grid": weights(4, 3, 3), "W": weights(2, 4, 2, 2), "B": weights(2)},
+    ),
+    "shift past a constant that may enlarge": _case(
+        "(float[1,4,H,V] x) => (float[] y) { s = Sigmoid (x) a = Sub (s, k) b = Add (grid, a) y = Conv (b, W, B) }",
+        {"k": weights(4, 1, 1), "grid": weights(4, 3, 3), "W": weights(2, 4, 1, 1), "B": weights(2)},
+    ),
     "a rank that only the Flatten tells": _case(
         f"(float[1,4,1,1] x) => (float[] y) {{ s = Sigmoid (x) f = Flatten (s) n = {BN.format(x='f')} "
         "y = Gemm (n, W) }",
@@ -122,6 +130,8 @@ def test_a_right_fold_is_certified(case: str) -> None:
 def test_one_element_that_is_wrong_is_refused(case: str) -> None:
     """The last one: of the last place, or of the last column, that is mixed with others."""
     original = before(case)
-    made = {"columns": "W_folded", "places": "grid_folded"}.get(case.split(maxsplit=1)[0], "W_folded")
+    made = {"columns": "W_folded", "places": "grid_folded", "shift": "B_folded"}.get(
+        case.split(maxsplit=1)[0], "W_folded"
+    )
     checked, _ = certificate(original, made)
     assert checked.failure is not None

@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 from site_models import C, affine, compared, kernel, model, norm
 
+import bnfold
 from bnfold.equality.runner import Runner
 
 PLAIN = (
@@ -263,3 +264,40 @@ def test_of_two_copies_in_a_row_that_are_scaled_alike_neither_speaks_for_the_oth
     rewritten = model(ROWS_FOLDED, w2=w * scale[:, None] * nudge, b=shift @ w, **shapes)
     found = compared(tmp_path, runner, original, rewritten)
     assert found.is_same == (nudge == 1.0), found
+
+
+# What came near, and of which nothing shows.
+
+DEAD = "(float[2,8,9,9] x) => (float[2,8,5,5] y) { c = Conv(x,w,b) r = Relu(c) n = Mul(r,k) y = Conv(n,u) }"
+SCALED = "(float[2,8,9,9] x) => (float[2,8,5,5] y) { c = Conv(x,w,b) n = Relu(c) y = Conv(n,u) }"
+
+
+def dead(bias: float) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A scale of about one that goes back past a Relu, and the fold; with -1000, the Relu puts out zeros alone."""
+    scale = np.full(C, 1.01)
+    original = model(DEAD, w=kernel(1), b=np.full(C, bias), k=scale.reshape(-1, 1, 1), u=kernel(2))
+    return original, model(SCALED, w=scaled(kernel(1), scale), b=bias * scale, u=kernel(2))
+
+
+def test_a_deviation_that_nothing_behind_it_shows_is_told_as_such(tmp_path: Path, runner: Runner) -> None:
+    found = compared(tmp_path, runner, *dead(-1000.0))
+    assert found.divergence is not None
+    assert not found.divergence.is_seen
+    assert compared(tmp_path, runner, *dead(0.1)).is_same
+
+
+def test_only_a_certificate_decides_what_nothing_shows() -> None:
+    """It has recomputed the numbers; of two models alone, they may as well be wrong."""
+    original, by_hand = dead(-1000.0)
+    assert bnfold.fold(original).verdict is not None
+    assert isinstance(bnfold.verify(original, by_hand), bnfold.Differs)
+
+
+def test_rounding_that_passes_on_is_held_against_nothing(tmp_path: Path, runner: Runner) -> None:
+    """One part of what changed is undone, and the other is what it was, but for rounding."""
+    text = "(double[9,6] x) => (double[9,2] y, double[9,6] z) {{ {} a, z = Split<axis=1>(c,parts) {} }}"
+    weight, scale = kernel(1, 6, 8), np.array([0.98, 1.02])
+    gains = np.concatenate([scale, np.ones(6)])
+    before = model(text.format("c = MatMul(x,w)", "y = Mul(a,k)"), dtype="float64", w=weight, k=scale, parts=[2, 6])
+    theirs = text.replace("a, z", "y, z").format("c = MatMul(x,w)", "")
+    assert compared(tmp_path, runner, before, model(theirs, dtype="float64", w=weight * gains, parts=[2, 6])).is_same
