@@ -296,8 +296,9 @@ def test_only_a_certificate_decides_what_nothing_shows() -> None:
 def test_rounding_that_passes_on_is_held_against_nothing(tmp_path: Path, runner: Runner) -> None:
     """One part of what changed is undone, and the other is what it was, but for rounding."""
     text = "(double[9,6] x) => (double[9,2] y, double[9,6] z) {{ {} a, z = Split<axis=1>(c,parts) {} }}"
-    weight, scale = kernel(1, 6, 8), np.array([0.98, 1.02])
-    gains = np.concatenate([scale, np.ones(6)])
-    before = model(text.format("c = MatMul(x,w)", "y = Mul(a,k)"), dtype="float64", w=weight, k=scale, parts=[2, 6])
-    theirs = text.replace("a, z", "y, z").format("c = MatMul(x,w)", "")
-    assert compared(tmp_path, runner, before, model(theirs, dtype="float64", w=weight * gains, parts=[2, 6])).is_same
+    weight, first, scale = kernel(1, 6, 8), np.linspace(0.3, 2, 6), np.array([0.98, 1.02])
+    ours = text.format("s = Sigmoid(x) f = Mul(s,p) c = MatMul(f,w)", "y = Mul(a,k)")
+    before = model(ours, dtype="float64", w=weight, p=first, k=scale, parts=[2, 6])
+    theirs = text.replace("a, z", "y, z").format("s = Sigmoid(x) c = MatMul(s,w)", "")
+    moved = first[:, None] * weight * np.concatenate([scale, np.ones(6)])
+    assert compared(tmp_path, runner, before, model(theirs, dtype="float64", w=moved, parts=[2, 6])).is_same
