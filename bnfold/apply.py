@@ -227,7 +227,7 @@ def _removed(graph: Graph, moved: list[_Moved], homes: list[FurnishedHome]) -> R
         if initializer is not None:
             removed.initializers[value.id] = initializer
             removed.values.add(value.id)
-        elif producer is not None and _is_dead(graph, producer, lost):
+        elif producer is not None and producer.id not in removed.nodes and _is_dead(graph, producer, lost):
             removed.nodes.add(producer.id)
             removed.values.update(output.id for output in producer.outputs if output is not None)
             suspects += [operand for operand in producer.inputs if operand is not None]

@@ -14,6 +14,7 @@ from bnfold.nodes import Node, Reader, Value
 from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.forward import forward, kept
+from bnfold.ops.passing import known_size
 from bnfold.ops.reasons import BLOCKED, GRAPH_OUTPUT, LIMIT, NO_GAIN, NO_HOME, OUTER_SCOPE, SEVERAL, Obstacle
 from bnfold.ops.standing import lets_none_pass, was_kept
 from bnfold.ops.taking import Taken, home_with
@@ -112,18 +113,17 @@ class Forward:
         if not isinstance(found, AffineOp) or found.data != index or node.id in self.decided.homes:
             return None
         other = found.at_rank(affine.rank)
-        if other is None or (found.axis is None and not self.keeps_size(node, index, found)):
+        if other is None or (found.axis is None and not self.keeps_size(node, index, found, affine.rank)):
             return None
         return Affine(affine.scale, other.scale * affine.shift + (1 - affine.scale) * other.shift)
 
-    def keeps_size(self, node: Node, index: int, other: AffineOp) -> bool:
-        """Whether a constant surely enlarges nothing."""
-        value = node.inputs[index]
-        shape = None if value is None else self.facts.shape(value)
-        if shape is None or len(other.written) > len(shape):
+    def keeps_size(self, node: Node, index: int, other: AffineOp, rank: int) -> bool:
+        """Whether a constant surely enlarges nothing of its value, of which `rank` is the number of dimensions."""
+        value, missing = node.inputs[index], rank - len(other.written)
+        if value is None or missing < 0:
             return False
-        pairs = zip(reversed(other.written), reversed(shape), strict=False)
-        return all(size in {1, known} for size, known in pairs)
+        sizes = enumerate(other.written, start=missing)
+        return all(size in {1, known_size(self.facts, value, axis)} for axis, size in sizes)
 
     def settle(self, node: Node, index: int, affine: Affine) -> Obstacle | None:
         """Let a layer take over an affine of its data, if its operator and its numbers allow that."""

@@ -30,9 +30,11 @@ from bnfold.equality.reference import (
     is_normalization,
     is_term,
     linear_map,
+    negates,
     part_of,
     passing_of,
     rank_behind,
+    stated_rank,
 )
 from bnfold.equality.steps import UNKNOWN_SIZES
 from bnfold.nodes import Node, Value
@@ -146,7 +148,10 @@ class _Carry:
         """The affine of the node that went, which has to fit its data."""
         sizes = self.constants.sizes(site.source)
         if sizes is None:
-            raise UncertainError(f"the rank before {site.node.site} is not known")
+            rank = stated_rank(self.constants, site.source)
+            if rank is None:
+                raise UncertainError(f"the rank before {site.node.site} is not known")
+            sizes = (None,) * rank
         affine = part_of(affine_of(self.constants, site, len(sizes)), self.tree.claim.part)
         shape = np.broadcast_shapes(affine.scale.shape, affine.shift.shape)
         for axis, (size, parameters) in enumerate(zip(sizes, shape, strict=True)):
@@ -158,7 +163,7 @@ class _Carry:
 
     def behind(self, link: Link, borne: _Borne) -> _Borne:
         """What the output of a node of the way bears."""
-        if is_normalization(link.node) or ((is_term(link.node) or is_factor(link.node)) and self.alone(link)):
+        if self.is_affine(link, borne):
             return self.past_affine(link, borne)
         ahead = self.tree.ahead
         stays = ahead is not None and any(link.node is stop.node for stop in ahead.stops)
@@ -174,6 +179,8 @@ class _Carry:
         if passing.joins == "sum" or (passing.joins == "all" and link.node.op != "Concat"):
             raise DeviationError(f"{link.node.site} joins what it reads, and a claim passes one of it")
         gain = gain_of(self.constants, link) if np.any(borne.shift) else 1.0
+        if np.isnan(gain):
+            raise UncertainError(f"how many elements {link.node.site} sums is not known")
         shape = borne.shape
         labels = np.arange(product(shape)).reshape(shape)
         first, *others = (
@@ -193,6 +200,13 @@ class _Carry:
         scale, shift, size = (part.reshape(form + part.shape) for part in (borne.scale, borne.shift, borne.magnitude))
         return _Borne(scale, summed_sign(link) * shift, size, borne.terms + 1)
 
+    def is_affine(self, link: Link, borne: _Borne) -> bool:
+        """Whether a node is passed as another affine: a factor of a scale alone is any other factor, of any shape."""
+        if is_normalization(link.node):
+            return True
+        has_constant = is_term(link.node) or (is_factor(link.node) and bool(np.any(borne.shift)))
+        return (has_constant or negates(link.node)) and self.alone(link)
+
     def alone(self, link: Link) -> bool:
         """Whether all that stands beside the data is constant."""
         others = [value for i, value in enumerate(link.node.inputs) if value is not None and i != link.data]
@@ -203,8 +217,10 @@ class _Carry:
         other = affine_of(self.constants, link, rank)
         sizes = self.constants.sizes(link.source) or (None,) * rank
         shape = np.broadcast_shapes(other.scale.shape, other.shift.shape)
-        for known, theirs in zip(sizes, shape, strict=True):
-            if theirs not in {1, known} and not is_normalization(link.node):
+        if is_term(link.node) and np.all(borne.scale == 1):  # a shift beside any other, of any shape
+            return replace(borne, shift=other.scale * borne.shift, terms=borne.terms + 1)
+        for known, ours, theirs in zip(sizes, borne.shape, shape, strict=True):
+            if theirs not in {1, known, ours} and not is_normalization(link.node):
                 raise UncertainError(f"whether {link.node.site} enlarges its value is not known")
         shift = other.scale * borne.shift + (1 - borne.scale) * other.shift
         magnitude = np.abs(other.scale) * borne.magnitude + (1 + np.abs(borne.scale)) * other.magnitude

@@ -11,8 +11,8 @@
 
 Where every site agrees, a ratio up to 10 counts as within, and nothing is drawn for it.
 
-A certificate decides instead of an Unknown of the last row, and where no output is a number: it has recomputed every
-number.
+A certificate decides instead of an Unknown of the last row, where no output is a number, and where a value came near to
+what it stands for and nothing behind it shows whether that is undone: it has recomputed every number.
 """
 
 from __future__ import annotations
@@ -156,8 +156,9 @@ def _of_gates(outcome: SiteOutcome, gates: Mapping[str, Gates]) -> SiteOutcome:
 def judged(found: Examination, *, is_certified: bool = False, offer: str = "") -> Verdict:
     """The verdict of an examination. `offer` says what else could decide where running cannot."""
     outcome, sites = found.outcome, found.sites
-    if sites is not None and sites.divergence is not None:
-        return _diverging(found, sites.divergence)
+    apart = None if sites is None else sites.divergence
+    if apart is not None and (apart.is_seen or not is_certified):
+        return _diverging(found, apart)
     if outcome.word == "differs":
         return Differs(outcome.sentence, outcome.counterexample, found.end_to_end)
     same = Same(found.end_to_end, certified=is_certified, executed=True, sites=found.site_by_site)

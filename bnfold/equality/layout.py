@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,38 @@ Labels = NDArray[np.int64]
 Carried = NDArray[np.generic]
 
 LARGEST_LABELS = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The shape that a Reshape is given, which narrows down what the sizes before it may be."""
+
+    sizes: tuple[int, ...] = ()
+    keeps_zero: bool = True
+    """Whether a 0 is a size of none, and keeps no dimension (`allowzero`)."""
+
+    def keeps(self, axis: int) -> bool:
+        """Whether a dimension stands behind it as well."""
+        return axis < len(self.sizes) and self.sizes[axis] == 0 and not self.keeps_zero
+
+    def chosen(self, open_: Sequence[int], known: int, unknown: int) -> dict[int, int]:
+        """Sizes for axes that it does not keep, where the others of these make `known`: such as it allows.
+
+        Where a -1 takes what is left, that is a whole number. Without one their product is told, and one of them takes
+        all of it: the first or the last, as `unknown` goes.
+        """
+        sizes = {axis: unknown + axis for axis in open_}
+        stated = product(size for size in self.sizes if size > 0)
+        if not self.sizes or not known or not open_:
+            return sizes
+        one = open_[0 if unknown % 2 == 0 else -1]
+        if -1 not in self.sizes:
+            return {axis: max(1, stated // known) if axis == one else 1 for axis in open_}
+        rest = known * product(size for axis, size in sizes.items() if axis != one)
+        return sizes | {one: sizes[one] * (stated // math.gcd(stated, rest))}
+
+
+_NO_TARGET = _Target()
 
 
 def same(constants: Constants, node: Node, carried: Carried, unknown: int) -> Carried:
@@ -75,9 +108,9 @@ def reshape(constants: Constants, node: Node, carried: Carried, unknown: int) ->
     target = _target(constants, node)
     if not target:
         raise UncertainError(f"{node.site} has no shape")
-    # What is left for -1 is a whole number: the sizes of the input that are possible are those that allow it.
-    full = _expanded(constants, node, carried, unknown, divisor=product(size for size in target if size > 0))
-    return _reshaped(full, target, keeps_zero=bool(int_of(node, "allowzero", 0)))
+    keeps_zero = bool(int_of(node, "allowzero", 0))
+    full = _expanded(constants, node, carried, unknown, target=_Target(tuple(target), keeps_zero))
+    return _reshaped(full, target, keeps_zero=keeps_zero)
 
 
 def _target(constants: Constants, node: Node) -> list[int]:
@@ -103,19 +136,22 @@ def _reshaped(carried: Carried, target: Sequence[int], *, keeps_zero: bool) -> C
         raise UncertainError(f"a shape {list(target)} that sizes chosen for unknown dimensions do not fit") from error
 
 
-def _expanded(constants: Constants, node: Node, carried: Carried, unknown: int, *, divisor: int = 1) -> Carried:
+def _expanded(
+    constants: Constants, node: Node, carried: Carried, unknown: int, *, target: _Target = _NO_TARGET
+) -> Carried:
     """What is carried at the full size of the node's input, with `unknown` for what is not known.
 
-    Where one size alone is not known, it is chosen such that `divisor` divides the number of elements.
+    The sizes that a target allows, if one is given.
     """
     value = node.input(0)
     shape = None if value is None else constants.sizes(value)
     if shape is None or len(shape) != carried.ndim:
         raise UncertainError(f"the shape before {node.site} is not known")
     sizes = [ours if size is None and ours > 1 else size for size, ours in zip(shape, carried.shape, strict=True)]
-    rest = product(size for size in sizes if size is not None)
-    multiple = divisor // math.gcd(divisor, rest) if sizes.count(None) == 1 else 1
-    chosen = [(unknown + axis) * multiple if size is None else size for axis, size in enumerate(sizes)]
+    changing = {axis: size for axis, size in enumerate(sizes) if not target.keeps(axis)}
+    rest = product(size for size in changing.values() if size is not None)
+    open_ = target.chosen([axis for axis, size in changing.items() if size is None], rest, unknown)
+    chosen = [open_.get(axis, unknown + axis) if size is None else size for axis, size in enumerate(sizes)]
     if product(chosen) > LARGEST_LABELS:
         raise UncertainError(f"the value before {node.site} is too large to follow")
     if any(ours not in {1, size} for ours, size in zip(carried.shape, chosen, strict=True)):

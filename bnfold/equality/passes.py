@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from bnfold.equality.claim import DeviationError, Link, UncertainError
+from bnfold.equality.claim import DeviationError, Link
 from bnfold.equality.constants import Constants
 from bnfold.equality.pass_joining import chosen, concat, divided, gathered, joined, sliced, split
 from bnfold.equality.pass_positions import (
@@ -54,7 +55,7 @@ def cuts_away(node: Node) -> bool:
 
 
 def gain_of(constants: Constants, link: Link) -> float:
-    """What a shift before the operator is multiplied by behind it."""
+    """What a shift before the operator is multiplied by behind it; NaN where that is a size that is not known."""
     node = link.node
     if node.op == "Sub" and link.data == 1:
         return -1.0
@@ -62,14 +63,9 @@ def gain_of(constants: Constants, link: Link) -> float:
         return 1.0
     sizes = constants.sizes(link.source)
     if sizes is None:
-        raise UncertainError(f"how many elements {node.site} sums is not known")
+        return math.nan
     summed = [sizes[axis] for axis in reduced_axes(constants, node, len(sizes))]
-    count = 1.0
-    for size in summed:
-        if size is None:
-            raise UncertainError(f"how many elements {node.site} sums is not known")
-        count *= size
-    return count
+    return math.prod(math.nan if size is None else float(size) for size in summed)
 
 
 def _with_bounds(constants: Constants, node: Node) -> Passing:

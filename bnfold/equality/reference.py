@@ -36,7 +36,7 @@ from bnfold.equality.linear import (
 )
 from bnfold.equality.passes import rule_of
 from bnfold.equality.passing import Passing
-from bnfold.nodes import Node
+from bnfold.nodes import Node, Value
 
 __all__ = ["Affine", "affine_of", "reads_form_alone"]
 
@@ -152,6 +152,11 @@ def trains(constants: Constants, node: Node) -> bool:
     return further
 
 
+def negates(node: Node) -> bool:
+    """Whether it takes its data with the other sign."""
+    return node.op == "Neg"
+
+
 def is_factor(node: Node) -> bool:
     """Whether a node with a constant multiplies its data: an affine passes it, its shift divided."""
     return node.op in {"Mul", "Div", "Neg"}
@@ -176,6 +181,21 @@ def permuted_rank(node: Node) -> int | None:
     """How many dimensions the permutation of a Transpose demands of its data."""
     perm = ints_of(node, "perm") if node.op == "Transpose" else None
     return None if perm is None else len(perm)
+
+
+def stated_rank(constants: Constants, value: Value) -> int | None:
+    """How many dimensions a value has by what the nodes say that make it, whatever those read."""
+    node = constants.graph.producer(value)
+    while node is not None and keeps_rank(node) and permuted_rank(node) is None:
+        before = node.input(0)
+        node = None if before is None else constants.graph.producer(before)
+    if node is None:
+        return None
+    if node.op in {"Flatten", "Gemm"}:
+        return 2
+    weight = node.input(1) if node.op in {"Conv", "ConvTranspose"} else None
+    shape = None if weight is None else constants.shape(weight)
+    return permuted_rank(node) if shape is None else len(shape)
 
 
 def keeps_rank(node: Node) -> bool:
@@ -213,6 +233,7 @@ def rank_behind(constants: Constants, link: Link, rank: int | None = None) -> in
         return None
     if sizes is None and rank is None:
         sizes = constants.sizes(link.source)
+        rank = stated_rank(constants, link.source)
     return rank if sizes is None else len(sizes)
 
 

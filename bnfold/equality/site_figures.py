@@ -16,7 +16,8 @@ factors are 1 for ordinary layers: the first grows where weights cancel, for the
 second where there are too few elements to average over. The original's own rounding stands in y and, with the other
 sign, in d: that is a gain of (2u*mean(S))^2/var(y). And where y hardly varies beside its size, what lies above a power
 of two is rounded to coarser steps than what lies below: the last term is half such a step. Gains are asked of at least
-64 different values alone, and where std(y) > 32u*mean(S).
+64 different values alone, and where std(y) > 32u*mean(S). Where much of y is one value (behind strides, what only the
+bias is seen of), its error is one, not many: it counts once.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ _VISIBLE = 32
 
 _OWN_NOISE = 2.0
 """Units of S by which the original itself rounds: what it puts into y stands in d with the other sign."""
+
+_PLATEAU = 1 / 8
+"""The share of a channel from which on one value is a plateau: where nothing but a bias is seen, all has one error."""
 
 _OF_SIZES = 5 / 3
 """How much more a normal variable varies than its size does."""
@@ -148,7 +152,7 @@ class Figures:
                 self.sums[axis] = _Sums(_sum(yc) / (form[0] * form[2]) if yc.size else np.zeros(form[1]))
             if self.sums[axis].origin.shape == form[1:2]:
                 self.sums[axis].add(yc, dc, sc)
-                self._channels(axis, y, z)
+                self._channels(axis, y, z, s)
 
     @property
     def fewest(self) -> int:
@@ -164,7 +168,7 @@ class Figures:
             place = tuple(int(i) for i in index)
             self._note(Excess(float(share[index]), "element", place, float(y[index]), float(z[index]), bound[index]))
 
-    def _channels(self, axis: int, y: Float64, z: Float64) -> None:
+    def _channels(self, axis: int, y: Float64, z: Float64, s: Float64) -> None:
         """The gain and offset of every channel along an axis, over all that was added."""
         sums = self.sums[axis]
         if sums.count < ENOUGH:
@@ -178,9 +182,27 @@ class Figures:
                 ours = np.take(y, channel, axis)
                 if kind == "gain" and share[channel] > 1 and len(np.unique(ours)) < min(ENOUGH, ours.size):
                     continue
+                if (
+                    kind == "gain"
+                    and share[channel] > 1
+                    and self._lies_in_plateaus(ours, *(np.take(array, channel, axis) for array in (z - y, s)))
+                ):
+                    continue
                 off = Excess(float(share[channel]), kind, (), 0.0, 0.0, float(allowed[channel]), channel)
                 self._note(_in_channel(off, axis, y, z))
                 break
+
+    def _lies_in_plateaus(self, y: Float64, d: Float64, s: Float64) -> bool:
+        """Whether a gain is none once each value that much of y has counts once: all of it was rounded alike."""
+        _, first, place, counts = np.unique(y, return_index=True, return_inverse=True, return_counts=True)
+        is_common = counts > y.size * _PLATEAU
+        if not is_common.any():
+            return False
+        kept = np.concatenate([np.flatnonzero(~is_common[place.reshape(-1)]), first[is_common]])
+        sums = _Sums(np.array([y.mean()]))
+        sums.add(*(array.reshape(-1)[kept].reshape(-1, 1, 1) for array in (y, d, s)))
+        gain, allowed = self._gains(sums)
+        return bool(gain[0] <= allowed[0])
 
     def _offsets(self, sums: _Sums) -> tuple[Float64, Float64]:
         spread = max(1.0, math.sqrt(self.size.terms * self.size.repeats / sums.count))

@@ -102,7 +102,8 @@ class SiteJudge:
         """What a faulty value would do at a later site if nothing undid it, and what is found there.
 
         The value is taken for `cause`, the later site for `target`. Both come as differences from what the original has
-        there, empty where the values cannot be subtracted; None where the target does not depend on the cause.
+        there, empty where the values cannot be subtracted or no more arrives than rounding; None where the target does
+        not depend on the cause.
         """
         if failed.after is None:
             return None
@@ -119,7 +120,11 @@ class SiteJudge:
             return np.zeros(0), np.zeros(0)
         moved = self._runs.recomputed([region], values | {cause.id: failed.after})[target.id]
         wide = plain.astype(np.float64)
-        return moved.astype(np.float64) - wide, found.astype(np.float64) - wide
+        expected = moved.astype(np.float64) - wide
+        rounding = _PASSES * UNITS.get(plain.dtype.name, 0.0) * float(np.linalg.norm(wide))
+        if float(np.linalg.norm(expected)) <= rounding:  # it is about what does not arrive here
+            return np.zeros(0), np.zeros(0)
+        return expected, found.astype(np.float64) - wide
 
     def against(self, failed: Judged, candidate: Value) -> Judged:
         """The same failure, held against another candidate."""

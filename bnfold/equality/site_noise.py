@@ -100,8 +100,11 @@ def _noisy(stacked: Array, scale: float, random: np.random.Generator) -> Array:
 
 
 def _are_shares(value: Array) -> bool:
-    """Whether the numbers along the last axis are nowhere negative and sum to one, as far as they are rounded."""
-    if not value.ndim or value.shape[-1] < 2 or not value.size:  # one number is no mixture
+    """Whether the numbers along the last axis are nowhere negative and sum to one, as far as they are rounded.
+
+    A single one is a share if it is one: of a single row, say.
+    """
+    if not value.ndim or not value.size:
         return False
     wide = value.astype(np.float64)
     rounding = 64 * float(np.spacing(value.dtype.type(1)))

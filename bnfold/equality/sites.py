@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -43,7 +43,8 @@ _HELD = 0.5
 class Divergence:
     """The first site that differs: the rewritten model's node and value, the original's value, and what was found.
 
-    `within` is what the node puts out, where the value is none of the model's own (gate_sums.py).
+    `within` is what the node puts out, where the value is none of the model's own (gate_sums.py). `is_seen` is False
+    where nothing behind it moves, or nothing that can be compared: then it may as well be undone there.
     """
 
     node: str
@@ -52,6 +53,7 @@ class Divergence:
     excess: Excess
     batch: Batch = field(compare=False, repr=False)
     within: str = ""
+    is_seen: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Comparison:
         self._judge = SiteJudge(before, after, runner, seed)
         self._decided: dict[int, Value | None] = {}
         self._failed: dict[int, Judged] = {}
+        self._unseen: list[Judged] = []
         self._judged: dict[object, Judged] = {}
         self._held: dict[tuple[int, object], bool | None] = {}
         self._found = self._counterparts.under({})
@@ -128,15 +131,19 @@ class Comparison:
 
     def _over(self, batches: Sequence[Batch]) -> SiteOutcome:
         worst: list[Judged] = []
+        unseen: Divergence | None = None
         for batch in batches:
             self._judge.on(batch.feeds)
-            for known in (self._judged, self._held, self._failed):
+            for known in (self._judged, self._held, self._failed, self._unseen):
                 known.clear()
             failed = self._settled()
             worst += [self._judged[site.key] for site in self._found.sites]
             if failed is not None:
                 return self._outcome(self._found, worst, self._divergence(failed, batch), "")
-        return self._outcome(self._found, worst, None, self._undecided(self._found, worst))
+            if self._unseen and unseen is None:
+                unseen = replace(self._divergence(self._unseen[0], batch), is_seen=False)
+        why = "" if unseen is not None else self._undecided(self._found, worst)
+        return self._outcome(self._found, worst, unseen, why)
 
     def _settled(self) -> Judged | None:
         """Rounds of judging and deciding until all that is compared agrees; or what differs."""
@@ -209,7 +216,7 @@ class Comparison:
         return next((j for id_, j in self._failed.items() if id_ in inside), outputs[0])
 
     def _not_undone(self, found: Correspondence, *, settled: bool) -> Judged | None:
-        """A value that failed and is not undone further on; once all is settled, one that is not shown to be.
+        """A value that failed and is not undone further on; once all is settled, those of which nothing shows are kept.
 
         One whose own region holds another that failed may only pass that one on, until that one is shown to be undone.
         """
@@ -219,9 +226,12 @@ class Comparison:
                 continue
             covering = [site for site in found.sites if id_ in _made_by(site)]
             held = [self._is_held(failed, s) for s in covering if s.value.id in self._altered or settled]
-            if True in held or (settled and False not in held and failed.distance <= NEAR):
+            if True in held:
                 return self._failed[id_]
-            if False in held:
+            is_unseen = settled and False not in held and failed.distance <= NEAR
+            if is_unseen:
+                self._unseen.append(self._failed[id_])
+            if is_unseen or False in held:
                 undone.add(id_)
         return None
 
@@ -234,6 +244,8 @@ class Comparison:
         judged = self._of(site)
         if judged.candidate is failed.candidate:  # what it was taken for itself is right, further on
             return False if judged.passes else None
+        if failed.distance > NEAR and judged.distance > NEAR and not judged.passes:
+            return None  # neither is a copy of anything so far: what undoes both may stand behind them
         if key not in self._held:
             is_near = failed.distance <= NEAR
             causes = [failed.candidate] if is_near else failed.site.candidates

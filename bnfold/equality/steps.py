@@ -345,7 +345,9 @@ class _Walk:
         part, gain = np.broadcast_arrays(part, gain)
         if np.any((gain == 0) & (part != 0)):
             raise DeviationError(f"the shift of {self.site.node.site} passes a factor of zero")
-        return np.divide(part, gain, out=np.zeros(part.shape), where=gain != 0)
+        if np.any(np.isnan(gain) & (part != 0)):
+            raise UncertainError(f"the shift of {self.site.node.site} passes a sum of unknown length")
+        return np.divide(part, gain, out=np.zeros(part.shape), where=(gain != 0) & (part != 0))
 
     def check_sizes(self, labels: Labels, affine: Affine) -> None:
         """The parameters of the node that went fit its data, which they neither enlarge nor miss."""

@@ -175,3 +175,28 @@ def test_a_repeated_fault_is_still_found() -> None:
     figures.add(y, faulty("gain", y + noise, UNITS["float32"], s), s)
     assert figures.worst.kind == "gain"
     assert figures.worst.share > 1
+
+
+def plateau(nudge: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Half of y is one value, as behind strides where only a bias is seen, and d there one half unit; the rest varies.
+
+    y hardly does, so that a half unit is a large gain; `nudge` multiplies how far the rest lies from its mean.
+    """
+    random = np.random.default_rng(2)
+    y = np.full((200, 1), 2.0)
+    y[::2, 0] += 1e-3 * (1 + 0.3 * random.standard_normal(100))
+    after = y.copy()
+    after[::2, 0] = 2.001 + (y[::2, 0] - 2.001) * nudge + UNITS["float32"] * random.integers(-1, 2, 100)
+    after[1::2, 0] += 4 * UNITS["float32"]
+    return y.astype(np.float32), after.astype(np.float32), np.full_like(y, 2.2)
+
+
+def test_the_rounding_of_a_value_that_is_everywhere_is_no_gain() -> None:
+    found = judged(*plateau(), 9, "float32")
+    assert found.worst.share <= 1, found.worst
+
+
+def test_a_gain_is_found_beside_a_value_that_is_everywhere() -> None:
+    found = judged(*plateau(0.998), 9, "float32")
+    assert found.worst.kind == "gain"
+    assert found.worst.share > 1

@@ -133,6 +133,12 @@ def test_shares_stay_shares() -> None:
     assert np.all(np.ptp(noisy.reshape(4, -1), axis=0) > 0)
 
 
+def test_a_single_share_stays_all_there_is() -> None:
+    """Of one row, say, by which nothing is mixed."""
+    noisy = with_noise(np.ones((2, 3, 1), np.float32), np.random.default_rng(0), Layout(4))
+    assert np.array_equal(noisy, np.ones((8, 3, 1), np.float32))
+
+
 @pytest.mark.parametrize("off", [1e-3, -1e-3, 0.5])
 def test_rows_that_sum_to_something_else_are_no_shares(off: float) -> None:
     random = np.random.default_rng(0)

@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 from site_models import C, affine, compared, kernel, model, norm
 
+import bnfold
 from bnfold.equality.runner import Runner
 
 PLAIN = (
@@ -238,3 +239,66 @@ def test_a_fault_that_the_next_quantisation_swallows_is_found(nudge: float, tmp_
     found = compared(tmp_path, runner, *pair)
     assert found.is_same == (nudge == 1.0), found
     assert nudge == 1.0 or (found.divergence is not None and found.divergence.value == "c")
+
+
+ROWS = (
+    "(float[1,3,5,5] x) => (float[1,25,2] y) { s = Sigmoid(x) n = BatchNormalization(s,g,be,m,v) p = Reshape(n,i) "
+    "q = Reshape(p,j) t = Transpose<perm=[0,2,1]>(q) y = MatMul(t,w) }"
+)
+ROWS_FOLDED = (
+    "(float[1,3,5,5] x) => (float[1,25,2] y) { s = Sigmoid(x) p2 = Reshape(s,i) "
+    "q2 = Reshape(p2,j) t2 = Transpose<perm=[0,2,1]>(q2) z = MatMul(t2,w2) y = Add(z,b) }"
+)
+
+
+@pytest.mark.parametrize("nudge", [1.0, 1.001])
+def test_of_two_copies_in_a_row_that_are_scaled_alike_neither_speaks_for_the_other(
+    nudge: float, tmp_path: Path, runner: Runner
+) -> None:
+    """What went ahead is undone behind both; a wrong scale in the layer there is found all the same."""
+    shapes = {"i": np.array([0, 3, -1]), "j": np.array([0, 0, -1])}
+    statistics = {name: array[:3] for name, array in norm().items()}
+    scale, shift = affine(statistics)
+    w = np.random.default_rng(4).standard_normal((3, 2)).astype(np.float32)
+    original = model(ROWS, w=w, **shapes, **statistics)
+    rewritten = model(ROWS_FOLDED, w2=w * scale[:, None] * nudge, b=shift @ w, **shapes)
+    found = compared(tmp_path, runner, original, rewritten)
+    assert found.is_same == (nudge == 1.0), found
+
+
+# What came near, and of which nothing shows.
+
+DEAD = "(float[2,8,9,9] x) => (float[2,8,5,5] y) { c = Conv(x,w,b) r = Relu(c) n = Mul(r,k) y = Conv(n,u) }"
+SCALED = "(float[2,8,9,9] x) => (float[2,8,5,5] y) { c = Conv(x,w,b) n = Relu(c) y = Conv(n,u) }"
+
+
+def dead(bias: float) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A scale of about one that goes back past a Relu, and the fold; with -1000, the Relu puts out zeros alone."""
+    scale = np.full(C, 1.01)
+    original = model(DEAD, w=kernel(1), b=np.full(C, bias), k=scale.reshape(-1, 1, 1), u=kernel(2))
+    return original, model(SCALED, w=scaled(kernel(1), scale), b=bias * scale, u=kernel(2))
+
+
+def test_a_deviation_that_nothing_behind_it_shows_is_told_as_such(tmp_path: Path, runner: Runner) -> None:
+    found = compared(tmp_path, runner, *dead(-1000.0))
+    assert found.divergence is not None
+    assert not found.divergence.is_seen
+    assert compared(tmp_path, runner, *dead(0.1)).is_same
+
+
+def test_only_a_certificate_decides_what_nothing_shows() -> None:
+    """It has recomputed the numbers; of two models alone, they may as well be wrong."""
+    original, by_hand = dead(-1000.0)
+    assert bnfold.fold(original).verdict is not None
+    assert isinstance(bnfold.verify(original, by_hand), bnfold.Differs)
+
+
+def test_rounding_that_passes_on_is_held_against_nothing(tmp_path: Path, runner: Runner) -> None:
+    """One part of what changed is undone, and the other is what it was, but for rounding."""
+    text = "(double[9,6] x) => (double[9,2] y, double[9,6] z) {{ {} a, z = Split<axis=1>(c,parts) {} }}"
+    weight, first, scale = kernel(1, 6, 8), np.linspace(0.3, 2, 6), np.array([0.98, 1.02])
+    ours = text.format("s = Sigmoid(x) f = Mul(s,p) c = MatMul(f,w)", "y = Mul(a,k)")
+    before = model(ours, dtype="float64", w=weight, p=first, k=scale, parts=[2, 6])
+    theirs = text.replace("a, z", "y, z").format("s = Sigmoid(x) c = MatMul(s,w)", "")
+    moved = first[:, None] * weight * np.concatenate([scale, np.ones(6)])
+    assert compared(tmp_path, runner, before, model(theirs, dtype="float64", w=moved, parts=[2, 6])).is_same

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import pytest
-from folding_support import constants, folded, model, norm, weights
+from folding_support import constants, fold, folded, model, norm, weights
 from onnx import TensorProto, helper
 
 W = weights(4, 3, 3, 3)
@@ -122,3 +122,18 @@ def test_a_dequantisation_is_copied_and_goes_unless_something_else_reads_it(
     held = constants(after.proto).keys()
     assert held & {*stored, *norm(4)} == {"q"} | stays | ({"p"} if kept and zero == ", p" else set())
     assert set(after.cloned) == stays | (held & {"p"})
+
+
+def test_what_a_tap_leaves_stays_where_something_else_reads_it() -> None:
+    """The BatchNormalization beside the Conv goes, and so does the sum; one that stays reads the same scale."""
+    before = model(
+        """(float[1,3,4,4] x) => (float[1,3,4,4] y, float[1,3,4,4] z) {
+            c = Conv (x, W)  n = BatchNormalization (x, g, be, m, v)  y = Add (c, n)
+            s = Sigmoid (x)  z = BatchNormalization (s, g, hbe, hm, hv) }""",
+        W=weights(3, 3, 1, 1), **norm(3), **{name: a for name, a in norm(3, "h", seed=1).items() if name != "hg"},
+    )  # fmt: skip
+    done = fold(before)
+    assert done.ops == ["Conv", "Sigmoid", "BatchNormalization"]
+    assert set(constants(done.proto)) >= {"g", "hbe", "hm", "hv"}
+    assert not {"be", "m", "v"} & set(constants(done.proto))
+    onnx.checker.check_model(done.proto)

@@ -28,8 +28,9 @@ CERTIFICATE = "certificate"
 
 
 def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = absorb.absorbed_weight
-    monkeypatch.setattr(absorb, "absorbed_weight", lambda *given: right(*given) * np.float32(1.0001))
+    right = absorb.absorbed_parts
+    wrong = np.float32(1.0001)
+    monkeypatch.setattr(absorb, "absorbed_parts", lambda *given: (part * wrong for part in right(*given)))
 
 
 @pytest.mark.parametrize("source", ["path", "text", "bytes", "proto"])
