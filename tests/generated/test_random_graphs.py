@@ -1,6 +1,6 @@
 """2,000 graphs drawn at random hold every law, and fill every cell of the op table.
 
-Of all of them the constants are recomputed and both models are run; every third one is compared site by site.
+Of all of them the constants are recomputed and both models are run; every tenth one is compared site by site.
 `python tests/commands/random_graphs.py` asks the same of any number. A finding names its seed and a command that
 reproduces it and leaves out what is not needed. BNFOLD_GRAPHS=100 asks only so many.
 """
@@ -35,7 +35,7 @@ def judge() -> Iterator[Judge]:
 @pytest.mark.parametrize("first", range(0, GRAPHS, PIECE))
 def test_graphs_hold_every_law(judge: Judge, first: int) -> None:
     seeds = range(first, min(first + PIECE, GRAPHS))
-    found = [judge.seed(seed, thorough=seed % 3 == 0) for seed in seeds]
+    found = [judge.seed(seed, thorough=seed % 10 == 0) for seed in seeds]
     assert [str(one) for one in found if one.broken] == []
 
 
