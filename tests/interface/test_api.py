@@ -29,7 +29,7 @@ CERTIFICATE = "certificate"
 
 def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     right = absorb.absorbed_weight
-    monkeypatch.setattr(absorb, "absorbed_weight", lambda *given: right(*given) * np.float32(1.0001))
+    monkeypatch.setattr(absorb, "absorbed_parts", lambda *given: [right(*given) * np.float32(1.0001)])
 
 
 @pytest.mark.parametrize("source", ["path", "text", "bytes", "proto"])

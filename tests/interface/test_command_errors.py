@@ -200,7 +200,7 @@ def test_the_same_errors_are_one_line_when_bnfold_is_a_process(desk: Path) -> No
 def wrong_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every weight is written one part in ten thousand too large."""
     right = absorb.absorbed_weight
-    monkeypatch.setattr(absorb, "absorbed_weight", lambda *given: right(*given) * np.float32(1.0001))
+    monkeypatch.setattr(absorb, "absorbed_parts", lambda *given: [right(*given) * np.float32(1.0001)])
 
 
 @pytest.mark.usefixtures("wrong_weights")
