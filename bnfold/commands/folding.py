@@ -154,7 +154,8 @@ def fold(  # noqa: PLR0913  # one parameter per option
         api.fold, in_place=in_place, check=check, only=only or (), skip=skip or (), bn_only=bn_only,
         freeze_inputs=freeze_inputs, inline=inline, assume_inference=assume_inference, merge_branches=merge_branches,
         external_data=external_data.value, strict=strict, max_left=max_left, verify=verify.value,
-        drop_mismatched=drop_mismatched, data=data, certificate=certificate, seed=seed, dims=dims_of(dim), provider=provider, custom_ops=custom_ops or (),
+        drop_mismatched=drop_mismatched, data=data, certificate=certificate, seed=seed,
+        dims=dims_of(dim), provider=provider, custom_ops=custom_ops or (),
         threads=many.threads_of(threads, jobs), timeout=timeout, max_bytes=max_bytes,
     )  # fmt: skip
     ledger = _ledger(call.keywords, data, custom_ops or (), max_bytes) if skip_existing else None
