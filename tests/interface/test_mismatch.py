@@ -29,9 +29,9 @@ def second_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         weight = right(*given).copy()
         if "dilations" in {attribute.name for attribute in given[0].node.proto.attribute}:
             weight[1] *= np.float32(1.0001)
-        return weight
+        return [weight]
 
-    monkeypatch.setattr(absorb, "absorbed_weight", absorbed)
+    monkeypatch.setattr(absorb, "absorbed_parts", absorbed)
 
 
 @pytest.fixture
