@@ -197,6 +197,6 @@ def test_the_rounding_of_a_value_that_is_everywhere_is_no_gain() -> None:
 
 
 def test_a_gain_is_found_beside_a_value_that_is_everywhere() -> None:
-    found = judged(*plateau(0.998), 9, "float32")
+    found = judged(*plateau(0.997), 9, "float32")
     assert found.worst.kind == "gain"
     assert found.worst.share > 1

@@ -210,17 +210,17 @@ def large(size: int) -> onnx.ModelProto:
 _KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
-from bnfold.model import publish
+from bnfold.model import publish, writing
 step, place = sys.argv[1], int(sys.argv[2])
 def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
 if step == "write":
-    write, count = publish._write_all, [0]
+    write, count = writing._write_all, [0]
     def stopping(stream, block):
         write(stream, memoryview(block)[: len(block) // 2])
         count[0] += 1
         if count[0] > place: kill()
         write(stream, memoryview(block)[len(block) // 2 :])
-    publish._write_all = stopping
+    writing._write_all = stopping
 elif step == "flush":
     flush = publish._flush
     publish._flush = lambda path: (kill() if place == 0 else flush(path), kill())
