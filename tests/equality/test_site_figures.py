@@ -196,8 +196,6 @@ def test_the_rounding_of_a_value_that_is_everywhere_is_no_gain() -> None:
     assert found.worst.share <= 1, found.worst
 
 
-def test_a_gain_is_found_beside_a_value_that_is_everywhere() -> None:
+def test_a_wrong_scale_is_found_beside_a_value_that_is_everywhere() -> None:
     found = judged(*plateau(0.99), 9, "float32")
     assert found.worst.share > 1, "by its elements, where y hardly varies beside its size"
-    twice = [array if place != 2 else array * 1e-3 for place, array in enumerate(plateau(0.99))]
-    assert judged(*twice, 9, "float32").worst.share > 1
