@@ -7,7 +7,7 @@ product of two values), n the elements of a channel, of which n/r tell something
 
     every element      |d| <= D*(4*sqrt(K) + 8)*u*S
     every channel      gain    |cov(d, y)/var(y)| <= 4u*(1 + max(1, 5/3*std(S)/(sqrt(K)*std(y)))) + 6 standard errors
-                               + (2u*mean(S))^2/var(y) + u*|mean(y)|/std(y)
+                               + (2u*mean(S))^2/var(y) + u*|mean(y)|/(2*std(y))
                        offset  |mean(d)| <= 4u*mean(S)*max(1, sqrt(K*r/n))
 
 A wrong scale is a gain and a wrong shift is an offset, far below what rounding does to one element. Of a gain, 4u are
@@ -15,7 +15,7 @@ for the scale that the original computes in its own type, the rest for the weigh
 factors are 1 for ordinary layers: the first grows where weights cancel, for there their rounding is a larger gain, the
 second where there are too few elements to average over. The original's own rounding stands in y and, with the other
 sign, in d: that is a gain of (2u*mean(S))^2/var(y). And where y hardly varies beside its size, what lies above a power
-of two is rounded to coarser steps than what lies below: the last term is half such a step. Gains are asked of at least
+of two is rounded to coarser steps than what lies below: the last term is a quarter of such a step. Gains are asked of at least
 64 different values alone, and where std(y) > 32u*mean(S). Where much of y is one value (behind strides, what only the
 bias is seen of), its error is one, not many: it counts once.
 """
@@ -222,7 +222,7 @@ class Figures:
         spread = np.maximum(sums.ss / n - (sums.s / n) ** 2, 0.0)
         cancelling = _OF_SIZES * np.sqrt(spread / safe / max(1, self.size.terms))
         own_noise = np.square(_OWN_NOISE * self.unit * mean_s) / safe
-        in_steps = self.unit * np.abs(mean_y + sums.origin) / np.sqrt(safe)
+        in_steps = 0.5 * self.unit * np.abs(mean_y + sums.origin) / np.sqrt(safe)
         systematic = _SYSTEMATIC * self.unit * (1.0 + np.maximum(1.0, cancelling)) + in_steps
         return np.abs(gain), systematic + _STANDARD_ERRORS * error + own_noise
 
