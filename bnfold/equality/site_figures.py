@@ -15,9 +15,9 @@ for the scale that the original computes in its own type, the rest for the weigh
 factors are 1 for ordinary layers: the first grows where weights cancel, for there their rounding is a larger gain, the
 second where there are too few elements to average over. The original's own rounding stands in y and, with the other
 sign, in d: that is a gain of (2u*mean(S))^2/var(y). And where y hardly varies beside its size, what lies above a power
-of two is rounded to coarser steps than what lies below: the last term is a quarter of such a step. Gains are asked of at least
-64 different values alone, and where std(y) > 32u*mean(S). Where much of y is one value (behind strides, what only the
-bias is seen of), its error is one, not many: it counts once.
+of two is rounded to coarser steps than what lies below: the last term is a quarter of such a step. Gains are asked of
+at least 64 different values alone, and where std(y) > 32u*mean(S). Where much of y is one value (behind strides, what
+only the bias is seen of), its error is one, not many: it counts once.
 """
 
 from __future__ import annotations
