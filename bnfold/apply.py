@@ -57,7 +57,7 @@ def rewrite(graph: Graph, plan: Plan, facts: Facts | None = None) -> Rewrite:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Moved:
-    """A node that goes, and which of its inputs takes the place of its output; nothing does of a branch that `ends`.
+    """A node that goes, and which of its inputs takes the place of its output; nothing does of a branch that ends.
 
     `ended` are the values of that branch, up to the sum that read it.
     """

@@ -21,7 +21,7 @@ from bnfold.equality.passes import summed_sign
 from bnfold.equality.reference import linear_map
 from bnfold.equality.references import Branch, Reference, Side
 from bnfold.equality.steps import Step
-from bnfold.equality.trees import merged_tree
+from bnfold.equality.trees import merged_trees
 from bnfold.graph import Graph
 from bnfold.nodes import Node
 
@@ -30,15 +30,15 @@ def merging_trees(graph: Graph, mergings: Sequence[Merging], trees: Sequence[Tre
     """What was merged, as trees, in the order in which the values run through the sums; each convolution goes once."""
     order = {node.id: place for place, node in enumerate(graph.producers_first())}
     nodes = {each: _nodes(graph, each) for each in mergings}
-    found: list[Tree] = []
+    went = {node.id for tree in trees for node in tree.gone}
+    named: list[tuple[Claim, Node, Node, Node]] = []
     for each in sorted(mergings, key=lambda one: order[nodes[one][2].id]):
         site, home, joint = nodes[each]
-        went = {node.id for tree in (*trees, *found) for node in tree.gone}
         if {site.id, home.id, joint.id} & went or site is home:
             raise DeviationError(f"{each.site} is merged into {each.home}, and one of them is gone already")
-        claim = Claim(each.site, (), (each.home,), joint=(each.joint,))
-        found.append(merged_tree(graph, claim, site, home, joint, (*trees, *found)))
-    return tuple(found)
+        named.append((Claim(each.site, (), (each.home,), joint=(each.joint,)), site, home, joint))
+        went |= {site.id, joint.id}
+    return tuple(merged_trees(graph, named, trees))
 
 
 def _nodes(graph: Graph, each: Merging) -> tuple[Node, Node, Node]:

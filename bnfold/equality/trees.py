@@ -45,8 +45,7 @@ def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
         tree = _tree(graph, claim, gone)
         if claim.data != tree.link.data:
             raise DeviationError(f"the data of {claim.site} are its input {tree.link.data}, not {claim.data}")
-        before = _gone_before(graph, tree.merged.source, gone)
-        gone[tree.merged.node.id] = _Gone(tree.merged, tree.merged.source if before is None else before.root)
+        _note(graph, tree, gone)
         went.update(node.id for node in tree.gone)
         trees.append(tree)
     _check_parts(parted, trees)
@@ -285,14 +284,32 @@ def _beside(graph: Graph, claim: Claim, gone: Mapping[int, _Gone]) -> Tree:
     return Tree(claim, site, (), (), {}, beside=beside)
 
 
-def merged_tree(  # noqa: PLR0913, PLR0917  # the claim, its three nodes, and what went before
-    graph: Graph, claim: Claim, site: Node, home: Node, joint: Node, trees: Iterable[Tree]
-) -> Tree:
-    """A convolution that is added to another one of the same data; nothing but what has gone stands between."""
+def merged_trees(
+    graph: Graph, merged: Iterable[tuple[Claim, Node, Node, Node]], trees: Iterable[Tree]
+) -> Iterator[Tree]:
+    """The trees of convolutions that went into others: each as a claim, what went, its home and the sum of both.
+
+    They come in the order of the sums, behind all that other claims (`trees`) say has gone.
+    """
     gone: dict[int, _Gone] = {}
     for tree in trees:
-        before = _gone_before(graph, tree.merged.source, gone)
-        gone[tree.merged.node.id] = _Gone(tree.merged, tree.merged.source if before is None else before.root)
+        _note(graph, tree, gone)
+    for claim, site, home, joint in merged:
+        found = _merged(graph, claim, site, home, joint, gone)
+        _note(graph, found, gone)
+        yield found
+
+
+def _note(graph: Graph, tree: Tree, gone: dict[int, _Gone]) -> None:
+    """What stands for the output of the node that goes with a tree, from now on."""
+    before = _gone_before(graph, tree.merged.source, gone)
+    gone[tree.merged.node.id] = _Gone(tree.merged, tree.merged.source if before is None else before.root)
+
+
+def _merged(  # noqa: PLR0913, PLR0917  # the claim, its three nodes, and what went before
+    graph: Graph, claim: Claim, site: Node, home: Node, joint: Node, gone: Mapping[int, _Gone]
+) -> Tree:
+    """A convolution that is added to another one of the same data; nothing but what has gone stands between."""
     roots = [None if value is None else _root(graph, value, gone) for value in joint.inputs]
     outputs = [site.output(0), home.output(0)]
     if len(roots) != 2 or None in outputs or sorted(map(id, roots)) != sorted(map(id, outputs)):
