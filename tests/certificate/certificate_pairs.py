@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import ml_dtypes
 import numpy as np
 import onnx
-from certificate_folds import parsed, put
+from certificate_folds import copied, parsed, put
 
 from bnfold.equality.certificate import Certificate, certify
 from bnfold.equality.claim import Claim, Merging
@@ -140,6 +140,27 @@ def pair_of(  # noqa: PLR0913  # a pair is that many things, and each is named w
         models.append(put(parsed(text, opset=opset, ir=10), **(shared or {}), **constants))
     lines = [claims] if isinstance(claims, str) else claims
     return Pair(*models, tuple(claimed(models[0], line) for line in lines), tuple(written))
+
+
+def read_besides(pair: Pair, name: str) -> Pair:
+    """The same pair, where something else reads a value of the original, and in the fold what became of it: `y`."""
+    models = [copied(model) for model in (pair.before, pair.after)]
+    for model, read_there in zip(models, (name, "y"), strict=True):
+        model.graph.node.add(op_type="Relu", input=[read_there], output=["besides"])
+        model.graph.output.add().CopyFrom(model.graph.output[0])
+        model.graph.output[-1].name = "besides"
+    return replace(pair, before=models[0], after=models[1])
+
+
+def fed_otherwise(pair: Pair, *places: tuple[int, int, int]) -> Pair:
+    """The same pair, where nodes read another input of the same shape: (0 for the original or 1, node, its input)."""
+    models = [copied(model) for model in (pair.before, pair.after)]
+    for model in models:
+        model.graph.input.add().CopyFrom(model.graph.input[0])
+        model.graph.input[-1].name = "other"
+    for which, node, index in places:
+        models[which].graph.node[node].input[index] = "other"
+    return replace(pair, before=models[0], after=models[1])
 
 
 def ahead_pair(  # noqa: PLR0913  # as above

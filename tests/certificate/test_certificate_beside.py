@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from certificate_folds import copied, parsed, put
-from certificate_pairs import Arrays, Draw, Pair, claimed, pair_of, wide
+from certificate_pairs import Arrays, Draw, Pair, claimed, fed_otherwise, pair_of, read_besides, wide
 
 from bnfold.equality.claim import Claim, Skip
 
@@ -111,30 +111,15 @@ def test_the_convolution_taken_away_is_no_sum_with_it() -> None:
 
 
 def test_another_input_of_the_same_shape_is_other_data() -> None:
-    pair = layer()[0]
-    models = [copied(model) for model in (pair.before, pair.after)]
-    for model in models:
-        model.graph.input.add().CopyFrom(model.graph.input[0])
-        model.graph.input[-1].name = "u"
-    models[0].graph.node[0].input[0] = "u"
-    checked = replace(pair, before=models[0], after=models[1]).certificate()
+    checked = fed_otherwise(layer()[0], (0, 0, 0)).certificate()
     assert "do not read the same data" in str(checked.failure)
-
-
-def with_reader(name: str) -> Pair:
-    """The same, where something else reads the affine, or the convolution."""
-    pair = KINDS["padded"][0]
-    models = [copied(model) for model in (pair.before, pair.after)]
-    for model, read in zip(models, (name, "y"), strict=True):
-        model.graph.node.add(op_type="Relu", input=[read], output=["k"])
-        model.graph.output.add().CopyFrom(model.graph.output[0])
-        model.graph.output[-1].name = "k"
-    return replace(pair, before=models[0], after=models[1])
 
 
 @pytest.mark.parametrize("name", ["n", "c"])
 def test_whatever_else_reads_it_is_seen(name: str) -> None:
-    assert f"'{name}' changes, and something else reads it" in str(with_reader(name).certificate().failure)
+    assert f"'{name}' changes, and something else reads it" in str(
+        read_besides(KINDS["padded"][0], name).certificate().failure
+    )
 
 
 # By way of sums, and of a normalization that has gone backward into the same convolution.
@@ -218,13 +203,7 @@ def test_a_home_that_goes_and_takes_nothing_with_it_does_not_hold() -> None:
 
 @pytest.mark.parametrize("name", ["i", "j"])
 def test_whatever_else_reads_the_row_is_seen(name: str) -> None:
-    pair = row()[0]
-    models = [copied(model) for model in (pair.before, pair.after)]
-    for model, read in zip(models, (name, "y"), strict=True):
-        model.graph.node.add(op_type="Relu", input=[read], output=["z"])
-        model.graph.output.add().CopyFrom(model.graph.output[0])
-        model.graph.output[-1].name = "z"
-    checked = replace(pair, before=models[0], after=models[1]).certificate()
+    checked = read_besides(row()[0], name).certificate()
     assert f"'{name}' changes, and something else reads it" in str(checked.failure)
 
 
@@ -366,13 +345,7 @@ def test_a_skip_connection_that_is_not_told_of_does_not_hold() -> None:
 
 
 def test_a_skip_connection_of_other_data_does_not_hold() -> None:
-    pair = skipping()[0]
-    models = [copied(model) for model in (pair.before, pair.after)]
-    for model in models:
-        model.graph.input.add().CopyFrom(model.graph.input[0])
-        model.graph.input[-1].name = "u"
-    models[0].graph.node[1].input[1] = models[1].graph.node[1].input[1] = "u"
-    checked = replace(pair, before=models[0], after=models[1]).certificate()
+    checked = fed_otherwise(skipping()[0], (0, 1, 1), (1, 1, 1)).certificate()
     assert "do not read the same data" in str(checked.failure)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from certificate_folds import copied, put
-from certificate_pairs import Arrays, Draw, Pair, merged, pair_of, wide
+from certificate_pairs import Arrays, Draw, Pair, fed_otherwise, merged, pair_of, read_besides, wide
 
 INTERFACE = "(float[1,4,7] x) => (float[1,4,z] y)"
 WIDE, NARROW = "Conv<group=2,pads=[1,1]>", "Conv<group=2>"
@@ -100,25 +100,13 @@ def test_the_wide_one_taken_away_is_no_sum_with_it() -> None:
 
 
 def test_another_input_of_the_same_shape_is_other_data() -> None:
-    pair = layer()[0]
-    models = [copied(model) for model in (pair.before, pair.after)]
-    for model in models:
-        model.graph.input.add().CopyFrom(model.graph.input[0])
-        model.graph.input[-1].name = "u"
-    models[0].graph.node[1].input[0] = "u"
-    checked = replace(pair, before=models[0], after=models[1]).certificate()
+    checked = fed_otherwise(layer()[0], (0, 1, 0)).certificate()
     assert "do not read the same data" in str(checked.failure)
 
 
 @pytest.mark.parametrize("name", ["c", "i", "d"])
 def test_whatever_else_reads_one_of_them_is_seen(name: str) -> None:
-    pair = layer()[0]
-    models = [copied(model) for model in (pair.before, pair.after)]
-    for model, read in zip(models, (name, "y"), strict=True):
-        model.graph.node.add(op_type="Relu", input=[read], output=["r"])
-        model.graph.output.add().CopyFrom(model.graph.output[0])
-        model.graph.output[-1].name = "r"
-    checked = replace(pair, before=models[0], after=models[1]).certificate()
+    checked = read_besides(layer()[0], name).certificate()
     assert f"'{name}' changes, and something else reads it" in str(checked.failure)
 
 
