@@ -58,9 +58,14 @@ Decisions = Mapping[int, Value | None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Correspondence:
-    """Values of the rewritten model: what each stands for (by id), which are so by their fingerprint, and the sites."""
+    """Values of the rewritten model: what each stands for (by id), which are so by their fingerprint, and the sites.
+
+    `bounding` is the part of `stands_for` where sites may begin. A value that stands for what it is itself made of is
+    not in it (the Abs of a Sigmoid is that Sigmoid): on other numbers than these it would be another one.
+    """
 
     stands_for: Mapping[int, Value]
+    bounding: Mapping[int, Value]
     identical: frozenset[int]
     sites: tuple[Site, ...]
 
@@ -92,18 +97,19 @@ class Counterparts:
         """All correspondences, where what was decided holds whatever else would be assumed."""
         known = self._known = {}
         stands_for: dict[int, Value] = {}
+        bounding: dict[int, Value] = {}
         identical: set[int] = set()
-        found: list[tuple[Node, Value, tuple[Value, ...]]] = []
+        sites: list[Site] = []
         graph = self._after.graph
         for value in self._after.names.values():
             if graph.producer(value) is None:
                 known[value.id] = self._prints.of_source(value)
-                self._note(value, known, stands_for, identical)
+                self._note(value, stands_for, bounding, identical)
         for node in self._after.nodes:
             digest = self._prints.of_node(node, known)
             for index, value in _outputs(node):
                 known[value.id] = self._prints.of_output(digest, index)
-                if value.id not in decisions and self._note(value, known, stands_for, identical):
+                if value.id not in decisions and self._note(value, stands_for, bounding, identical):
                     continue
                 candidates = () if self._is_new(value) else self._candidates(node, index, decisions, stands_for)
                 if not candidates:
@@ -111,9 +117,10 @@ class Counterparts:
                     continue
                 stands_for[value.id] = candidates[0]
                 known[value.id] = self._originals[candidates[0].id]
-                found.append((node, value, candidates))
-        sites = tuple(self._site(*entry, stands_for) for entry in found)
-        return Correspondence(stands_for, frozenset(identical), sites)
+                sites.append(self._site(node, value, candidates, bounding))
+                if candidates[0] not in sites[-1].feeds:
+                    bounding[value.id] = candidates[0]
+        return Correspondence(stands_for, bounding, frozenset(identical), tuple(sites))
 
     def inside(self, found: Correspondence, decisions: Decisions) -> tuple[Site, ...]:
         """Places between the sites: values that stand for nothing so far, and what they might stand for."""
@@ -126,7 +133,7 @@ class Counterparts:
                     continue
                 candidates = self._candidates(node, index, decisions, stands_for)
                 if candidates:
-                    sites.append(self._site(node, value, candidates, stands_for))
+                    sites.append(self._site(node, value, candidates, found.bounding))
         return tuple(sites)
 
     @property
@@ -145,18 +152,18 @@ class Counterparts:
         return self._names_are_kept and value.name not in self._before.names
 
     def _note(
-        self, value: Value, known: Mapping[int, Digest], stands_for: dict[int, Value], identical: set[int]
+        self, value: Value, stands_for: dict[int, Value], bounding: dict[int, Value], identical: set[int]
     ) -> bool:
         """Whether a value is computed as one of the original is; the one of its name, if several are."""
-        same = self._by_print.get(known[value.id], ())
+        same = self._by_print.get(self._known[value.id], ())
         if same and value.id in self._after.varying:
-            stands_for[value.id] = next((v for v in same if v.name == value.name), same[0])
+            stands_for[value.id] = bounding[value.id] = next((v for v in same if v.name == value.name), same[0])
             identical.add(value.id)
         return bool(same)
 
-    def _site(self, node: Node, value: Value, candidates: tuple[Value, ...], stands_for: Mapping[int, Value]) -> Site:
-        nodes, bounds = self._after.behind([value], stands_for)
-        return Site(value, node, nodes, bounds, tuple(stands_for[b.id] for b in bounds), candidates)
+    def _site(self, node: Node, value: Value, candidates: tuple[Value, ...], bounding: Mapping[int, Value]) -> Site:
+        nodes, bounds = self._after.behind([value], bounding)
+        return Site(value, node, nodes, bounds, tuple(bounding[b.id] for b in bounds), candidates)
 
     def _candidates(
         self,
