@@ -59,8 +59,8 @@ def one_add(arrivals: Iterable[Arrived]) -> Obstacle | None:
 
 
 def is_shift_alone(affine: AffineOp) -> bool:
-    """Whether what moves is itself no more than an Add."""
-    return affine.channels is None and bool(np.all(np.abs(affine.scale) == 1))
+    """Whether what moves is itself no more than an Add. A Neg is not: a shift it meets on its way is another's."""
+    return affine.channels is None and bool(np.all(np.abs(affine.scale) == 1)) and bool(np.any(affine.shift != 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,13 +33,14 @@ class Size:
 
     `terms`: the most that are summed at once. `operators`: how many nodes there are. `depth`: how many of them that
     sum lie behind each other at most. `repeats`: how many elements have what rounding did to one, where a value is
-    enlarged on the way, or mixed by another one.
+    enlarged on the way, or mixed by another one. `alike`: how many terms of a sum over places are one value.
     """
 
     terms: int
     operators: int
     depth: int
     repeats: float = 1.0
+    alike: float = 0.0
 
 
 @dataclass(slots=True, eq=False)

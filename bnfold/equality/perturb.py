@@ -1,5 +1,8 @@
 """How far rounding alone can move a model: each float constant c becomes c * (1 + xi*2u*U[0,1]), xi = +-1, u half a
-unit of its type.
+unit of its type; and each Sigmoid is moved by xi*2u*U[0,1].
+
+onnxruntime computes a Sigmoid to within units of 1, and not of itself: sigmoid(-6.6) = 0.0013 comes out in steps of
+2^-25. So it is off by what no constant shows, and all that follows is.
 
 Invariant: the draws hang on the seed and on the constants in the order of the file, and neither on where their data
 lie (inside the model or in a file beside it) nor on the blocks in which they are read.
@@ -23,6 +26,8 @@ Change = Callable[[np.ndarray], np.ndarray]
 # Elements: few enough for their float64 factors to stay in a processor's cache, which makes it four times as fast.
 _BLOCK: Final = 1 << 16
 _HALF_UNIT: Final = {1: 2.0**-24, 10: 2.0**-11, 11: 2.0**-53, 16: 2.0**-8}
+_SINGLE: Final = 1
+_FLOATS: Final = frozenset(_HALF_UNIT)
 # Inputs whose floats decide a shape: a last bit there changes what is computed, not how exactly.
 _SHAPE_READERS: Final = frozenset({"Shape", "Size"})
 # What a condition is made of, up to where something is computed.
@@ -57,6 +62,40 @@ def perturb_constants(model: onnx.ModelProto, seed: int, store: Store | None = N
     for node in nodes_of(model):
         if node.op_type == "Constant" and not exempt.intersection(node.output):
             _perturb_constant(node, random, store)
+    if _is_single_precision(model):
+        for graph in graphs_of(model):
+            _perturb_sigmoids(graph, random)
+
+
+def _is_single_precision(model: onnx.ModelProto) -> bool:
+    """Whether all that is computed in floating point is float32: types between nodes stand in no file."""
+    kinds = {tensor.data_type for graph in graphs_of(model) for tensor in graph.initializer}
+    kinds |= {a.t.data_type for node in nodes_of(model) for a in node.attribute if a.name == "value"}
+    kinds |= {port.type.tensor_type.elem_type for graph in graphs_of(model) for port in (*graph.input, *graph.output)}
+    kinds |= {a.i for node in nodes_of(model) if node.op_type == "Cast" for a in node.attribute if a.name == "to"}
+    computes_alike = not any(node.domain or node.op_type == "CastLike" for node in nodes_of(model))
+    return computes_alike and not model.functions and not kinds & (_FLOATS - {_SINGLE})
+
+
+def _perturb_sigmoids(graph: onnx.GraphProto, random: np.random.Generator) -> None:
+    from onnx import helper, numpy_helper  # noqa: PLC0415  # as in _perturb_tensor
+
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    for place in reversed([i for i, node in enumerate(graph.node) if node.op_type == "Sigmoid"]):
+        node = graph.node[place]
+        name = node.output[0]
+        plain, moved = (_unused(f"{name} {what}", taken) for what in ("plain", "moved"))
+        by = np.array(random.uniform(-2.0, 2.0) * _HALF_UNIT[_SINGLE], dtype=np.float32)
+        node.output[0] = plain
+        graph.node.insert(place + 1, helper.make_node("Constant", [], [moved], value=numpy_helper.from_array(by)))
+        graph.node.insert(place + 2, helper.make_node("Add", [plain, moved], [name]))
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 def _deciding_shapes(model: onnx.ModelProto) -> set[str]:

@@ -2,20 +2,20 @@
 
 With y the original's value, d the difference, u half a unit of the type, K the most terms that are summed at once,
 D how many such sums lie behind each other, r how many elements repeat what rounding did to one (behind a Resize, in a
-product of two values), n the elements of a channel, of which n/r tell something, and S the sum of the absolute terms
-(magnitudes.py):
+product of two values), n the elements of a channel, of which n/r tell something, A how many terms of a sum over places
+are one value (plateaus.py; 0 unless something fails without), and S the sum of the absolute terms (magnitudes.py):
 
-    every element      |d| <= D*(4*sqrt(K) + 8)*u*S
+    every element      |d| <= (D*(4*sqrt(K) + 8) + A)*u*S
     every channel      gain    |cov(d, y)/var(y)| <= 4u*(1 + max(1, 5/3*std(S)/(sqrt(K)*std(y)))) + 6 standard errors
-                               + (2u*mean(S))^2/var(y) + u*|mean(y)|/(2*std(y))
-                       offset  |mean(d)| <= 4u*mean(S)*max(1, sqrt(K*r/n))
+                               + (2u*mean(S))^2/var(y) + u*(|mean(y)|/2 + A*mean(S))/std(y)
+                       offset  |mean(d)| <= (4*max(1, sqrt(K*r/n)) + A)*u*mean(S)
 
 A wrong scale is a gain and a wrong shift is an offset, far below what rounding does to one element. Of a gain, 4u are
 for the scale that the original computes in its own type, the rest for the weights, which are rounded once. The two
 factors are 1 for ordinary layers: the first grows where weights cancel, for there their rounding is a larger gain, the
 second where there are too few elements to average over. The original's own rounding stands in y and, with the other
 sign, in d: that is a gain of (2u*mean(S))^2/var(y). And where y hardly varies beside its size, what lies above a power
-of two is rounded to coarser steps than what lies below: the last term is a quarter of such a step. Gains are asked of
+of two is rounded to coarser steps than what lies below: |mean(y)|/2 is a quarter of such a step. Gains are asked of
 at least 64 different values alone, and where std(y) > 32u*mean(S). Where much of y is one value (behind strides, what
 only the bias is seen of), its error is one, not many: it counts once.
 """
@@ -160,8 +160,8 @@ class Figures:
         return min((sums.count for axis, sums in self.sums.items() if axis == 1), default=self.elements)
 
     def _element(self, y: Float64, z: Float64, d: Float64, s: Float64, kind: np.dtype[np.generic]) -> None:
-        factor = max(1, self.size.depth) * (4 * math.sqrt(self.size.terms + self.size.operators) + 8) * self.unit
-        bound = factor * s + smallest(kind)
+        factor = max(1, self.size.depth) * (4 * math.sqrt(self.size.terms + self.size.operators) + 8)
+        bound = (factor + self.size.alike) * self.unit * s + smallest(kind)
         share = np.abs(d) / bound
         if share.size and share.max() > self.worst.share:
             index = np.unravel_index(int(np.argmax(share)), share.shape)
@@ -206,7 +206,8 @@ class Figures:
 
     def _offsets(self, sums: _Sums) -> tuple[Float64, Float64]:
         spread = max(1.0, math.sqrt(self.size.terms * self.size.repeats / sums.count))
-        return np.abs(sums.d / sums.count), _SYSTEMATIC * self.unit * sums.s / sums.count * spread + 1e-300
+        units = _SYSTEMATIC * spread + self.size.alike
+        return np.abs(sums.d / sums.count), units * self.unit * sums.s / sums.count + 1e-300
 
     def _gains(self, sums: _Sums) -> tuple[Float64, Float64]:
         n = sums.count
@@ -222,7 +223,7 @@ class Figures:
         spread = np.maximum(sums.ss / n - (sums.s / n) ** 2, 0.0)
         cancelling = _OF_SIZES * np.sqrt(spread / safe / max(1, self.size.terms))
         own_noise = np.square(_OWN_NOISE * self.unit * mean_s) / safe
-        in_steps = 0.5 * self.unit * np.abs(mean_y + sums.origin) / np.sqrt(safe)
+        in_steps = self.unit * (0.5 * np.abs(mean_y + sums.origin) + self.size.alike * mean_s) / np.sqrt(safe)
         systematic = _SYSTEMATIC * self.unit * (1.0 + np.maximum(1.0, cancelling)) + in_steps
         return np.abs(gain), systematic + _STANDARD_ERRORS * error + own_noise
 

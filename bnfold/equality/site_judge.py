@@ -18,6 +18,7 @@ import numpy as np
 from bnfold.equality.counterparts import Site
 from bnfold.equality.discrete import coarsest_half_unit, is_discrete
 from bnfold.equality.measure import DRAWS, ROUNDING_FLOOR, UNITS, is_float, relative, same_bits
+from bnfold.equality.plateaus import like_terms
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.equality.site_figures import NOTHING, Excess, Figures, specially_different
 from bnfold.equality.site_noise import Layout, stride_of_maps, with_noise
@@ -195,17 +196,15 @@ class SiteJudge:
     ) -> list[Judged]:
         regions = [region for _, region in asked]
         sized = self._runs.sized(regions, values) if regions else []
-        figures = [Figures(self._runs.unit(r, values, UNITS), s.size) for r, s in zip(regions, sized, strict=True)]
-        for (judged, region), one, figure in zip(asked, sized, figures, strict=True):
-            if _is_bounded(one) and one.magnitude is not None:
-                figure.add(values[region.target.id], found[judged.site.value.id], one.magnitude)
-        few = [
-            i for i, ((judged, region), one, figure) in enumerate(zip(asked, sized, figures, strict=True))
-            if _is_bounded(one) and figure.fewest < _ENOUGH and figure.worst.share <= 1
-            and _is_made_of_feeds(judged, region)
-        ]  # fmt: skip
-        if few:
-            self._repeat([asked[i] for i in few], [figures[i] for i in few], values)
+        figures = self._figures(asked, sized, values, found)
+        failed = [i for i, figure in enumerate(figures) if figure.worst.share > 1]
+        like = {i: like_terms(regions[i].nodes, self._values) for i in failed}
+        again = [i for i in failed if like[i]]
+        if again:
+            wider = [replace(sized[i], size=replace(sized[i].size, alike=like[i])) for i in again]
+            mended = self._figures([asked[i] for i in again], wider, values, found)
+            for i, figure in zip(again, mended, strict=True):
+                figures[i] = figure
         verdicts = []
         for (judged, region), one, figure in zip(asked, sized, figures, strict=True):
             after = found[judged.site.value.id]
@@ -215,6 +214,26 @@ class SiteJudge:
             else:
                 verdicts.append(self._drawn(judged, region, figure.unit, values, after))
         return verdicts
+
+    def _figures(
+        self, asked: Sequence[tuple[Judged, Region]], sized: Sequence[Sized], values: Values, found: Mapping[int, Array]
+    ) -> list[Figures]:
+        """What is measured at sites that have an S, with noise where that is needed; nothing at the others."""
+        figures = [
+            Figures(self._runs.unit(region, values, UNITS), one.size)
+            for (_, region), one in zip(asked, sized, strict=True)
+        ]
+        for (judged, region), one, figure in zip(asked, sized, figures, strict=True):
+            if one.magnitude is not None:
+                figure.add(values[region.target.id], found[judged.site.value.id], one.magnitude)
+        few = [
+            i for i, ((judged, region), one, figure) in enumerate(zip(asked, sized, figures, strict=True))
+            if _is_bounded(one) and figure.fewest < _ENOUGH and figure.worst.share <= 1
+            and _is_made_of_feeds(judged, region)
+        ]  # fmt: skip
+        if few:
+            self._repeat([asked[i] for i in few], [figures[i] for i in few], values)
+        return figures
 
     def _repeat(self, asked: Sequence[tuple[Judged, Region]], figures: Sequence[Figures], values: Values) -> None:
         """Both sides on the bounds with noise, until each channel has enough elements to be judged as a whole.

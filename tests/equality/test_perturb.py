@@ -39,6 +39,36 @@ def test_perturbation_stays_within_a_unit(dtype: str, unit: float) -> None:
     assert 0.2 < np.mean(relative < 0) < 0.6
 
 
+SIGMOIDS = """(bool c, float[8] x) => (float[8] s, float[8] y) <float[1] w = {-7}> {
+  p = Add (x, w)
+  s = Sigmoid (p)
+  y = If (c) < then_branch = t () => (float[8] a) { a = Sigmoid (s) },
+    else_branch = e () => (float[8] b) { b = Neg (s) }>
+}"""
+
+
+def test_a_sigmoid_moves_by_units_of_one_however_small_it_is(tmp_path: Path, runner: Runner) -> None:
+    model, path = parsed(SIGMOIDS), tmp_path / "m.onnx"
+    onnx.save(model, path)
+    feeds = {"c": np.array(True), "x": np.zeros(8, np.float32)}
+    plain = runner.run(path, feeds)
+    moved = [runner.run(path, feeds, perturb=seed) for seed in range(8)]
+    for name, least in (("s", 2.0**-27), ("y", 2.0**-27)):
+        apart = [np.abs(one[name].astype(float) - plain[name].astype(float)).max() for one in moved]
+        assert least < max(apart) <= 6 * 2.0**-24
+    perturb_constants(model, 0)
+    again = parsed(SIGMOIDS)
+    perturb_constants(again, 0)
+    assert model == again
+
+
+@pytest.mark.parametrize("dtype", ["float16", "double"])
+def test_a_sigmoid_of_another_type_stays(dtype: str) -> None:
+    model = parsed(SIGMOIDS.replace("float[8]", f"{dtype}[8]").replace("float[1]", f"{dtype}[1]"))
+    perturb_constants(model, 0)
+    assert [node.op_type for node in model.graph.node] == ["Add", "Sigmoid", "If"]
+
+
 def test_perturbation_moves_every_kind_of_float_constant_and_no_other() -> None:
     text = """(bool c, float[8] x) => (float[8] y) <float[8] w = {1,2,3,4,5,6,7,8}, int64[2] i = {1,2}> {
       k = Constant <value_floats = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]> ()
