@@ -91,10 +91,12 @@ def with_noise(value: Array, random: np.random.Generator, layout: Layout) -> Arr
 
 
 def _noisy(stacked: Array, scale: float, random: np.random.Generator) -> Array:
-    noise = np.asarray(random.standard_normal(stacked.shape, dtype=np.float32))
     with np.errstate(over="ignore", invalid="ignore"):
         if stacked.dtype != np.float32:
-            return np.asarray((stacked.astype(np.float64) + scale * noise).astype(stacked.dtype))
+            # In float32 the last bits of float64 would be the same in all copies, and so would their rounding.
+            wide = stacked.astype(np.float64) + scale * random.standard_normal(stacked.shape)
+            return np.asarray(wide.astype(stacked.dtype))
+        noise = np.asarray(random.standard_normal(stacked.shape, dtype=np.float32))
         noise *= np.float32(scale)
         return np.add(noise, stacked, out=noise)
 

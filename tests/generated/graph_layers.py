@@ -38,6 +38,8 @@ def _layer(
 
 def layer(g: Builder, x: Flow, *, sees_all: bool = False, op: str = "") -> Flow:
     """A value behind one layer: a given one, or any that reads what is there."""
+    if op and g.form.data not in LAYERS[op].types:
+        raise Unfit  # onnxruntime has no kernel of that type
     if op:
         return LAYERS[op].make(g, x if g.kind(x) in LAYERS[op].kinds else g.to(LAYERS[op].kinds[0], x), sees_all)
     kind = g.kind(x) or g.kind(g.upright(x))
