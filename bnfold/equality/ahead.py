@@ -34,7 +34,7 @@ from bnfold.equality.reference import (
     part_of,
     passing_of,
     rank_behind,
-    stated_rank,
+    stated_sizes,
 )
 from bnfold.equality.steps import UNKNOWN_SIZES
 from bnfold.nodes import Node, Value
@@ -146,12 +146,9 @@ class _Carry:
 
     def begun(self, site: Link) -> _Borne:
         """The affine of the node that went, which has to fit its data."""
-        sizes = self.constants.sizes(site.source)
+        sizes = self.constants.sizes(site.source) or stated_sizes(self.constants, site.source)
         if sizes is None:
-            rank = stated_rank(self.constants, site.source)
-            if rank is None:
-                raise UncertainError(f"the rank before {site.node.site} is not known")
-            sizes = (None,) * rank
+            raise UncertainError(f"the rank before {site.node.site} is not known")
         affine = part_of(affine_of(self.constants, site, len(sizes)), self.tree.claim.part)
         shape = np.broadcast_shapes(affine.scale.shape, affine.shift.shape)
         for axis, (size, parameters) in enumerate(zip(sizes, shape, strict=True)):

@@ -198,6 +198,23 @@ def stated_rank(constants: Constants, value: Value) -> int | None:
     return permuted_rank(node) if shape is None else len(shape)
 
 
+def stated_sizes(constants: Constants, value: Value) -> tuple[int | None, ...] | None:
+    """The dimensions of a value by what the node says that makes it, whatever that reads; None without a rank."""
+    rank = stated_rank(constants, value)
+    if rank is None:
+        return None
+    node = constants.graph.producer(value)
+    weight = None if node is None or node.op not in {"Conv", "ConvTranspose", "Gemm"} else node.input(1)
+    shape = None if weight is None else constants.shape(weight)
+    if node is None or not shape:
+        return (None,) * rank
+    if node.op == "ConvTranspose":
+        channels = shape[1] * node.int_attribute("group", 1)
+    else:
+        channels = shape[1] if node.op == "Gemm" and not node.int_attribute("transB", 0) else shape[0]
+    return (None, channels, *(None,) * (rank - 2))
+
+
 def keeps_rank(node: Node) -> bool:
     """Whether a node surely puts out as many dimensions as it reads; a constant may give a value further ones."""
     return node.op in {"Identity", "Dropout", "Transpose", "BatchNormalization"}

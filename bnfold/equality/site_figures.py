@@ -17,7 +17,8 @@ second where there are too few elements to average over. The original's own roun
 sign, in d: that is a gain of (2u*mean(S))^2/var(y). And where y hardly varies beside its size, what lies above a power
 of two is rounded to coarser steps than what lies below: |mean(y)|/2 is a quarter of such a step. Gains are asked of
 at least 64 different values alone, and where std(y) > 32u*mean(S). Where much of y is one value (behind strides, what
-only the bias is seen of), its error is one, not many: it counts once.
+only the bias is seen of), its error is one, not many: it counts once. So a mean over n elements, N of them different,
+may be off by (2*sqrt(K/N) + A)*u*mean(S).
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ _STANDARD_ERRORS = 6.0
 _SYSTEMATIC = 4.0
 _VISIBLE = 32
 """Units of S from which on the deviation of y is more than its own rounding."""
+
+_OF_ONE_ERROR = 2.0
+"""Times the root of the terms: units of S that two sums of them may differ by, each of which is rounded some way."""
 
 _OWN_NOISE = 2.0
 """Units of S by which the original itself rounds: what it puts into y stands in d with the other sign."""
@@ -179,18 +183,24 @@ class Figures:
             for channel in map(int, np.argsort(-share)):
                 if not share[channel] > self.worst.share:
                     break
-                ours = np.take(y, channel, axis)
-                if kind == "gain" and share[channel] > 1 and len(np.unique(ours)) < min(ENOUGH, ours.size):
+                ours, d, size = (np.take(array, channel, axis) for array in (y, z - y, s))
+                much = float(share[channel])
+                if kind == "offset" and much > 1:
+                    much /= self._widened(ours, sums.count)
+                if kind == "gain" and much > 1 and len(np.unique(ours)) < min(ENOUGH, ours.size):
                     continue
-                if (
-                    kind == "gain"
-                    and share[channel] > 1
-                    and self._lies_in_plateaus(ours, *(np.take(array, channel, axis) for array in (z - y, s)))
-                ):
+                if kind == "gain" and much > 1 and self._lies_in_plateaus(ours, d, size):
                     continue
-                off = Excess(float(share[channel]), kind, (), 0.0, 0.0, float(allowed[channel]), channel)
-                self._note(_in_channel(off, axis, y, z))
-                break
+                if much > self.worst.share:
+                    off = Excess(much, kind, (), 0.0, 0.0, much and float(found[channel]) / much, channel)
+                    self._note(_in_channel(off, axis, y, z))
+                    break
+
+    def _widened(self, y: Float64, count: int) -> float:
+        """How much larger an offset may be where few of a channel's elements differ: what is equal has one error."""
+        alike = y.size / max(1, len(np.unique(y)))
+        units = _OF_ONE_ERROR * math.sqrt(self.size.terms * alike / count) + self.size.alike
+        return max(1.0, units / self._offset_units(count))
 
     def _lies_in_plateaus(self, y: Float64, d: Float64, s: Float64) -> bool:
         """Whether a gain is none once each value that much of y has counts once: all of it was rounded alike."""
@@ -204,9 +214,12 @@ class Figures:
         gain, allowed = self._gains(sums)
         return bool(gain[0] <= allowed[0])
 
+    def _offset_units(self, count: int) -> float:
+        """Units of S that the mean of a deviation may have."""
+        return _SYSTEMATIC * max(1.0, math.sqrt(self.size.terms * self.size.repeats / count)) + self.size.alike
+
     def _offsets(self, sums: _Sums) -> tuple[Float64, Float64]:
-        spread = max(1.0, math.sqrt(self.size.terms * self.size.repeats / sums.count))
-        units = _SYSTEMATIC * spread + self.size.alike
+        units = self._offset_units(sums.count)
         return np.abs(sums.d / sums.count), units * self.unit * sums.s / sums.count + 1e-300
 
     def _gains(self, sums: _Sums) -> tuple[Float64, Float64]:

@@ -56,6 +56,17 @@ class _Walk:
                 self.visit(body)
             if any(is_lost(self.types.get(key_of(v)), self._is_stated) for v in node.outputs if v is not None):
                 self._infer(node)
+                if node.op == "BatchNormalization":
+                    self._count_channels(node)
+
+    def _count_channels(self, node: Node) -> None:
+        """What is normalised has as many channels as the scale has numbers, or onnxruntime runs none of it."""
+        output, scale = node.output(0), node.input(1)
+        dims = None if output is None else self._shape(output)
+        numbers = None if scale is None else self._shape(scale)
+        if dims is None or len(dims) < 2 or numbers is None or len(numbers) != 1 or not isinstance(numbers[0], int):
+            return
+        self._learn(output, tensor_type(0, (dims[0], numbers[0], *dims[2:])))
 
     def _infer(self, node: Node) -> None:
         """Infer a node alone, if there is anything to tell of what it reads that inference did not know."""

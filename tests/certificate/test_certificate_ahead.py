@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 import pytest
-from certificate_folds import array, copied, put
+from certificate_folds import Fold, array, copied, put
 from certificate_pairs import Draw, Pair, ahead_pair, wide
 
 Steps = tuple[np.ndarray, np.ndarray]
@@ -245,3 +245,26 @@ def test_what_an_operator_lets_pass(operator: str, sign: bool, shift: bool) -> N
 def test_channels_that_come_to_lie_elsewhere_are_no_longer_the_layers(operator: str, interface: str) -> None:
     checked = passing(operator, sign=False, shift=True, interface=interface).certificate()
     assert not checked.holds
+
+
+@pytest.mark.parametrize(
+    ("layer", "weight", "then", "reader", "constant"),
+    [
+        ("Conv", (4, 3, 1, 1), "Conv", (5, 4, 1, 1), (4, 1, 1)),
+        ("ConvTranspose<group=2>", (6, 2, 1, 1), "Conv", (5, 4, 1, 1), (4, 1, 1)),
+        ("Gemm", (3, 4), "Gemm", (4, 5), (4,)),
+        ("Gemm<transB=1>", (4, 3), "Gemm", (4, 5), (4,)),
+    ],
+)
+def test_how_many_channels_a_layer_puts_out_stands_in_its_weight(
+    layer: str, weight: tuple[int, ...], then: str, reader: tuple[int, ...], constant: tuple[int, ...]
+) -> None:
+    """Nothing is known of what it reads; so nothing else says that the constant enlarges nothing."""
+    random = np.random.default_rng(0)
+    text = f"(float[] x) => (float[] c, float[] y) {{ c = {layer}(x,w) m = Mul(c,k) y = {then}(m,u) }}"
+    before = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {text}')
+    for name, shape in (("w", weight), ("k", constant), ("u", reader)):
+        put(before, **{name: random.uniform(0.5, 2, shape).astype(np.float32)})
+    fold = Fold.of(before)
+    assert [move.site.op for move in fold.plan.moves] == ["Mul"]
+    assert fold.certificate().holds

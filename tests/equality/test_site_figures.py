@@ -166,6 +166,18 @@ def test_rounding_that_is_repeated_tells_no_more_than_once() -> None:
     assert max(shares[1.0]) > 1
 
 
+@pytest.mark.parametrize("different", [1, 3, 400])
+def test_what_is_equal_has_one_error(different: int) -> None:
+    """The mean of 400 elements may be as far off as those of them that differ, each of which is rounded some way."""
+    unit, terms = UNITS["float32"], 100
+    y = np.resize(1 + np.arange(different) / 1000, (400, 1))
+    s = np.full(y.shape, 2.0)
+    for units, passes in ((9, different <= 3), (40, False)):
+        figures = Figures(unit, Size(terms, 2, 1))
+        figures.add(y, y + units * unit * s, s)
+        assert (figures.worst.share <= 1) is passes, figures.worst
+
+
 def test_a_repeated_fault_is_still_found() -> None:
     random = np.random.default_rng(12)
     y = np.repeat(random.standard_normal((512, 3)), 4, axis=0)

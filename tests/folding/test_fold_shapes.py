@@ -258,6 +258,15 @@ def test_what_a_loop_carries_is_not_guessed() -> None:
     assert [shape(before, name) for name in "zduyr"] == [None] * 5
 
 
+def test_a_batchnormalization_says_how_many_channels_there_are() -> None:
+    """A Flatten of maps of any size: what the file says of the channels stands in gamma alone."""
+    text = """(float[N,2,H,H] x) => (float[] y) {
+        s = Tanh(x)  f = Flatten(s)  n = BatchNormalization(f, g, be, m, v)  t = Tanh(n)  y = Mul(t, c)
+    }"""
+    before = model(text, opset=15, c=np.ones(18, np.float32), **norm(18))
+    assert [shape(before, name) for name in "nty"] == [("N", 18)] * 3
+
+
 @pytest.mark.parametrize("other", ["M", "N"])
 def test_a_symbol_of_another_value_is_what_the_target_says(other: str) -> None:
     text = f"""(float[N,4] x, float[{other},3] z) => (float[] y) {{

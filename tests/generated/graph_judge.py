@@ -144,7 +144,8 @@ def _folds_further(graph: Graph, after: bytes, plan: Plan, *, merge: bool) -> bo
     """Whether a second fold finds more, in the way that is known; raises where it does in any other, or a third does.
 
     What an affine passed on its way back, and what stayed itself, may go ahead once that affine has gone; and so may
-    what was read by an affine that became a tap. And what stayed right behind a sum may go once that was merged away.
+    what was read by an affine that became a tap. What stayed right behind a sum may go once that was merged away. And a
+    shift may go into a layer of which a gamma of zero left nothing but a bias.
     """
     _, further, again = folded(after, merge=merge)
     if again == after:
@@ -155,7 +156,9 @@ def _folds_further(graph: Graph, after: bytes, plan: Plan, *, merge: bool) -> bo
     stayed = {refusal.site.name for refusal in plan.refusals} & passed
     joints = {merge.joint for merge in plan.merges}
     opened = {refusal.site.name for refusal in plan.refusals if _makers(graph, refusal.site) & joints}
-    unknown = [m for m in further.moves if not ((m.is_forward and m.site.name in stayed) or m.site.name in opened)]
+    zeroed = {a.home.name for m in plan.moves for a in m.arrivals if not np.any(a.after.scale)}
+    known = stayed | {m.site.name for m in further.moves if {a.home.name for a in m.arrivals} <= zeroed}
+    unknown = [m for m in further.moves if not ((m.is_forward and m.site.name in known) or m.site.name in opened)]
     if unknown or further.merges or folded(again, merge=merge)[2] != again:
         went = ", ".join(f"{move.site.op} to {move.arrivals[0].home.op}" for move in unknown or further.moves)
         raise Broken("once", f"a further fold moves {went}")

@@ -27,6 +27,7 @@ EACH = 50
 ONCE_BROKEN = (
     3882, 4331, 6888, 7328, 7408, 9345, 11669, 17332, 17465, 22376,
     23056, 23194, 26928, 28115, 28562, 31774, 32427, 35067, 36337, 36743,
+    57803, 57844, 62906, 76234,
 )  # fmt: skip
 """Seeds beyond those 2,000 that a long run found, and that are mended; site by site."""
 
