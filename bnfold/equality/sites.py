@@ -34,7 +34,9 @@ from bnfold.nodes import Value
 NEAR = 0.02
 """Relative L2 up to which a value that fails is taken for a faulty copy of its candidate."""
 
-_MOST_ROUNDS = 200
+_LEAST_ROUNDS, _MOST_ROUNDS = 200, 2000
+"""Each round settles at least one value; where all are mistaken that may be one for every node."""
+
 _CERTAIN = 0.1
 _HELD = 0.5
 
@@ -147,7 +149,8 @@ class Comparison:
 
     def _settled(self) -> Judged | None:
         """Rounds of judging and deciding until all that is compared agrees; or what differs."""
-        for _ in range(_MOST_ROUNDS):
+        rounds = min(_MOST_ROUNDS, max(_LEAST_ROUNDS, 2 * len(self._after.outline.nodes)))
+        for _ in range(rounds):
             found = self._found
             fresh = [site for site in found.sites if site.key not in self._judged]
             self._judged.update(
@@ -163,7 +166,7 @@ class Comparison:
             for judged in first:
                 self._settle(judged)
             self._found = self._counterparts.under(self._decided)
-        raise CannotRun("timeout", f"what corresponds to what did not settle in {_MOST_ROUNDS} rounds")
+        raise CannotRun("timeout", f"what corresponds to what did not settle in {rounds} rounds")
 
     def _of(self, site: Site) -> Judged:
         return self._judged[site.key]
