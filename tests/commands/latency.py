@@ -39,6 +39,9 @@ ZOO = (
     "tf__tfk2_MobileNetV2_noBN_op11",
 )  # fmt: skip
 TOOLS = ("onnxsim", "onnxslim", "onnxscript", "onnxoptimizer")
+NAMES = ("bnfold", "bnfold, merged", *TOOLS)
+WHAT = {"run": "Latency", "load": "Load time"}
+LEVEL_NAMES = {"all": "ENABLE_ALL", "none": "DISABLE_ALL"}
 LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
     "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -220,20 +223,36 @@ def ratio(ours: list[float], original: list[float]) -> str:
     return f"{middle:.2f} ±{(high - low) / 2:.2f}"
 
 
-def rows(name: str, path: Path, options: argparse.Namespace, peers: Peers | None) -> Iterator[str]:
-    """The lines of one model: a variant and a level each."""
+@dataclass(frozen=True)
+class Row:
+    """One model under one level: by variant, what is to be said of its load time and of its latency."""
+
+    model: str
+    level: str
+    load: dict[str, str]
+    run: dict[str, str]
+
+
+def rows(name: str, path: Path, options: argparse.Namespace, peers: Peers | None) -> Iterator[Row]:
+    """Of one model, one row for each level."""
     with tempfile.TemporaryDirectory() as folder:
         found = list(variants(path, Path(folder), peers))
         usable = [one for one in found if not one.why_not]
         for level in LEVELS:
             timings = measured(usable, level, options.rounds)
-            original = timings["original"]
-            for one in found[1:]:
-                said = [one.why_not, ""]
-                if not one.why_not:
-                    ours = timings[one.name]
-                    said = [ratio(ours.load, original.load), ratio(ours.run, original.run)]
-                yield f"| {name} | {level} | {one.name} | {said[0]} | {said[1]} |"
+            original, others = timings["original"], found[1:]
+            load = {v.name: v.why_not or ratio(timings[v.name].load, original.load) for v in others}
+            run = {v.name: v.why_not or ratio(timings[v.name].run, original.run) for v in others}
+            yield Row(name, level, load, run)
+
+
+def table(found: list[Row], level: str, what: str) -> str:
+    """What was measured under one level, a line for each model and a column for each tool."""
+    ours = [row for row in found if row.level == level]
+    cells = [(row.model, row.load if what == "load" else row.run) for row in ours]
+    names = [name for name in NAMES if any(name in one for _, one in cells)]
+    head = [f"| model | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    return "\n".join([*head, *(f"| {model} | {' | '.join(one.get(n, '') for n in names)} |" for model, one in cells)])
 
 
 def say(line: str) -> None:
@@ -249,16 +268,19 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", action="append", help="this model alone; repeatable")
     options = parser.parse_args()
-    say("| model | optimisations | rewritten by | load time | latency |\n| --- | --- | --- | --- | --- |")
+    found: list[Row] = []
     peers = Peers(options.peers_python) if options.peers_python else None
     with tempfile.TemporaryDirectory() as folder:
         for name, path in models(options, Path(folder)):
             if options.only and name not in options.only:
                 continue
-            for line in rows(name, path, options, peers):
-                say(line)
+            for row in rows(name, path, options, peers):
+                found.append(row)
+                sys.stderr.write(f"{row}\n")
     if peers is not None:
         peers.stop()
+    for level, what in ((level, what) for what in WHAT for level in LEVELS):
+        say(f"\n{WHAT[what]}, {LEVEL_NAMES[level]}\n\n{table(found, level, what)}")
     return 0
 
 
