@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -48,10 +47,9 @@ def _run(arguments: list[str] | None) -> int:
         if not isinstance(stop.__context__, BrokenPipeError):
             raise
         return mute(PIPE_CLOSED)
-    except Exception as error:  # the last resort: a bug must not look like a finding
+    except Exception as error:  # noqa: BLE001  # the last resort: a bug must not look like a finding
         if isinstance(error, OSError) and error.filename is None:  # typer writing to stdout itself: help, completion
             return mute(complain(f"the answer cannot be written: {error.strerror}", CannotWrite.exit_code))
-        logging.getLogger("bnfold").debug("the traceback of the bug", exc_info=error)
         return complain(str(bug(error)), BUG_EXIT_CODE)
     if code == INTERRUPTED:  # what typer makes of Ctrl-C
         return complain("interrupted", INTERRUPTED)
