@@ -58,10 +58,16 @@ def _run(arguments: list[str] | None) -> int:
 
 def _sentence(error: typer.TyperException) -> str:
     """A mistake on the command line in one line, with the names that come close to one that there is not."""
-    near = getattr(error, "possibilities", None)
+    near = getattr(error, "possibilities", None) or ()
+    near = [name for name in near if not (name.startswith("--no-") and f"--{name[5:]}" in near)]
     if not near:
-        return error.format_message()
+        return _typer_words(error.format_message())
     return f"{error.message}; did you mean {' or '.join(near)}?"
+
+
+def _typer_words(sentence: str) -> str:
+    """What typer says as we say it elsewhere; "Value error" is how pydantic speaks to programmers."""
+    return sentence.replace(". Did you mean '", "; did you mean '").replace("Value error, ", "")
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

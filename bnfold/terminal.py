@@ -198,11 +198,16 @@ def _summarise(path: Path, document: Document) -> None:
 def _shown(document: Document, outlet: Outlet) -> str:
     """The answer as it goes to stdout or stderr: text on a terminal has colours."""
     stream = sys.stderr if outlet.to_stderr else sys.stdout
-    if outlet.format_ is not Format.TEXT or stream is None or not stream.isatty():
+    if outlet.format_ is not Format.TEXT or stream is None or not (stream.isatty() or _wants_colours()):
         return written(document, outlet.format_)
     from bnfold.report.as_text import on_terminal  # noqa: PLC0415  # only where there is a terminal
 
     return on_terminal(document, stderr=outlet.to_stderr)
+
+
+def _wants_colours() -> bool:
+    """Whether text has colours where no terminal is, as in the log of a pipeline that shows them."""
+    return bool(os.environ.get("FORCE_COLOR"))
 
 
 def to_stdout(done: Sequence[Done]) -> None:
@@ -226,7 +231,7 @@ def say(answer: str | bytes, *, err: bool = False) -> None:
     if sys.stdout is None and isinstance(answer, bytes):
         raise CannotWrite("the model cannot be written to stdout: it is closed")
     try:
-        typer.echo(answer, err=err, nl=isinstance(answer, str))
+        typer.echo(answer, err=err, nl=isinstance(answer, str), color=_wants_colours() or None)
     except BrokenPipeError:
         raise
     except OSError as error:

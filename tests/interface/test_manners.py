@@ -110,16 +110,25 @@ def test_help_fits_the_terminal(desk: Path, width: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "near"),
     [
-        ("fld m.onnx", "Did you mean 'fold'?"),
+        ("fld m.onnx", "did you mean 'fold'?"),
         ("fold m.onnx --strct -o x", "No such option: --strct; did you mean --strict"),
         ("plan m.onnx --frmat json", "did you mean --format?"),
         ("explain blokced", "there is no reason or rule 'blokced'; did you mean blocked"),
         ("explain bn05", "did you mean BN0"),
         ("plan two.onnx --skip BatchNormalisation#1", "near names are 'BatchNormalization#1'"),
+        ("plan m.onnx --format jsn", "Invalid value for '--format': 'jsn' is not one of 'text', 'json'"),
         ("plan two.onnx --only nn", "near names are 'n'"),
+        ("plan scopes.onnx --only /blok1/*", "near names are '/block1/*'"),
+        ("plan scopes.onnx --skip /block1/bm*", "near names are '/block1/bn*'"),
+        ("witness scopes.onnx --at /blok2/*", "near names are '/block2/*'"),
+        ("insert scopes.onnx -o o.onnx --at /blok1/c*", "near names are '/block1/conv*'"),
     ],
 )
-def test_a_name_that_there_is_not_has_near_ones_told(cli: Cli, arguments: str, near: str) -> None:
+def test_a_name_that_there_is_not_has_near_ones_told(cli: Cli, desk: Path, arguments: str, near: str) -> None:
+    model = onnx.load(desk / "two.onnx")
+    for node, name in zip(model.graph.node, ("/block1/conv", "/block1/bn", "/block2/relu", "/block2/bn"), strict=True):
+        node.name = name
+    onnx.save(model, desk / "scopes.onnx")
     refused(cli(*arguments.split()), 2, near)
 
 
