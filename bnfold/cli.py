@@ -60,14 +60,13 @@ def _sentence(error: typer.TyperException) -> str:
     """A mistake on the command line in one line, with the names that come close to one that there is not."""
     near = getattr(error, "possibilities", None) or ()
     near = [name for name in near if not (name.startswith("--no-") and f"--{name[5:]}" in near)]
-    if not near:
-        return _typer_words(error.format_message())
-    return f"{error.message}; did you mean {' or '.join(near)}?"
-
-
-def _typer_words(sentence: str) -> str:
-    """What typer says as we say it elsewhere; "Value error" is how pydantic speaks to programmers."""
-    return sentence.replace(". Did you mean '", "; did you mean '").replace("Value error, ", "")
+    if near:
+        return f"{error.message}; did you mean {' or '.join(near)}?"
+    # "Value error" is how pydantic speaks to programmers.
+    said = error.format_message().replace(". Did you mean '", "; did you mean '").replace("Value error, ", "")
+    if not said.startswith("No such command") or "did you mean" in said:
+        return said
+    return f"{said.removesuffix('.')}; bnfold --help lists them"
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

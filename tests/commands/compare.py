@@ -168,7 +168,7 @@ def over_models(peers: Peers, tallies: dict[str, Tally], folder: Path, fill: Pat
         for tool, tally in tallies.items() if norms else ():
             end, remark, left = end_of(peers, tool, before, (0, 0))
             tally.left[str(folder)] += left
-            note(tell, f"{tool}: {path.stem}: {left} of {norms} left: {end} {remark}")
+            note(tell, f"{tool}: {path.stem}: {left} of {norms} left{f': {end} {remark}' if end in FAULTS else ''}")
     return found
 
 

@@ -110,6 +110,7 @@ def test_help_fits_the_terminal(desk: Path, width: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "near"),
     [
+        ("help", "No such command 'help'; bnfold --help lists them"),
         ("fld m.onnx", "did you mean 'fold'?"),
         ("fold m.onnx --strct -o x", "No such option: --strct; did you mean --strict"),
         ("plan m.onnx --frmat json", "did you mean --format?"),
