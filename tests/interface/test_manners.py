@@ -68,6 +68,21 @@ def test_bash_takes_the_script_and_completes_by_it(tmp_path: Path) -> None:
     assert done.stdout == "--strict\n"
 
 
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_completes_by_its_script_and_files_where_no_name_is_known(tmp_path: Path) -> None:
+    script = run(cwd=tmp_path, _BNFOLD_COMPLETE="source_fish").out.replace(" bnfold)", f" {sys.executable} -m bnfold)")
+    script = script.replace(' bnfold"', f' {sys.executable} -m bnfold"')
+    (tmp_path / "model.onnx").touch()
+    ask = "; ".join(f'complete -C "bnfold {words}"' for words in ("fold --str", "plan mod", "fold m.onnx --verify c"))
+    line = ["fish", "--no-config", "-c", f"{script}\n{ask}"]
+    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
+    assert [said.split("\t")[0] for said in done.stdout.split("\n") if said] == [
+        "--strict",
+        "model.onnx",
+        "certificate",
+    ]
+
+
 # Help.
 
 
