@@ -14,8 +14,8 @@ pattern, folded if all of them are. bnfold is run with `--verify off`, so that o
 the table.
 
 `--models` adds the BatchNormalizations that are left in the models of a folder (which `zoo.py fill` gives weights
-first); where a tool fails, or what it makes is wrong or lacks an input, all of that model's count as left. `--list`
-says which, and what `bnfold verify` says of what is wrong.
+first), as far as onnxruntime runs them; where a tool fails, or what it makes is wrong, all of that model's count as
+left. `--list` says which, and what `bnfold verify` says of what is wrong.
 """
 
 from __future__ import annotations
@@ -103,12 +103,12 @@ def end_of(peers: Peers, tool: str, before: onnx.ModelProto, most: tuple[int, in
         after = rewritten(peers, tool, before)
     except PeerFailed as error:
         return FAILED, str(error), affines(before)[0]
-    held = {tensor.name for tensor in before.graph.initializer} if before.ir_version < 4 else set()
-    if {port.name for port in before.graph.input} - held - {port.name for port in after.graph.input}:
-        return LOST, "", affines(before)[0]
     if not is_right(peers, before, after):
         return WRONG, f"bnfold verify: {said_by_verify(before, after)}", affines(before)[0]
     found = affines(after)
+    held = {tensor.name for tensor in before.graph.initializer} if before.ir_version < 4 else set()
+    if {port.name for port in before.graph.input} - held - {port.name for port in after.graph.input}:
+        return LOST, "", found[0]
     return FOLDED if all(n <= few for n, few in zip(found, most, strict=True)) else LEFT, "", found[0]
 
 
@@ -135,13 +135,19 @@ def said_by_verify(before: onnx.ModelProto, after: onnx.ModelProto) -> str:
     return str(verdict.word)
 
 
+def runs(peers: Peers, model: onnx.ModelProto) -> bool:
+    """Whether onnxruntime runs it, so that a result can be judged."""
+    try:
+        return bool(peers.right_when_run(model, model))
+    except PeerFailed:
+        return False
+
+
 def runnable(peers: Peers) -> Iterator[tuple[str, onnx.ModelProto]]:
     """The patterns that onnxruntime runs; outputs have the shapes that they have, which some tools ask for."""
     for name, pattern in PATTERNS.items():
         model = pattern.build()
-        try:
-            peers.right_when_run(model, model)
-        except PeerFailed:
+        if not runs(peers, model):
             continue
         for port, array in zip(model.graph.output, run(model, inputs(model)), strict=True):
             port.type.tensor_type.shape.CopyFrom(onnx.helper.make_tensor_type_proto(1, array.shape).tensor_type.shape)
@@ -164,8 +170,10 @@ def over_models(peers: Peers, tallies: dict[str, Tally], folder: Path, fill: Pat
     for path in models(folder, fill):
         before = onnx.load(path)
         norms, _ = affines(before)
+        if not norms or not runs(peers, before):
+            continue
         found += norms
-        for tool, tally in tallies.items() if norms else ():
+        for tool, tally in tallies.items():
             end, remark, left = end_of(peers, tool, before, (0, 0))
             tally.left[str(folder)] += left
             note(tell, f"{tool}: {path.stem}: {left} of {norms} left{f': {end} {remark}' if end in FAULTS else ''}")
