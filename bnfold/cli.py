@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -48,10 +47,9 @@ def _run(arguments: list[str] | None) -> int:
         if not isinstance(stop.__context__, BrokenPipeError):
             raise
         return mute(PIPE_CLOSED)
-    except Exception as error:  # the last resort: a bug must not look like a finding
+    except Exception as error:  # noqa: BLE001  # the last resort: a bug must not look like a finding
         if isinstance(error, OSError) and error.filename is None:  # typer writing to stdout itself: help, completion
             return mute(complain(f"the answer cannot be written: {error.strerror}", CannotWrite.exit_code))
-        logging.getLogger("bnfold").debug("the traceback of the bug", exc_info=error)
         return complain(str(bug(error)), BUG_EXIT_CODE)
     if code == INTERRUPTED:  # what typer makes of Ctrl-C
         return complain("interrupted", INTERRUPTED)
@@ -60,10 +58,15 @@ def _run(arguments: list[str] | None) -> int:
 
 def _sentence(error: typer.TyperException) -> str:
     """A mistake on the command line in one line, with the names that come close to one that there is not."""
-    near = getattr(error, "possibilities", None)
-    if not near:
-        return error.format_message()
-    return f"{error.message}; did you mean {' or '.join(near)}?"
+    near = getattr(error, "possibilities", None) or ()
+    near = [name for name in near if not (name.startswith("--no-") and f"--{name[5:]}" in near)]
+    if near:
+        return f"{error.message}; did you mean {' or '.join(near)}?"
+    # "Value error" is how pydantic speaks to programmers.
+    said = error.format_message().replace(". Did you mean '", "; did you mean '").replace("Value error, ", "")
+    if not said.startswith("No such command") or "did you mean" in said:
+        return said
+    return f"{said.removesuffix('.')}; bnfold --help lists them"
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

@@ -16,6 +16,7 @@ Whatever else escapes is a bug in bnfold and ends the command with 70; in a batc
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -109,5 +110,6 @@ def _rebuilt(kind: type[BnfoldError], arguments: tuple[object, ...], carried: di
 
 
 def bug(error: Exception) -> Bug:
-    """The one line that a bug is told in."""
+    """The one line that a bug is told in; -v shows where it came from."""
+    logging.getLogger("bnfold").debug("the traceback of the bug", exc_info=error)
     return Bug(f"this is a bug in bnfold ({type(error).__name__}: {error}); -v prints the traceback")

@@ -6,6 +6,7 @@ names nothing is an error, for a typo would otherwise fold everything, or nothin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -54,7 +55,20 @@ def matched(globs: Sequence[str], names: Iterable[str]) -> bool:
     return any(name and fnmatchcase(name, glob) for name in names for glob in globs)
 
 
+def _near_globs(glob: str, known: Sequence[str]) -> list[str]:
+    """The glob with another beginning, as deep in scopes, that names something: '/stem/*' for '/stm/*'."""
+    head = re.split(r"[*?[]", glob, maxsplit=1)[0]
+    if head == glob:
+        return []
+    # As many parts as the glob has before its first wildcard; a part that is empty there stays so.
+    parts = head.split("/")
+    kept = len(parts) - (not parts[-1])
+    others = sorted({"/".join([*name.split("/")[:kept], *parts[kept:]]) + glob[len(head) :] for name in known})
+    return [one for one in get_close_matches(glob, others, n=3) if matched([one], known)]
+
+
 def near(name: str, names: Iterable[str]) -> str:
-    """What to add to a sentence about a name that there is not: names that come close, or nothing."""
-    close = get_close_matches(name, sorted(set(names)), n=3, cutoff=0.4)
+    """What to add to a sentence about a name, or a glob, that there is not: names that come close, or nothing."""
+    known = sorted(set(names))
+    close = _near_globs(name, known) or get_close_matches(name, known, n=3, cutoff=0.4)
     return f"; near names are {', '.join(repr(one) for one in close)}" if close else ""

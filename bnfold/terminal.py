@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bnfold.errors import BnfoldError, CannotWrite, UsageError
+from bnfold.errors import BUG_EXIT_CODE, BnfoldError, CannotWrite, UsageError, bug
 from bnfold.report.forms import Format, form_of, written
 
 if TYPE_CHECKING:
@@ -133,17 +133,19 @@ def told_everywhere(command: str, outlet: Outlet, **names: str) -> Iterator[None
     """
     try:
         yield
-    except BnfoldError as error:
+    except Exception as caught:  # a bug, too, is told in the reports
         from bnfold.report.failing import failed  # noqa: PLC0415  # heavy, and rarely needed
 
+        error = caught if isinstance(caught, BnfoldError) else bug(caught)
         complain(str(error))
-        raise typer.Exit(answer(failed(command, names, error), outlet)) from error
+        raise typer.Exit(answer(failed(command, names, error), outlet)) from caught
 
 
 def answer(document: Document, outlet: Outlet) -> int:
     """Write the answer to each report in the format that its name asks for, and to stdout; returns the exit code.
 
     A report that cannot be written is one line, and 5 unless something is worse; the others are written all the same.
+    So is a bug met in one of them, which is 70.
     An error that is all there is to say is complained of on stderr, so that text says nothing more.
     """
     from bnfold.result import most_severe  # noqa: PLC0415  # heavy; an answer is there by now
@@ -159,17 +161,30 @@ def answer(document: Document, outlet: Outlet) -> int:
 
 def _keep(path: Path, write: Callable[[Document], None], document: Document) -> int:
     """Write one report; the exit code of that."""
+    outcome = f"; {document.outcome}" if document.outcome else ""
     try:
         write(document)
+    except CannotWrite as error:
+        return complain(f"the report {error}{outcome}", error.exit_code)
     except OSError as error:
-        outcome = f"; {document.outcome}" if document.outcome else ""
         why = error.strerror or error
         return complain(f"the report {str(path)!r} cannot be written: {why}{outcome}", CannotWrite.exit_code)
+    except Exception as error:  # noqa: BLE001  # a bug met in one report must not cost the others
+        return complain(f"the report {str(path)!r}: {bug(error)}{outcome}", BUG_EXIT_CODE)
     return 0
 
 
 def _write(path: Path, form: Format, document: Document) -> None:
-    path.write_bytes((written(document, form) + "\n").encode("utf-8", "backslashreplace"))
+    """Whole or not at all, by one rename; what is no file, such as a pipe, is written as it is."""
+    from bnfold.model import staged  # noqa: PLC0415  # heavy; the work is done by now
+
+    content = (written(document, form) + "\n").encode("utf-8", "backslashreplace")
+    place = path.resolve() if path.is_symlink() else path
+    if place.exists() and not place.is_file():
+        place.write_bytes(content)
+        return
+    with staged(content, place) as made:
+        made.publish()
 
 
 def _summarise(path: Path, document: Document) -> None:
@@ -183,11 +198,16 @@ def _summarise(path: Path, document: Document) -> None:
 def _shown(document: Document, outlet: Outlet) -> str:
     """The answer as it goes to stdout or stderr: text on a terminal has colours."""
     stream = sys.stderr if outlet.to_stderr else sys.stdout
-    if outlet.format_ is not Format.TEXT or stream is None or not stream.isatty():
+    if outlet.format_ is not Format.TEXT or stream is None or not (stream.isatty() or _wants_colours()):
         return written(document, outlet.format_)
     from bnfold.report.as_text import on_terminal  # noqa: PLC0415  # only where there is a terminal
 
     return on_terminal(document, stderr=outlet.to_stderr)
+
+
+def _wants_colours() -> bool:
+    """Whether text has colours where no terminal is, as in the log of a pipeline that shows them."""
+    return bool(os.environ.get("FORCE_COLOR"))
 
 
 def to_stdout(done: Sequence[Done]) -> None:
@@ -211,7 +231,7 @@ def say(answer: str | bytes, *, err: bool = False) -> None:
     if sys.stdout is None and isinstance(answer, bytes):
         raise CannotWrite("the model cannot be written to stdout: it is closed")
     try:
-        typer.echo(answer, err=err, nl=isinstance(answer, str))
+        typer.echo(answer, err=err, nl=isinstance(answer, str), color=_wants_colours() or None)
     except BrokenPipeError:
         raise
     except OSError as error:

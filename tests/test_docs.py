@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent / "documents"))
+from pictures import PICTURE, SHOWN, lines_of, picture
+
 from bnfold.ops import TABLE
 from bnfold.ops.reasons import REASONS
 from bnfold.report.as_json import SCHEMA
@@ -44,16 +47,38 @@ def desk(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_first_command_of_the_readme_prints_the_report_shown_below_it(desk: Path) -> None:
+def test_the_picture_in_the_readme_is_what_its_commands_print() -> None:
+    """`python tests/documents/pictures.py` makes it anew. The first of its commands is the README's own."""
     _, _, command = fenced("sh")[0].partition(".venv/bin/bnfold ")
-    printed = bnfold_command(*command.split(), cwd=desk)
-    assert structure(printed) == structure(fenced("text")[0])
-    assert "accuracy     98.33% before, 98.33% after (360 samples)" in printed
+    assert command.strip() == SHOWN[0]
+    assert "](docs/terminal.svg)" in README
+    kept, made = PICTURE.read_text(encoding="utf-8"), picture()
+    assert [structure(line) for line in lines_of(made)] == [structure(line) for line in lines_of(kept)]
+    assert "accuracy     98.33% before, 98.33% after (360 samples)" in "\n".join(lines_of(made))
+    assert not re.search(r"url\(.?http|<image|<script|@font-face", kept)
 
 
-def structure(report: str) -> list[str]:
-    """The lines of a report up to the figures that another machine rounds otherwise."""
-    return [re.sub(r"(worst at|relative L2|difference|SNR) [\d.e-]+", r"\1", line) for line in report.splitlines()]
+def structure(line: str) -> str:
+    """A line of a report up to the figures that another machine rounds otherwise."""
+    return re.sub(r"(worst at|relative L2|difference|SNR) [\d.e-]+", r"\1", line)
+
+
+def test_the_comparison_in_the_readme_is_what_its_command_prints() -> None:
+    """bnfold's own row, as far as no other tool is needed for it."""
+    command = [
+        sys.executable,
+        ROOT / "tests/commands/compare.py",
+        "--peers-python",
+        sys.executable,
+        "--models",
+        "models",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    head, _, ours, *_ = done.stdout.splitlines()
+    (kept_head,) = re.findall(r"^\| \| folded, .*$", README, re.MULTILINE)
+    (kept,) = re.findall(r"^\| bnfold \| \d.*$", README, re.MULTILINE)
+    assert kept_head.startswith(head.removesuffix(" |"))
+    assert kept.startswith(ours.removesuffix(" |"))
 
 
 def test_ci_runs_the_commands_of_the_readme() -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
-from bnfold.batch.work import Job, Work, attempt
+from bnfold.batch.work import Job, Work, attempt, lost
 from bnfold.batch.workers import Ways, side_by_side
+from bnfold.errors import Bug, bug
 from bnfold.result import Outcome
 
 T = TypeVar("T")
@@ -30,16 +31,23 @@ def run(work: Work[T], jobs: Sequence[Job], ways: Ways, watch: Watch) -> list[Ou
     if processes <= 1 and ways.deadline is None:
         return [_alone(work, job, watch) for job in jobs]
     outcomes: dict[int, Outcome[T]] = {}
-    for place, outcome in side_by_side(work, jobs, Ways(max(1, processes), ways.deadline, ways.prepare)):
-        outcomes[place] = outcome
-        watch.done(outcome.source)
-    return [outcomes[place] for place in range(len(jobs))]
+    why = Bug("this is a bug in bnfold: its process ended without a word")
+    try:
+        for place, outcome in side_by_side(work, jobs, Ways(max(1, processes), ways.deadline, ways.prepare)):
+            outcomes[place] = outcome
+            watch.done(outcome.source)
+    except Exception as error:  # noqa: BLE001  # a bug between the models costs those that were not done, and no report
+        why = bug(error)
+    return [outcomes.get(place) or lost(job, why) for place, job in enumerate(jobs)]
 
 
 def _alone(work: Work[T], job: Job, watch: Watch) -> Outcome[T]:
-    with watch.on(job.name) as tell:
-        outcome = attempt(work, job, tell)
-    watch.done(job.name)
+    try:
+        with watch.on(job.name) as tell:
+            outcome = attempt(work, job, tell)
+        watch.done(job.name)
+    except Exception as error:  # noqa: BLE001  # what shows how far things are is no reason to lose a model, and the others
+        return lost(job, bug(error))
     return outcome
 
 

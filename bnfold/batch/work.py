@@ -5,7 +5,6 @@ A `Work` is a function of the API with all its options; of a result it keeps wha
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,6 @@ from bnfold.moves import Plan
 from bnfold.proving import Progress
 from bnfold.result import FoldResult, Outcome
 from bnfold.rules.rule import Findings
-
-logger = logging.getLogger("bnfold")
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -116,17 +113,21 @@ def attempt(work: Work[T], job: Job, tell: Progress) -> Outcome[T]:
     """Do it with one model, whatever happens."""
     where = None if job.target is None else str(job.target)
     if job.trouble:
-        return Outcome(job.name, where, None, InputRefused(job.trouble))
+        return lost(job, InputRefused(job.trouble))
     try:
         return _done(work, job, where, tell)
     except (Flagged, NotClean) as flagged:
         found = flagged.result if isinstance(flagged, Flagged) else flagged.findings
         return Outcome(job.name, where, cast("T", found), flagged)
     except BnfoldError as error:
-        return Outcome(job.name, where, None, error)
-    except Exception as error:  # a bug met in one model must not cost the others
-        logger.debug("the traceback of the bug", exc_info=error)
-        return Outcome(job.name, where, None, bug(error))
+        return lost(job, error)
+    except Exception as error:  # noqa: BLE001  # a bug met in one model must not cost the others
+        return lost(job, bug(error))
+
+
+def lost(job: Job, error: BnfoldError) -> Outcome[T]:
+    """What became of a model that there is no result of."""
+    return Outcome(job.name, None if job.target is None else str(job.target), None, error)
 
 
 def _done(work: Work[T], job: Job, where: str | None, tell: Progress) -> Outcome[T]:

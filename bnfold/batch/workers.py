@@ -22,7 +22,7 @@ from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
-from bnfold.batch.work import Job, Work, attempt
+from bnfold.batch.work import Job, Work, attempt, lost
 from bnfold.equality.verdict import Unknown
 from bnfold.errors import BnfoldError, Bug, Undecided, bug
 from bnfold.model.publish import OWNER
@@ -81,26 +81,38 @@ def side_by_side(work: Work[T], jobs: Sequence[Job], ways: Ways) -> Iterator[tup
     with tempfile.TemporaryDirectory(prefix="bnfold-", ignore_cleanup_errors=True) as scratch:
         try:
             while waiting or any(worker.busy for worker in pool):
-                _occupy(pool, waiting, work, ways, scratch)
+                yield from _occupied(pool, waiting, work, ways, scratch)
                 yield from _heard(pool, ways.deadline)
         finally:
             # Idle ones end with their pipe; whoever is busy now is so because of Ctrl-C, or of a bug.
             _end(pool)
 
 
-def _occupy(pool: list[_Worker[T]], waiting: deque[tuple[int, Job]], work: Work[T], ways: Ways, scratch: str) -> None:
+def _occupied(
+    pool: list[_Worker[T]], waiting: deque[tuple[int, Job]], work: Work[T], ways: Ways, scratch: str
+) -> Iterator[tuple[int, Outcome[T]]]:
+    """Give a model to each worker that has none, and to new ones; where none can be started, few have to do."""
     while waiting:
         idle = next((worker for worker in pool if worker.busy is None), None)
         if idle is None and len(pool) >= ways.processes:
             return
-        if idle is None:
-            idle = _started(work, ways, scratch)
+        try:
+            idle = idle or _started(work, ways, scratch)
+        except OSError as error:
+            if pool:
+                return
+            place, job = waiting.popleft()
+            yield place, lost(job, _undecided(f"no process can be started for it: {error.strerror or error}"))
+            continue
+        if idle not in pool:
             pool.append(idle)
         idle.give(*waiting.popleft())
 
 
 def _heard(pool: list[_Worker[T]], deadline: float | None) -> Iterator[tuple[int, Outcome[T]]]:
     """What the workers have to say, once there is something, or one is overdue."""
+    if not pool:  # none could be started, and nobody will say a word
+        return
     by_pipe = {worker.pipe: worker for worker in pool}
     times = [None if deadline is None else worker.left(deadline) for worker in pool]
     soonest = min((left for left in times if left is not None), default=None)
@@ -112,7 +124,7 @@ def _heard(pool: list[_Worker[T]], deadline: float | None) -> Iterator[tuple[int
             yield from _buried(pool, worker)
             continue
         except Exception as error:  # noqa: BLE001  # what cannot be unpickled costs its model alone
-            said = None if worker.busy is None else _failed(worker.busy[1], bug(error))
+            said = None if worker.busy is None else lost(worker.busy[1], bug(error))
         if isinstance(said, str):
             worker.owner, worker.since = said, time.monotonic()
         elif worker.busy is not None:
@@ -130,7 +142,7 @@ def _buried(pool: list[_Worker[T]], worker: _Worker[T], why: str = "") -> Iterat
     _end([worker])
     if worker.busy is not None:
         place, job = worker.busy
-        yield place, _failed(job, _undecided(why) if why else _death(worker.process.exitcode))
+        yield place, lost(job, _undecided(why) if why else _death(worker.process.exitcode))
 
 
 def _death(code: int | None) -> BnfoldError:
@@ -145,10 +157,6 @@ def _death(code: int | None) -> BnfoldError:
 
 def _undecided(why: str) -> Undecided:
     return Undecided(why, Unknown(why))
-
-
-def _failed(job: Job, error: BnfoldError) -> Outcome[T]:
-    return Outcome(job.name, None if job.target is None else str(job.target), None, error)
 
 
 def _end(workers: Sequence[_Worker[T]]) -> None:
@@ -239,7 +247,7 @@ def _serve(pipe: connection.Connection, work: Work[T], prepare: Callable[[], Non
             except OSError:
                 return
             except Exception as error:  # noqa: BLE001  # what cannot be pickled
-                pipe.send(_failed(job, bug(error)))
+                pipe.send(lost(job, bug(error)))
 
 
 def _watch() -> None:

@@ -162,6 +162,7 @@ def fold(  # noqa: PLR0913  # one parameter per option
     work = Folding(call, keeps_model=output == "-", ledger=ledger)
     targets = many.targets_of(models, output, in_place=in_place)
     done = many.run(work, models, targets, jobs=jobs, deadline=deadline, max_bytes=max_bytes, verbose=verbose)
+    done = many.tellable(done, lambda one, _: folded([one], check=check))
     many.complain_of(done)
     code = answer(folded(done, check=check, verbose=verbose), outlet)
     if output == "-":

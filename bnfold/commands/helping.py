@@ -7,6 +7,7 @@ typer would draw the groups as boxes, by rich; loading that takes as long as all
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -18,6 +19,8 @@ from bnfold.commands.settings import settled_for
 from bnfold.errors import UsageError
 
 WIDTH = 100
+COLUMN = 26
+"""Characters of the longest option that what it means still stands beside."""
 CONTEXT: Mapping[str, object] = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
 ARGUMENTS, GENERAL = "Arguments", "Options"
 SETTINGS = "bnfold.settings"
@@ -50,14 +53,20 @@ def write_groups(params: Iterable[Any], context: typer.Context, formatter: Any) 
         if record is not None:
             title = param.rich_help_panel or (GENERAL if isinstance(param, TyperOption) else ARGUMENTS)
             groups.setdefault(title, []).append(_row(param, record))
+    terms = [term for rows in groups.values() for term, _ in rows]
+    width = max((len(term) for term in terms if len(term) <= COLUMN), default=0)
     for title in sorted(groups, key=lambda title: (title == GENERAL, title != ARGUMENTS)):
         with formatter.section(title):
-            formatter.write_dl(groups[title])
+            formatter.write_dl([(term.ljust(width), meaning) for term, meaning in groups[title]], col_max=width)
+
+
+_LEAST = re.compile(r"; x>=[\d.]+(?=\])|  \[x>=[\d.]+\]$")
+"""How typer says what the least of a number is; who gives less is told in words."""
 
 
 def _row(param: Any, record: tuple[str, str]) -> tuple[str, str]:
     """One line of help: an argument by its name alone; a flag that can be taken back is `--[no-]flag`."""
-    term, meaning = record
+    term, meaning = record[0], _LEAST.sub("", record[1])
     if not isinstance(param, TyperOption):
         return str(param.metavar), meaning
     if not param.secondary_opts:
@@ -100,6 +109,10 @@ class Command(TyperCommand):
         self.format_help_text(ctx, formatter)
         write_groups(self.get_params(ctx), ctx, formatter)
         self.format_epilog(ctx, formatter)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Arguments by their names, which typer would put in braces."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line over what settings say; a setting that cannot be meant is named by where it stands."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bnfold.errors import UsageError
+from bnfold.errors import UsageError, bug
 from bnfold.terminal import complain, listed_names, log_to_stderr, stdin_bytes, stdout_kept
 
 if TYPE_CHECKING:
@@ -84,13 +85,27 @@ def told(  # noqa: PLR0913  # what a document is made of
     from bnfold.report.failing import failed  # noqa: PLC0415  # heavy
     from bnfold.report.several import several  # noqa: PLC0415  # likewise
 
-    complain_of(outcomes)
+    able = tellable(outcomes, lambda outcome, result: one(outcome.source, result))
+    complain_of(able)
     if not is_one:
-        return several(command, outcomes, one, written=written)
-    (only,) = outcomes
+        return several(command, able, one, written=written)
+    (only,) = able
     if only.result is not None:
         return one(only.source, only.result)
     return failed(command, {name: only.source}, only.error or UsageError("nothing was done"))
+
+
+def tellable(outcomes: Sequence[Outcome[T]], tell: Callable[[Outcome[T], T], object]) -> list[Outcome[T]]:
+    """The outcomes; one that cannot be told because of a bug is that bug's, so that the others are told."""
+    return [outcome if outcome.result is None else _tellable(outcome, outcome.result, tell) for outcome in outcomes]
+
+
+def _tellable(outcome: Outcome[T], result: T, tell: Callable[[Outcome[T], T], object]) -> Outcome[T]:
+    try:
+        tell(outcome, result)
+    except Exception as error:  # noqa: BLE001  # a bug, in whatever is told
+        return replace(outcome, result=None, error=bug(error))
+    return outcome
 
 
 def complain_of(outcomes: Sequence[Outcome[T]]) -> None:

@@ -90,7 +90,7 @@ def verify(  # noqa: PLR0913  # one parameter per option
             dims=dims_of(dim), provider=provider, custom_ops=custom_ops or (), threads=threads, timeout=timeout,
             max_bytes=max_bytes, progress=tell,
         )  # fmt: skip
-    document = compared(before, after, verdict, to_save=save_counterexample is not None, verbose=verbose)
+        document = compared(before, after, verdict, to_save=save_counterexample is not None, verbose=verbose)
     raise typer.Exit(answer(document, outlet))
 
 

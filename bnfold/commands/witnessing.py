@@ -80,4 +80,5 @@ def witness(  # noqa: PLR0913  # one parameter per option
             given, at=at or (), only=only or (), skip=skip or (), bn_only=bn_only, freeze_inputs=freeze_inputs,
             inline=inline, assume_inference=assume_inference, seed=seed, max_bytes=max_bytes,
         )  # fmt: skip
-    raise typer.Exit(answer(witnessed(model, found), outlet))
+        document = witnessed(model, found)
+    raise typer.Exit(answer(document, outlet))

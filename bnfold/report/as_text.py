@@ -54,12 +54,12 @@ def _plain(row: _Row) -> list[str]:
 
 
 def on_terminal(document: Document, *, stderr: bool = False) -> str:
-    """The answer with colours, unless NO_COLOR forbids them, and wrapped where the terminal ends."""
+    """The answer with colours, which NO_COLOR takes away, and wrapped where the terminal ends."""
     from rich.console import Console  # noqa: PLC0415  # comes with typer; only where there is a terminal
 
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
-        for row in _rows(document):
+        for row in _rows(document, console.width):
             for piece in _wrapped(row, console):
                 console.print(piece, no_wrap=True, overflow="ignore", crop=False)
     return captured.get().removesuffix("\n")
@@ -80,24 +80,27 @@ def _wrapped(row: _Row, console: Console) -> Iterator[Text]:
         yield from (Text(" " * hang) + piece for piece in rest.wrap(console, console.width - hang))
 
 
-def _rows(document: Document) -> Iterator[_Row]:
-    """A block after the other, with an empty line between, and sums if there are several models."""
+def _rows(document: Document, width: int | None = None) -> Iterator[_Row]:
+    """A block after the other, with an empty line between, and sums if there are several models.
+
+    `width`: where the terminal ends; without one no line is too long.
+    """
     for number, block in enumerate(document.blocks):
         if number:
             yield _Row(())
-        yield from _block(block, document)
+        yield from _block(block, document, width)
     if len(document.blocks) > 1 and document.sums:
         yield _Row(())
         yield _Row(((shown(document.sums), "bold"),))
 
 
-def _block(block: Block, document: Document) -> Iterator[_Row]:
+def _block(block: Block, document: Document, width: int | None) -> Iterator[_Row]:
     if block.title:
         yield _Row(((shown(block.title), "bold"),))
     yield from _facts(block.facts, indent="  " if block.title else "", is_prose=block.is_reference)
     for section in block.sections:
         if document.verbose or not section.is_detail:
-            yield from _section(section, document)
+            yield from _section(section, document, width)
     for paragraph in block.prose:
         yield _Row(())
         yield _Row(((shown(paragraph), ""),), is_prose=True)
@@ -112,9 +115,9 @@ def _facts(facts: Sequence[Fact], *, indent: str, is_prose: bool) -> Iterator[_R
         yield _Row(((head, "dim"), (shown(value), _STYLES.get(tone, ""))), len(head) + 2, is_prose)
 
 
-def _section(section: Section, document: Document) -> Iterator[_Row]:
+def _section(section: Section, document: Document, width: int | None) -> Iterator[_Row]:
     if section.layout == "table":
-        yield from _table(section.lines, verbose=document.verbose)
+        yield from _table(section.lines, width, verbose=document.verbose)
         return
     if not section.lines:
         return
@@ -137,15 +140,24 @@ def _some(lines: Sequence[Line], indent: str, joint: str, *, verbose: bool) -> I
         yield _Row(((f"{indent}and {len(lines) - FEW} more (-v shows all)", "dim"),))
 
 
-def _table(lines: Sequence[Line], *, verbose: bool) -> Iterator[_Row]:
-    """Code, level, place and sentence; of each kind of note a few, unless all are asked for."""
+def _table(lines: Sequence[Line], width: int | None, *, verbose: bool) -> Iterator[_Row]:
+    """Code, level, place and sentence; of each kind of note a few, unless all are asked for.
+
+    Where one line would not fit, all sentences stand below their places.
+    """
     some = lines if verbose else _few(lines)
     rows = [(shown(line.code), line.level or "", shown(line.place)) for line in some]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    longest = sum(widths) + 8 + max((len(shown(line.sentence)) for line in some), default=0)
+    is_broken = width is not None and longest > width
     for line, cells in zip(some, rows, strict=True):
-        code, level, place = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        style = _STYLES.get(line.level or "", "")
-        yield _Row(((f"  {code}  {level}  ", style), (f"{place}  ", "bold"), (shown(line.sentence), "")), hang=6)
+        code, level, place = (cell.ljust(size) for cell, size in zip(cells, widths, strict=True))
+        head = (f"  {code}  {level}  ", _STYLES.get(line.level or "", "")), (f"{place}  ", "bold")
+        if is_broken:
+            yield _Row(head, hang=6)
+            yield _Row(((f"      {shown(line.sentence)}", ""),), hang=8)
+        else:
+            yield _Row((*head, (shown(line.sentence), "")))
         if verbose:
             yield _Row(((f"      remedy: {shown(line.remedy)}", "dim"),), hang=8, is_prose=True)
     left_out = Counter(line.code for line in lines) - Counter(line.code for line in some)

@@ -30,6 +30,11 @@ def recheck_facts(recheck: Recheck | None) -> Iterator[Fact]:
         yield Fact("note", note)
 
 
+def _share(ratio: float) -> str:
+    """A ratio to a bound; what is far beyond it needs no digits."""
+    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.2g}"
+
+
 def end_to_end_facts(end_to_end: EndToEnd | None) -> Iterator[Fact]:
     """The figures of end to end."""
     if end_to_end is None:
@@ -39,7 +44,7 @@ def end_to_end_facts(end_to_end: EndToEnd | None) -> Iterator[Fact]:
         outputs = len({comparison.name for comparison in end_to_end.comparisons})
         batches = len({comparison.batch for comparison in end_to_end.comparisons})
         counted = f"{outputs} output(s) on {batches} batch(es)"
-        yield Fact("end to end", f"{counted}, worst at {worst.ratio:.2f} of the rounding floor")
+        yield Fact("end to end", f"{counted}, worst at {_share(worst.ratio)} of the rounding floor")
         agreement = "" if worst.argmax_agreement is None else f", arg-max agreement {worst.argmax_agreement:.2%}"
         figures = f"relative L2 {worst.relative_l2:.1e}, largest difference {worst.max_difference:.1e}"
         yield Fact("", f"{figures}, SNR {worst.snr_db:.0f} dB{agreement}")
@@ -64,7 +69,7 @@ def site_facts(same: Same) -> Iterator[Fact]:
         yield Fact("sites", f"none to compare: all {found.identical} values are computed alike in both models")
         return
     fed = "each fed what the original has there"
-    yield Fact("sites", f"{found.compared} compared, {fed}, worst at {found.worst:.2f} of its bound")
+    yield Fact("sites", f"{found.compared} compared, {fed}, worst at {_share(found.worst)} of its bound")
 
 
 def verdict_fields(verdict: Verdict) -> dict[str, Json]:

@@ -42,7 +42,7 @@ def explained(page: Reason | Rule | None) -> Document:
 def _listed() -> tuple[Block, ...]:
     reasons = tuple(Fact(reason.code, reason.summary) for reason in REASONS.values())
     rules = tuple(Fact(rule.code, f"{rule.severity:7}  {rule.title}") for rule in every_rule())
-    return Block("", "", reasons), Block("", "", rules)
+    return Block("", "why a BatchNormalization stays", reasons), Block("", "what validate finds", rules)
 
 
 def page_block(page: Reason | Rule) -> Block:

@@ -47,7 +47,7 @@ def untouched(desk: Path) -> Callable[[], None]:
 
 USAGE = {  # the arguments, and words of the sentence
     "an unknown option": ("fold m.onnx --strct -o o.onnx", "--strct", "--strict"),
-    "an unknown command": ("fld m.onnx", "fld", "Did you mean 'fold'?"),
+    "an unknown command": ("fld m.onnx", "fld", "did you mean 'fold'?"),
     "no model": ("fold -o o.onnx", "MODEL"),
     "neither output nor in place nor check": ("fold m.onnx", "-o OUT, --in-place and --check"),
     "output and in place": ("fold m.onnx -o o.onnx --in-place", "exactly one of"),

@@ -68,6 +68,21 @@ def test_bash_takes_the_script_and_completes_by_it(tmp_path: Path) -> None:
     assert done.stdout == "--strict\n"
 
 
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_completes_by_its_script_and_files_where_no_name_is_known(tmp_path: Path) -> None:
+    script = run(cwd=tmp_path, _BNFOLD_COMPLETE="source_fish").out.replace(" bnfold)", f" {sys.executable} -m bnfold)")
+    script = script.replace(' bnfold"', f' {sys.executable} -m bnfold"')
+    (tmp_path / "model.onnx").touch()
+    ask = "; ".join(f'complete -C "bnfold {words}"' for words in ("fold --str", "plan mod", "fold m.onnx --verify c"))
+    line = ["fish", "--no-config", "-c", f"{script}\n{ask}"]
+    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
+    assert [said.split("\t")[0] for said in done.stdout.split("\n") if said] == [
+        "--strict",
+        "model.onnx",
+        "certificate",
+    ]
+
+
 # Help.
 
 
@@ -110,16 +125,26 @@ def test_help_fits_the_terminal(desk: Path, width: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "near"),
     [
-        ("fld m.onnx", "Did you mean 'fold'?"),
+        ("help", "No such command 'help'; bnfold --help lists them"),
+        ("fld m.onnx", "did you mean 'fold'?"),
         ("fold m.onnx --strct -o x", "No such option: --strct; did you mean --strict"),
         ("plan m.onnx --frmat json", "did you mean --format?"),
         ("explain blokced", "there is no reason or rule 'blokced'; did you mean blocked"),
         ("explain bn05", "did you mean BN0"),
         ("plan two.onnx --skip BatchNormalisation#1", "near names are 'BatchNormalization#1'"),
+        ("plan m.onnx --format jsn", "Invalid value for '--format': 'jsn' is not one of 'text', 'json'"),
         ("plan two.onnx --only nn", "near names are 'n'"),
+        ("plan scopes.onnx --only /blok1/*", "near names are '/block1/*'"),
+        ("plan scopes.onnx --skip /block1/bm*", "near names are '/block1/bn*'"),
+        ("witness scopes.onnx --at /blok2/*", "near names are '/block2/*'"),
+        ("insert scopes.onnx -o o.onnx --at /blok1/c*", "near names are '/block1/conv*'"),
     ],
 )
-def test_a_name_that_there_is_not_has_near_ones_told(cli: Cli, arguments: str, near: str) -> None:
+def test_a_name_that_there_is_not_has_near_ones_told(cli: Cli, desk: Path, arguments: str, near: str) -> None:
+    model = onnx.load(desk / "two.onnx")
+    for node, name in zip(model.graph.node, ("/block1/conv", "/block1/bn", "/block2/relu", "/block2/bn"), strict=True):
+        node.name = name
+    onnx.save(model, desk / "scopes.onnx")
     refused(cli(*arguments.split()), 2, near)
 
 

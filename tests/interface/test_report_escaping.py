@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 import onnx
 import pytest
-from command_line import BLOCKED, command, environment, parsed
+from command_line import BLOCKED, TWO, command, environment, parsed
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -307,6 +307,21 @@ def test_a_terminal_gets_colours_and_lines_that_fit(odd: Path, columns: int) -> 
     assert together == re.sub(r"\s+", "", piped.stdout.decode())
 
 
+def test_findings_are_in_columns_where_they_fit_and_else_all_below_their_places(tmp_path: Path) -> None:
+    onnx.save(parsed(TWO), tmp_path / "m.onnx")
+    wide, narrow = (
+        ESCAPES.sub("", on_a_terminal(tmp_path, "validate", "m.onnx", "-v", columns=columns)).split("\n")
+        for columns in (300, 60)
+    )
+    sentence = "fold would put it into Conv#0"
+    (row,) = [line for line in wide if sentence in line]
+    place = row.index(sentence)
+    assert {line[place - 1 : place] for line in wide if line.startswith("  BN")} == {" "}
+    (below,) = [number for number, line in enumerate(narrow) if sentence in line]
+    assert narrow[below] == f"      {sentence}"
+    assert narrow[below - 1].split() == row[:place].split()
+
+
 def test_no_color_is_honoured(odd: Path) -> None:
     written = on_a_terminal(odd, "plan", "odd.onnx", NO_COLOR="1")
     assert not any(COLOURS.match(part) for code in ESCAPES.findall(written) for part in code.split(";"))
@@ -318,3 +333,19 @@ def test_what_is_piped_has_no_colours_even_if_the_terminal_would(odd: Path) -> N
         command("plan", "odd.onnx"), cwd=odd, env=environment(TERM="xterm-256color"), capture_output=True, check=True
     )
     assert b"\x1b" not in done.stdout
+
+
+def test_force_color_has_them_in_a_pipe_and_no_color_is_stronger(odd: Path) -> None:
+    def piped(*options: str, **more: str) -> str:
+        surroundings = environment(COLUMNS="80", **more)
+        line = command("plan", "odd.onnx", *options)
+        return subprocess.run(line, cwd=odd, env=surroundings, capture_output=True, check=True).stdout.decode()
+
+    def coloured(text: str) -> bool:
+        return any(COLOURS.match(part) for code in ESCAPES.findall(text) for part in code.split(";"))
+
+    assert coloured(piped(FORCE_COLOR="1"))
+    assert not coloured(piped(FORCE_COLOR=""))
+    assert not coloured(piped(FORCE_COLOR="1", NO_COLOR="1"))
+    assert "\x1b" not in piped("--format", "json", FORCE_COLOR="1") + piped("--format", "markdown", FORCE_COLOR="1")
+    assert "\x1b" not in ESCAPES.sub("", piped(FORCE_COLOR="1"))

@@ -17,7 +17,7 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
-from command_line import Answer, command, environment, parsed
+from command_line import Answer, command, environment, parsed, temporaries
 from onnx import numpy_helper
 
 import bnfold
@@ -432,10 +432,45 @@ def test_a_report_that_cannot_be_written_is_one_line_and_costs_no_other(
     assert json.loads((desk / "r.json").read_text())["command"] == command.split(maxsplit=1)[0]
     assert (desk / "r.xml").exists()
     ours = [line for line in answer.err.splitlines() if "the report" in line]
-    assert ours[0] == f"bnfold: the report 'no/r.json' cannot be written: No such file or directory{outcome}"
+    assert ours[0] == f"bnfold: the report 'no/r.json' cannot be written: there is no folder 'no'{outcome}"
     assert ours[1].startswith("bnfold: the report 'taken.md' cannot be written: ")
     assert len(ours) == 2
     assert (desk / "out.onnx").exists() == ("to 'out.onnx'" in outcome)
+
+
+def test_a_bug_in_one_report_costs_no_other(cli: Cli, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> str:
+        raise ZeroDivisionError("met on purpose")
+
+    monkeypatch.setattr("bnfold.report.as_html.written", broken)
+    answer = cli("plan", "m.onnx", "--report", "r.html", "--report", "r.json", "-q")
+    assert answer.code == 70
+    assert answer.err.startswith("bnfold: the report 'r.html': this is a bug in bnfold (ZeroDivisionError: met on purp")
+    assert json.loads((desk / "r.json").read_text())["command"] == "plan"
+    assert not (desk / "r.html").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no such limit")
+def test_a_report_is_written_whole_or_not_at_all(desk: Path) -> None:
+    """Where the disk is full in the middle of it, the report of the run before stays, and nothing beside it."""
+    (desk / "r.json").write_text("of the run before")
+    limited = ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *command("plan", "m.onnx", "-q", "--report", "r.json")]
+    done = subprocess.run(limited, env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (5, "bnfold: the report 'r.json' cannot be written: File too large\n")
+    assert (desk / "r.json").read_text() == "of the run before"
+    assert not temporaries(desk)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and named pipes are made otherwise")
+def test_a_report_goes_through_a_link_and_into_a_pipe(cli: Cli, desk: Path) -> None:
+    (desk / "r.json").symlink_to("real.json")
+    assert cli("plan", "m.onnx", "-q", "--report", "r.json").code == 0
+    assert (desk / "r.json").is_symlink()
+    assert json.loads((desk / "real.json").read_text())["command"] == "plan"
+    os.mkfifo(desk / "pipe.json")
+    with subprocess.Popen(["cat", "pipe.json"], stdout=subprocess.PIPE) as reader:
+        assert cli("plan", "m.onnx", "-q", "--report", "pipe.json").code == 0
+        assert json.loads(reader.communicate()[0])["command"] == "plan"
 
 
 def test_a_report_does_not_take_the_place_of_the_certificate(cli: Cli, desk: Path) -> None:

@@ -19,6 +19,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from bnfold.commands.table import KNOW, TABLE
+
 ROOT = Path(__file__).resolve().parents[2]
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text())
 STEPS: dict[str, Any] = {step["id"]: step for step in ACTION["runs"]["steps"]}
@@ -95,6 +97,39 @@ def test_verify_takes_two_models(checkout: Path) -> None:
     assert done.code == 0, done.log
 
 
+MODELS_TOO = {
+    "fold": ("-o folded/ --jobs 2 --certificate certificate.json --data digits.npz", "digits_cnn.onnx"),
+    "plan": ("--only '/stem/*' --verbose", "digits_cnn.onnx"),
+    "insert": ("--after Conv --init identity -o with.onnx", "digits_preact.onnx"),
+    "validate": ("--data digits.npz --select BN1", "*.onnx"),
+    "witness": ("--at '/block1/*'", "digits_preact.onnx"),
+    "verify": ("--dim batch=3 --save-counterexample x.npz", "digits_cnn.onnx\ndigits_cnn.onnx"),
+}
+
+
+@pytest.mark.parametrize("command", [name for name, entry in TABLE.items() if entry.group != KNOW])
+def test_every_command_about_models_runs_with_its_options(checkout: Path, command: str) -> None:
+    shutil.copy(ROOT / "models" / "digits.npz", checkout)
+    args, models = MODELS_TOO[command]
+    done = ran(checkout, command=command, args=args, models=models)
+    assert done.code == 0, done.log
+    assert done.outputs == {"exit-code": "0", "sarif": "bnfold.sarif", "junit": "bnfold.xml"}
+    runs = json.loads((checkout / "bnfold.sarif").read_text())["runs"]
+    assert runs[0]["tool"]["driver"]["name"] == "bnfold"
+    assert done.summary
+
+
+def test_models_may_be_listed_in_a_file_and_settings_count(checkout: Path) -> None:
+    (checkout / "list.txt").write_text("digits_cnn.onnx\ndigits_preact.onnx\n")
+    (checkout / "pyproject.toml").write_text('[tool.bnfold]\nselect = ["BN016"]\n')
+    done = ran(checkout, args="--files-from list.txt")
+    assert done.code == 1
+    assert {name for name in ("digits_cnn.onnx", "digits_preact.onnx") if f"file={name}," in done.log} == {
+        "digits_cnn.onnx",
+        "digits_preact.onnx",
+    }
+
+
 def test_names_with_spaces_and_carriage_returns_are_one_model_each(checkout: Path) -> None:
     (checkout / "digits_cnn.onnx").rename(checkout / "my model.onnx")
     done = ran(checkout, command="fold", args="--check", models="my model.onnx\r\n\r\ndigits_preact.onnx")
@@ -146,6 +181,7 @@ def test_a_wrong_command_line_leaves_no_report_of_an_earlier_run(checkout: Path)
     (checkout.parent / "output").unlink()
     done = ran(checkout, models="digits_cnn.onnx", args="--no-such-option")
     assert (done.code, done.outputs) == (2, {"exit-code": "2"})
+    assert "::error title=bnfold::the command line or the settings cannot be meant" in done.log
 
 
 @pytest.mark.parametrize("command", ["ops", "explain", "", "fold plan"])
