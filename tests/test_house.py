@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 ORDER = (
-    "errors", "affine", "statistics", "model", "nodes", "graph", "shapes", "ops", "selecting", "moves", "decided",
+    "lazily", "errors", "affine", "statistics", "model", "nodes", "graph", "shapes", "ops", "selecting", "moves", "decided",
     "beside", "searching", "forwarding", "tapping", "merging", "planning", "witnessing", "assembly", "apply",
     "equality", "result", "proving", "observing", "inserting", "rules", "report", "api", "batch", "config", "options",
     "terminal", "commands", "cli", "__main__",
