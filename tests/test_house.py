@@ -21,8 +21,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 ORDER = (
-    "lazily", "errors", "affine", "statistics", "model", "nodes", "graph", "shapes", "ops", "selecting", "moves", "decided",
-    "beside", "searching", "forwarding", "tapping", "merging", "planning", "witnessing", "assembly", "apply",
+    "lazily", "errors", "affine", "statistics", "model", "nodes", "graph", "shapes", "ops", "selecting", "moves",
+    "decided", "beside", "searching", "forwarding", "tapping", "merging", "planning", "witnessing", "assembly", "apply",
     "equality", "result", "proving", "observing", "inserting", "rules", "report", "api", "batch", "config", "options",
     "terminal", "commands", "cli", "__main__",
 )  # fmt: skip
