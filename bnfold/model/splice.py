@@ -45,6 +45,7 @@ from bnfold.model.wire import (
     fields,
     length_field,
     patched,
+    text_field,
 )
 
 WriteTensor = Callable[[NewTensor, TensorProto | None], Rope]
@@ -62,8 +63,8 @@ def spliced(data: Content, model: ModelProto, edits: Edits, write: WriteTensor) 
 def inline(new: NewTensor, _replaced: TensorProto | None = None) -> Rope:
     """The content of a new tensor that holds its data itself."""
     header = new.header.SerializeToString(deterministic=True)
-    data = Rope((Blocks(new.nbytes, new.blocks),), new.nbytes)
-    return joined([rope(header), length_field(TENSOR_RAW, data)])
+    data = length_field(TENSOR_RAW, Rope((Blocks(new.nbytes, new.blocks),), new.nbytes))
+    return Rope((header, *data.pieces), len(header) + data.length)
 
 
 def check_size(content: Rope) -> None:
@@ -310,7 +311,7 @@ def _message(number: int, message: Message) -> Rope:
 
 
 def _strings(number: int, texts: Sequence[str]) -> Rope:
-    return joined(length_field(number, text.encode()) for text in texts)
+    return rope(b"".join(text_field(number, text.encode()) for text in texts))
 
 
 def _replacing(number: int, values: Mapping[int, ValueInfoProto | None]) -> Mapping[int, Rope]:

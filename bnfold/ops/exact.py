@@ -138,7 +138,7 @@ def _own_bias(linear: Linear, after: Affine) -> Float64 | None:
         shift = scale * added + shift
     axes = linear.axes_at(after.rank)
     if linear.bias is None:
-        if not np.any(shift):
+        if not np.count_nonzero(shift):
             return None
         return shift if linear.bias_is_vector or axes == (after.rank - 1,) else shift[:, np.newaxis]
     original = linear.bias.array().astype(np.float64) * linear.bias_factor
