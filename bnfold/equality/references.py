@@ -235,7 +235,7 @@ class Rows:
 
     def at(self, piece: slice) -> tuple[Float64, Float64]:
         """The numbers of a piece, and the sizes of their terms."""
-        reference = self.scale[piece] * self.original[piece].astype(np.float64)
+        reference = np.asarray(np.multiply(self.scale[piece], self.original[piece], dtype=np.float64))
         magnitude = np.abs(reference)
         if self.tap is not None:
             here = slice(*piece.indices(len(self.tap)))
