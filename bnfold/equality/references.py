@@ -60,7 +60,7 @@ class Side:
         stored = self.quantized(index)
         if stored is not None:
             return stored.scale.dtype
-        return self.constants.floats(self.constant(index or 0)).dtype
+        return self.constants.kind(self.constant(index or 0))
 
     def weight(self, index: int) -> NDArray[np.generic]:
         """The weight; of an elementwise operator with as many dimensions as the output."""
