@@ -170,7 +170,7 @@ def compressed(array: Float64) -> Float64:
 
 
 def _frozen(array: ArrayLike) -> Float64:
-    frozen = np.array(array, np.float64)
+    frozen = np.asarray(array).astype(np.float64, subok=False)
     frozen.flags.writeable = False
     return frozen
 

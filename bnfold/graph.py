@@ -125,9 +125,10 @@ class Graph:
     def at(self, site: Site) -> Node:
         """The node at a site; raises KeyError where this graph has none."""
         nodes = self._by_scope.get(site.scope, ())
-        if site.index >= len(nodes) or nodes[site.index].site != site:
+        found = nodes[site.index] if site.index < len(nodes) else None
+        if found is None or (found.site is not site and found.site != site):
             raise KeyError(f"the model has no node {site}")
-        return nodes[site.index]
+        return found
 
 
 class _Builder:

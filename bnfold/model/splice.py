@@ -129,6 +129,9 @@ _GRAPH = _Numbers(node=1, value_info=13, initializer=5, input=11, output=12)
 _FUNCTION = _Numbers(node=7, value_info=12)
 
 
+_UNCHANGED = NodeEdit()
+
+
 class _Splice:
     def __init__(self, data: Content, write: WriteTensor) -> None:
         self.data = data
@@ -215,7 +218,7 @@ class _Splice:
             content = joined(_message(field.number, node) for node in before)
             yield Patch(field.start, field.start, content)
         inside = tree.inside.get(index, {})
-        edit = tree.edit.nodes.get(index, NodeEdit())
+        edit = tree.edit.nodes.get(index, _UNCHANGED)
         if edit is None and inside:
             raise ValueError(f"node {index} is dropped and a graph inside it is edited")
         if edit is None:

@@ -65,8 +65,7 @@ def reads_metadata_alone(reader: Reader) -> bool:
 
 def max_size(part: NDArray[Any]) -> float:
     """The largest size in an array that is not empty, NaN where it holds one: without a copy of it."""
-    flat = part.reshape(-1)
-    most, least = float(np.maximum.reduce(flat)), float(np.minimum.reduce(flat))
+    most, least = float(np.maximum.reduce(part, axis=None)), float(np.minimum.reduce(part, axis=None))
     return most if most >= -least else -least  # NaN where both are that
 
 
