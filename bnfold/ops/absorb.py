@@ -28,7 +28,7 @@ from onnx import TensorProto
 
 from bnfold.affine import Affine, Float64
 from bnfold.nodes import Node
-from bnfold.ops.exact import exact_bias, factors_of, products, shift_behind
+from bnfold.ops.exact import Source, exact_bias, factors_of, products, shift_behind
 from bnfold.ops.facts import Array, Constant
 from bnfold.ops.home import Furnishing, NewConstant, NewNode
 from bnfold.ops.limits import axis_obstacle, bias_obstacle, fed_obstacle, weight_obstacle
@@ -228,9 +228,13 @@ def absorbed_weight(linear: Linear, weight: Constant, after: Affine) -> Array:
 def absorbed_parts(linear: Linear, weight: Constant, after: Affine) -> Iterator[Array]:
     """The same in the order of the file, about STRETCH elements at a time: each is read, scaled, rounded and given on.
 
-    A weight that takes over something of its data as well, or whose outputs are no axis of it, comes in one part.
+    A weight that takes over something of its data as well comes row by row where its rows lie one behind the other, and
+    else, like one whose outputs are no axis of it, in one part.
     """
     axis = linear.weight_axis
+    if linear.does_more and Source.of(linear, weight).in_order:
+        yield from (rounded(exact, weight.dtype) for _, _, exact in products(linear, weight, after))
+        return
     if axis is None or linear.does_more:
         yield absorbed_weight(linear, weight, after)
         return
