@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bnfold.lazily import names_of
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -67,14 +69,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'bnfold' has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415  # only when a name is first used
-
-    value: object = getattr(import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = names_of(__name__, _HOME_OF, globals())
 
 
 def __dir__() -> list[str]:

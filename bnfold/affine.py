@@ -50,7 +50,7 @@ class Affine:
         """From two vectors of length C, for a value of `rank` dimensions whose channels lie on `axis`."""
         dims = [1] * rank
         dims[axis] = -1
-        return cls(np.reshape(np.asarray(scale, np.float64), dims), np.reshape(np.asarray(shift, np.float64), dims))
+        return cls(np.asarray(scale, np.float64).reshape(dims), np.asarray(shift, np.float64).reshape(dims))
 
     @classmethod
     def identity(cls, rank: int) -> Self:
@@ -71,7 +71,7 @@ class Affine:
     @property
     def has_shift(self) -> bool:
         """Whether any shift is nonzero."""
-        return bool(np.any(self.shift))
+        return bool(np.count_nonzero(self.shift))
 
     @np.errstate(over="ignore", invalid="ignore")
     def __matmul__(self, first: Affine) -> Affine:
@@ -88,7 +88,7 @@ class Affine:
 
     def varies_only_along(self, axes: Sequence[int]) -> bool:
         """Whether every dimension but those of `axes` is 1."""
-        return all(size == 1 for i, size in enumerate(self.shape) if i not in axes)
+        return not [i for i, size in enumerate(self.shape) if size != 1 and i not in axes]
 
     def along(self, axes: Sequence[int], sizes: Sequence[int]) -> tuple[Float64, Float64]:
         """scale and shift as vectors along axes of these sizes, in their order, the last one fastest.
@@ -170,7 +170,7 @@ def compressed(array: Float64) -> Float64:
 
 
 def _frozen(array: ArrayLike) -> Float64:
-    frozen = np.array(array, np.float64)
+    frozen = np.asarray(array).astype(np.float64, subok=False)
     frozen.flags.writeable = False
     return frozen
 

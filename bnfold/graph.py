@@ -125,9 +125,10 @@ class Graph:
     def at(self, site: Site) -> Node:
         """The node at a site; raises KeyError where this graph has none."""
         nodes = self._by_scope.get(site.scope, ())
-        if site.index >= len(nodes) or nodes[site.index].site != site:
+        found = nodes[site.index] if site.index < len(nodes) else None
+        if found is None or (found.site is not site and found.site != site):
             raise KeyError(f"the model has no node {site}")
-        return nodes[site.index]
+        return found
 
 
 class _Builder:
@@ -195,15 +196,18 @@ class _Builder:
             self.graph_inputs.add(self.define(scope, name).id)
         if not isinstance(scope.proto, GraphProto):
             return
+        visible = self.visible[id(scope)]
         for index, tensor in enumerate(scope.proto.initializer):
-            value = self.visible[id(scope)].get(tensor.name) or self.define(scope, tensor.name)
-            self.initializers[value.id] = Initializer(tensor, scope, index, places.get(tensor.name))
+            name = tensor.name
+            value = visible.get(name) or self.define(scope, name)
+            self.initializers[value.id] = Initializer(tensor, scope, index, places.get(name))
         for sparse in scope.proto.sparse_initializer:
             self.sparse.add(self.define(scope, sparse.values.name).id)
 
     def add_node(self, scope: Scope, index: int, proto: NodeProto) -> Node:
-        inputs = tuple(self.lookup(scope, name) if name else None for name in proto.input)
-        outputs = tuple(self.visible[id(scope)][name] if name else None for name in proto.output)
+        visible = self.visible[id(scope)]
+        inputs = tuple([(visible.get(name) or self.lookup(scope, name)) if name else None for name in proto.input])
+        outputs = tuple([visible[name] if name else None for name in proto.output])
         node = Node(len(self.nodes), scope, index, self.operator(proto), proto, inputs, outputs)
         self.nodes.append(node)
         self.by_scope[scope.path].append(node)
@@ -216,7 +220,7 @@ class _Builder:
         return node
 
     def operator(self, proto: NodeProto) -> str:
-        call = call_name(proto.domain, proto.op_type)
+        call = call_name(proto.domain, proto.op_type) if self.functions else ""
         return call if call in self.functions else operator_name(proto.domain, proto.op_type)
 
     def define(self, scope: Scope, name: str) -> Value:

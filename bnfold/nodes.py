@@ -7,8 +7,8 @@ here knows an operator.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -59,6 +59,11 @@ class Value:
     scope: Scope
 
 
+class _Attributes(NamedTuple):
+    by_name: Mapping[str, AttributeProto]
+    refers: bool
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
     """A node with its values: `inputs[i]` is None where the optional input i is absent ("" or cut off).
@@ -74,11 +79,13 @@ class Node:
     proto: NodeProto
     inputs: tuple[Value | None, ...]
     outputs: tuple[Value | None, ...]
+    site: Site = field(init=False)
+    """Where this node stands."""
+    _read: list[_Attributes] = field(default_factory=list, init=False, repr=False)
 
-    @property
-    def site(self) -> Site:
-        """Where this node stands."""
-        return Site(self.scope.path, self.index, self.op, self.proto.name)
+    def __post_init__(self) -> None:
+        """Say where it stands."""
+        object.__setattr__(self, "site", Site(self.scope.path, self.index, self.op, self.proto.name))
 
     def input(self, index: int) -> Value | None:
         """Input `index`, or None where it is absent."""
@@ -91,10 +98,18 @@ class Node:
     @property
     def refers_to_attributes(self) -> bool:
         """Whether an attribute is a function's parameter, whose value only a call site knows."""
-        return any(a.ref_attr_name for a in self.proto.attribute)
+        return self._attributes().refers
 
     def _find(self, name: str) -> AttributeProto | None:
-        return next((a for a in self.proto.attribute if a.name == name), None)
+        return self._attributes().by_name.get(name)
+
+    def _attributes(self) -> _Attributes:
+        """Read when they are first asked for; of several that bear one name the first counts."""
+        if not self._read:
+            listed = tuple(self.proto.attribute)
+            by_name = {attribute.name: attribute for attribute in reversed(listed)}
+            self._read.append(_Attributes(by_name, any(attribute.ref_attr_name for attribute in listed)))
+        return self._read[0]
 
     def int_attribute(self, name: str, default: int) -> int:
         """An integer attribute, or `default` where it is absent."""

@@ -16,16 +16,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bnfold import __version__
 from bnfold.apply import Rewrite, rewrite
-from bnfold.equality.certificate import Certificate
-from bnfold.equality.data import Data
-from bnfold.equality.evidence import Evidence, FilePin
-from bnfold.equality.examine import Examination, examine, judged, noted
-from bnfold.equality.examine import Subject as Examined
-from bnfold.equality.runner import Runner
 from bnfold.equality.verdict import Differs, Recheck, Same, Unknown, Verdict
 from bnfold.errors import NotVerified, UsageError
 from bnfold.graph import Graph
@@ -34,6 +28,13 @@ from bnfold.moves import Plan
 from bnfold.nodes import Site
 from bnfold.ops.reasons import MISMATCH
 from bnfold.result import FoldResult, certificate_of, certified, totals_after, totals_before
+
+if TYPE_CHECKING:
+    from bnfold.equality.certificate import Certificate
+    from bnfold.equality.data import Data
+    from bnfold.equality.evidence import Evidence
+    from bnfold.equality.examine import Examination
+    from bnfold.equality.runner import Runner
 
 Level = Literal["full", "certificate", "off"]
 Progress = Callable[[str], None]
@@ -182,6 +183,8 @@ def _verdict(job: Job, path: Path, runner: Runner) -> tuple[Certificate | None, 
     if wishes.level == "certificate":
         return checked, Unknown(f"{INLINING_NOT_RUN} {FULL_OFFER}") if job.subject.functions else verdict
     wishes.tell("running both models")
+    from bnfold.equality.examine import judged  # noqa: PLC0415  # heavy: only where models are run
+
     found = _examined(job, path, runner)
     if not job.subject.functions:
         return checked, judged(found, is_certified=True, offer=CERTIFICATE_OFFER)
@@ -191,6 +194,9 @@ def _verdict(job: Job, path: Path, runner: Runner) -> tuple[Certificate | None, 
 
 
 def _examined(job: Job, path: Path, runner: Runner) -> Examination:
+    from bnfold.equality.examine import Subject as Examined  # noqa: PLC0415  # heavy: only where models are run
+    from bnfold.equality.examine import examine  # noqa: PLC0415  # likewise
+
     wishes, original = job.wishes, job.subject.original
     with on_disk(original) as before:
         return examine(
@@ -208,6 +214,8 @@ def evidence_of(job: Job, checked: Certificate | None, folded: Path) -> Evidence
     """What goes into the certificate's file, the folded model being at `folded`; UsageError where there is none."""
     if checked is None:
         raise UsageError("there is no certificate to write with verify='off' (--verify off)")
+    from bnfold.equality.evidence import Evidence, FilePin  # noqa: PLC0415  # heavy: only where it is asked for
+
     return Evidence(
         bnfold=__version__,
         before=FilePin.of(job.subject.original),
@@ -238,6 +246,8 @@ def concluded(found: Examination, recheck: Recheck | None) -> Verdict:
 
     A difference that shows in running is one. Short of that, a certificate that does not hold leaves it undecided.
     """
+    from bnfold.equality.examine import judged  # noqa: PLC0415  # heavy: only where models are run
+
     if recheck is None:
         return judged(found)
     is_certified = not (recheck.why or recheck.inlined)
@@ -251,6 +261,8 @@ def concluded(found: Examination, recheck: Recheck | None) -> Verdict:
 
 
 def _certified_after_inlining(same: Same) -> Same:
+    from bnfold.equality.examine import noted  # noqa: PLC0415  # heavy: only where models are run
+
     figures = None if same.end_to_end is None else noted(same.end_to_end, INLINING_RUN)
     return replace(same, certified=True, end_to_end=figures)
 

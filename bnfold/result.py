@@ -6,18 +6,20 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import onnx
 
 from bnfold.apply import Rewrite
-from bnfold.equality.certificate import Certificate, certify
 from bnfold.equality.claim import Claim, Merging, Part, Skip
 from bnfold.equality.verdict import Differs, Same, Unknown, Verdict
 from bnfold.errors import BUG_EXIT_CODE, BnfoldError, UsageError
 from bnfold.graph import Graph
 from bnfold.model import ExternalData, ModelFile, Subject, candidate, read, to_bytes
 from bnfold.moves import Move, Plan
+
+if TYPE_CHECKING:
+    from bnfold.equality.certificate import Certificate
 
 SEVERITY = (BUG_EXIT_CODE, 5, 4, 3, 6, 2, 1, 0)
 """Exit codes, the most severe first."""
@@ -216,6 +218,8 @@ def certificate_of(subject: Subject, decided: Plan, path: Path, *, assume_infere
 
     It begins before the inputs were frozen, so that this step is checked as well, by code that did not take it.
     """
+    from bnfold.equality.certificate import certify  # noqa: PLC0415  # heavy: only where it is asked for
+
     before = Graph.of(subject.inlined, freeze_inputs=bool(subject.inputs))
     said = claims(decided), mergings(decided)
     return certify(before, Graph.of(read(path)), *said, assume_inference=assume_inference)

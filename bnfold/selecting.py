@@ -28,6 +28,8 @@ class Selection:
 
         Raises UsageError for a glob that names none of `nodes`, with the names that come close.
         """
+        if not self.only and not self.skip:
+            return {}
         names = {node.id: frozenset(names_of(node)) for node in nodes}
         everything = sorted({name for those in names.values() for name in those})
         for option, globs in (("only", self.only), ("skip", self.skip)):
@@ -41,6 +43,8 @@ class Selection:
 
     def untouched(self, nodes: Sequence[Node]) -> frozenset[int]:
         """The ids of the nodes that were asked to stay as they are: not even another affine may settle in them."""
+        if not self.skip:
+            return frozenset()
         return frozenset(node.id for node in nodes if matched(self.skip, frozenset(names_of(node))))
 
 

@@ -21,8 +21,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 ORDER = (
-    "errors", "affine", "statistics", "model", "nodes", "graph", "shapes", "ops", "selecting", "moves", "decided",
-    "beside", "searching", "forwarding", "tapping", "merging", "planning", "witnessing", "assembly", "apply",
+    "lazily", "errors", "affine", "statistics", "model", "nodes", "graph", "shapes", "ops", "selecting", "moves",
+    "decided", "beside", "searching", "forwarding", "tapping", "merging", "planning", "witnessing", "assembly", "apply",
     "equality", "result", "proving", "observing", "inserting", "rules", "report", "api", "batch", "config", "options",
     "terminal", "commands", "cli", "__main__",
 )  # fmt: skip
@@ -114,6 +114,28 @@ def test_it_starts_without_anything_heavy(code: str) -> None:
     loaded = set(done.stderr.rpartition("LOADED ")[2].split())
     assert "bnfold" in loaded
     assert loaded.isdisjoint(HEAVY)
+
+
+NEEDLESS = (
+    "pydantic", "onnx.reference", "bnfold.rules", "bnfold.inserting", "bnfold.witnessing", "bnfold.batch.skipping",
+    "bnfold.equality.certificate", "bnfold.equality.examine", "bnfold.equality.data",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options", [["plan"], ["fold", "--check"], ["fold", "-q", "-o", "out.onnx", "--verify", "off"]]
+)
+def test_a_command_imports_nothing_of_what_it_does_not_do(options: list[str], tmp_path: Path) -> None:
+    model = PACKAGE.parent / "models" / "digits_cnn.onnx"
+    command, *rest = options
+    code = f"from bnfold.cli import main; main({[command, str(model), *rest]!r})"
+    ends = f"import atexit, sys\natexit.register(lambda: sys.stderr.write('LOADED ' + ' '.join(sys.modules)))\n{code}"
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    run = [sys.executable, "-c", ends]
+    done = subprocess.run(run, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    loaded = set(done.stderr.rpartition("LOADED ")[2].split())
+    assert {"bnfold.planning", "onnx"} <= loaded
+    assert loaded.isdisjoint(NEEDLESS)
 
 
 def test_onnxruntime_is_imported_in_the_child_alone() -> None:

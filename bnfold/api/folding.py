@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from bnfold.api.wishes import CPU, Source, check_runs, silent, target_of
 from bnfold.apply import Rewrite, rewrite
-from bnfold.equality.data import Data
 from bnfold.equality.runner import Limits, Runner
 from bnfold.errors import BatchNormsLeft, UsageError, WouldFold
 from bnfold.graph import Graph
@@ -23,6 +22,9 @@ from bnfold.planning import make_plan
 from bnfold.proving import Job, Level, Progress, Wishes, evidence_of, shown
 from bnfold.result import FoldResult, totals_before
 from bnfold.selecting import Selection
+
+if TYPE_CHECKING:
+    from bnfold.equality.data import Data
 
 
 def plan(  # noqa: PLR0913  # each of a user's wishes by its own name, the same as on the command line

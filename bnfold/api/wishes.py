@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
-from bnfold.equality.data import Data, check_data
 from bnfold.errors import UsageError
 from bnfold.model import ModelFile
 from bnfold.result import refuse_overwriting
+
+if TYPE_CHECKING:
+    from bnfold.equality.data import Data
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 
@@ -48,6 +51,8 @@ def check_runs(seed: int, threads: int, timeout: float, data: Data | None, libra
         if not Path(library).is_file():
             raise UsageError(f"{os.fspath(library)!r} is no file")
     if data is not None:
+        from bnfold.equality.data import check_data  # noqa: PLC0415  # only where there are data
+
         check_data(data)
 
 

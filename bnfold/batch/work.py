@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
-from bnfold.batch.skipping import Ledger
 from bnfold.errors import BnfoldError, Flagged, InputRefused, NotClean, bug
-from bnfold.inserting.result import InsertResult
-from bnfold.moves import Plan
-from bnfold.proving import Progress
 from bnfold.result import FoldResult, Outcome
-from bnfold.rules.rule import Findings
+
+if TYPE_CHECKING:
+    from bnfold.batch.skipping import Ledger
+    from bnfold.inserting.result import InsertResult
+    from bnfold.moves import Plan
+    from bnfold.proving import Progress
+    from bnfold.rules.rule import Findings
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

@@ -6,6 +6,7 @@ typer would draw the groups as boxes, by rich; loading that takes as long as all
 
 from __future__ import annotations
 
+import enum
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -84,19 +85,25 @@ def spare(params: Iterable[Any]) -> None:
 
 
 def _processed(param: Any, coerced: Callable[[Any, Any], Any], ctx: Any, value: Any) -> Any:
-    """A default is what it is to be, and a text is one; all else is coerced."""
+    """A default is what it is to be, a text, a flag and a choice are what they say; all else is coerced."""
     is_default = not param.required and (value is None or value is param.default)
-    if not is_default and not _is_text(param, value):
+    wanted: Any = getattr(getattr(param, "type_descriptor", None), "annotation", None)
+    if not is_default and isinstance(value, str) and _is_choice(wanted):
+        value = {choice.value: choice for choice in wanted}.get(value, value)
+    if not is_default and not _is_plain(wanted, value):
         return coerced(ctx, value)
     return value if param.callback is None else param.callback(ctx, param, value)
 
 
-def _is_text(param: Any, value: Any) -> bool:
-    wanted = getattr(getattr(param, "type_descriptor", None), "annotation", None)
-    if wanted is str:
-        return isinstance(value, str)
-    is_list = wanted == list[str] and isinstance(value, list | tuple)
-    return is_list and all(isinstance(entry, str) for entry in value)
+def _is_plain(wanted: Any, value: Any) -> bool:
+    """Whether a value is of the type that is wanted: a text, texts, a flag, a choice."""
+    if wanted == list[str]:
+        return isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value)
+    return (wanted is str or wanted is bool or _is_choice(wanted)) and type(value) is wanted
+
+
+def _is_choice(wanted: Any) -> bool:
+    return isinstance(wanted, enum.EnumType)
 
 
 class Command(TyperCommand):

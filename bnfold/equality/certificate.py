@@ -8,7 +8,7 @@ a step at each of its homes (steps.py), and a home's constants are what its step
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from bnfold.equality.ahead import composed, data_steps_of
 from bnfold.equality.bounds import numbers_checked, numbers_stay, steps_in_order
@@ -75,23 +75,34 @@ def certify(
 
     With `assume_inference` a BatchNormalization of before opset 7 is one at inference, whatever its `is_test` says.
     """
+    for graph in (before, after):
+        graph.model.hash_ahead()
     checks: list[HomeCheck] = []
-    said = Certificate(before.model.sha256, after.model.sha256, claims, mergings)
+    failure = failed_site = uncertain = None
     try:
-        _check(before, after, said, checks, assume_inference=assume_inference)
+        _check(before, after, claims, mergings, checks, assume_inference=assume_inference)
     except DeviationError as error:
-        return replace(said, homes=tuple(checks), failure=str(error))
+        failure = str(error)
     except WrongNumberError as error:
-        return replace(said, homes=tuple(checks), failure=str(error), failed_site=error.site)
+        failure, failed_site = str(error), error.site
     except UncertainError as error:
-        return replace(said, homes=tuple(checks), uncertain=str(error))
-    return replace(said, homes=tuple(checks))
+        uncertain = str(error)
+    hashes = before.model.sha256, after.model.sha256
+    return Certificate(*hashes, claims, mergings, tuple(checks), failure, failed_site, uncertain)
 
 
-def _check(before: Graph, after: Graph, said: Certificate, checks: list[HomeCheck], *, assume_inference: bool) -> None:
+def _check(  # noqa: PLR0913  # two models, and all that is said of them
+    before: Graph,
+    after: Graph,
+    claims: tuple[Claim, ...],
+    mergings: tuple[Merging, ...],
+    checks: list[HomeCheck],
+    *,
+    assume_inference: bool,
+) -> None:
     """Adds one check per home to `checks`; raises at the first thing that is wrong or cannot be followed."""
-    trees = trees_of(before, said.claims)
-    merged = merging_trees(before, said.mergings, trees)
+    trees = trees_of(before, claims)
+    merged = merging_trees(before, mergings, trees)
     chains = tuple(chain for tree in trees for chain in tree.chains)
     pairing = pair(before, after, in_order(before, (*trees, *merged)))
     originals = Constants(before, assume_inference=assume_inference)

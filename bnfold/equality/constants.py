@@ -87,9 +87,17 @@ class Constants:
     def floats(self, value: Value) -> NDArray[np.generic]:
         """The content of a constant of a floating-point type."""
         array = self.array(value)
-        if array.dtype not in FLOATS:
-            raise DeviationError(f"{value.name!r} is of the type {array.dtype}, in which no affine is exact")
+        _check_floats(value, array.dtype)
         return array
+
+    def kind(self, value: Value) -> np.dtype[np.generic]:
+        """The floating-point type of a constant; an initializer is not read for that."""
+        found = self.graph.initializer(value)
+        if found is None or self.graph.is_overridable(value):
+            return self.floats(value).dtype
+        kind = helper.tensor_dtype_to_np_dtype(found.tensor.data_type)
+        _check_floats(value, kind)
+        return kind
 
     def shape(self, value: Value) -> tuple[int, ...] | None:
         """The shape of a constant, or None where the value is none."""
@@ -166,6 +174,11 @@ class Constants:
         if element is None:
             raise UncertainError(f"the type of {operand.name!r} is not known")
         return np.zeros(0, helper.tensor_dtype_to_np_dtype(element))
+
+
+def _check_floats(value: Value, kind: np.dtype[np.generic]) -> None:
+    if kind not in FLOATS:
+        raise DeviationError(f"{value.name!r} is of the type {kind}, in which no affine is exact")
 
 
 def _of_type_alone(node: Node, index: int) -> bool:

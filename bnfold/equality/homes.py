@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bnfold.equality.claim import DeviationError, Link, Tree, UncertainError
 from bnfold.equality.constants import Constants, Float64
 from bnfold.equality.linear import Shape
-from bnfold.equality.numbers import PartCheck, WrongNumberError, pieces, share, within
+from bnfold.equality.numbers import COMPARED, PartCheck, WrongNumberError, pieces, share, within
 from bnfold.equality.quantized import Quantized, only_scales_differ
 from bnfold.equality.reference import keeps_rank, linear_map, permuted_rank, rank_behind
 from bnfold.equality.references import Reference, Side, Term, product_of
@@ -136,10 +136,11 @@ class Home:
             raise WrongNumberError(self.site, f"the weight of {self.site} changed its shape or type")
         rows, worst = reference.weight(original), 0.0
         now = now.reshape(rows.original.shape)
-        for piece in pieces(now.shape):
+        for piece in pieces(now.shape, COMPARED):
             expected, magnitude = rows.at(piece)
-            found = np.where(rows.unread[piece], 0, share(now[piece], expected, magnitude, terms=rows.terms))
-            worst = max(worst, within(found, self.site, "weight", now[piece], expected))
+            found = share(now[piece], expected, magnitude, terms=rows.terms)
+            found[rows.unread[piece]] = 0
+            worst = max(worst, within(found, self.site, "weight", now[piece], expected, piece.start))
         return PartCheck.of("weight", now.dtype, terms=rows.terms, numbers=int(now.size), worst=worst)
 
     def scales_part(  # noqa: PLR0913, PLR0917  # what is compared, with what, and where

@@ -105,10 +105,11 @@ def conv(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     shape = shape_of_weight(constants, node, 1)
     cell = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
     group = int_of(node, "group", 1)
-    first = np.arange(shape[0]) // max(1, shape[0] // group) * shape[1]
+    outputs = np.arange(shape[0] if group > 1 else 1)  # in one group all see the same channels
+    first = outputs // max(1, shape[0] // group) * shape[1]
     channel = first[:, None] + np.arange(shape[1])[None, :]
     padded = text_of(node, "auto_pad") not in {"", "NOTSET", "VALID"} or any(ints_of(node, "pads") or ())
-    channel = channel.reshape(*shape[:2], *[1] * (len(shape) - 2))
+    channel = channel.reshape(-1, shape[1], *[1] * (len(shape) - 2))
     data = DataSide(0, (1,), channel, (shape[1] * group,), sees_all=not padded)
     return LinearMap(along(1, shape[0], len(shape)), cell, 1, 2, vector_bias=True, data=(data,))
 

@@ -17,6 +17,8 @@ from bnfold.equality.constants import Float64, product
 from bnfold.nodes import Site
 
 BLOCK = 1 << 20
+COMPARED = 1 << 15
+"""Numbers that are compared at a time: all that is computed of them stays in the processor's cache."""
 
 BOUND = (
     "|written - reference| <= half a unit in the last place of the number + "
@@ -58,32 +60,36 @@ def share(
 ) -> Float64:
     """|times*written - reference| as a share of the bound: at most 1 passes."""
     with np.errstate(all="ignore"):
+        right = reference if times == 1.0 else reference / times
         # Of both, for below a power of two the unit is half as large: the number beside the right one would pass.
-        half = np.minimum(_half_ulp((reference / times).astype(now.dtype)), _half_ulp(now)) * abs(times)
+        half = np.minimum(_half_ulp(right.astype(now.dtype)), _half_ulp(now)) * abs(times)
         bound = half + 2 * (terms + 10) * 2.0**-53 * magnitude
         difference = np.abs(now.astype(np.float64) * times - reference)
-        found = difference / bound
-    found = np.where(np.isfinite(found), found, np.inf)
-    return np.asarray(np.where(difference == 0, 0.0, found))
+        found = np.asarray(difference / bound)
+    found[~np.isfinite(found)] = np.inf
+    found[difference == 0] = 0.0
+    return found
 
 
 def _half_ulp(array: NDArray[np.generic]) -> Float64:
     return np.asarray(np.spacing(np.abs(array)).astype(np.float64) / 2)
 
 
-def within(found: Float64, site: Site, what: str, now: NDArray[np.generic], reference: Float64) -> float:
-    """The worst share, or the error that names the number."""
+def within(  # noqa: PLR0913, PLR0917  # what was found, and what to say of it
+    found: Float64, site: Site, what: str, now: NDArray[np.generic], reference: Float64, first: int = 0
+) -> float:
+    """The worst share, or the error that names the number; `first` is where a piece begins on the first axis."""
     worst = float(np.max(found, initial=0.0))
     if worst <= 1.0:
         return worst
     index = np.unravel_index(int(np.argmax(found)), found.shape)
-    at = [int(i) for i in index]
+    at = [int(i) + (first if axis == 0 else 0) for axis, i in enumerate(index)]
     sentence = f"the {what} of {site} at {at} is {now[index]!s}, and should be {reference[index]!s}"
     raise WrongNumberError(site, sentence)
 
 
-def pieces(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of the first axis of about BLOCK elements, so that a large weight is never held in float64."""
-    step = max(1, BLOCK // max(1, product(shape[1:])))
+def pieces(shape: tuple[int, ...], block: int | None = None) -> Iterator[slice]:
+    """Slices of the first axis of about BLOCK elements, or `block`: a large weight is never held in float64."""
+    step = max(1, (block or BLOCK) // max(1, product(shape[1:])))
     for first in range(0, shape[0], step):
         yield slice(first, first + step)

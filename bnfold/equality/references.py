@@ -60,7 +60,7 @@ class Side:
         stored = self.quantized(index)
         if stored is not None:
             return stored.scale.dtype
-        return self.constants.floats(self.constant(index or 0)).dtype
+        return self.constants.kind(self.constant(index or 0))
 
     def weight(self, index: int) -> NDArray[np.generic]:
         """The weight; of an elementwise operator with as many dimensions as the output."""
@@ -235,7 +235,7 @@ class Rows:
 
     def at(self, piece: slice) -> tuple[Float64, Float64]:
         """The numbers of a piece, and the sizes of their terms."""
-        reference = self.scale[piece] * self.original[piece].astype(np.float64)
+        reference = np.asarray(np.multiply(self.scale[piece], self.original[piece], dtype=np.float64))
         magnitude = np.abs(reference)
         if self.tap is not None:
             here = slice(*piece.indices(len(self.tap)))

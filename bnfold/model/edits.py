@@ -98,7 +98,7 @@ class NodeEdit:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is changed."""
-        return self == NodeEdit()
+        return self.inputs is None and self.outputs is None and not (self.attributes or self.dropped_attributes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ class ModelFile:
         return bool(self.data_files)
 
     def _raw(self, tensor: TensorProto) -> bytes | memoryview | None:
-        span = self.span(tensor)
+        span = self.span(tensor) if tensor.data_location == TensorProto.EXTERNAL else None
         if span is not None:
             return self.storage.view(span)
         return tensor.raw_data if tensor.HasField("raw_data") else None

@@ -45,6 +45,7 @@ from bnfold.model.wire import (
     fields,
     length_field,
     patched,
+    text_field,
 )
 
 WriteTensor = Callable[[NewTensor, TensorProto | None], Rope]
@@ -62,8 +63,8 @@ def spliced(data: Content, model: ModelProto, edits: Edits, write: WriteTensor) 
 def inline(new: NewTensor, _replaced: TensorProto | None = None) -> Rope:
     """The content of a new tensor that holds its data itself."""
     header = new.header.SerializeToString(deterministic=True)
-    data = Rope((Blocks(new.nbytes, new.blocks),), new.nbytes)
-    return joined([rope(header), length_field(TENSOR_RAW, data)])
+    data = length_field(TENSOR_RAW, Rope((Blocks(new.nbytes, new.blocks),), new.nbytes))
+    return Rope((header, *data.pieces), len(header) + data.length)
 
 
 def check_size(content: Rope) -> None:
@@ -126,6 +127,9 @@ class _Numbers:
 
 _GRAPH = _Numbers(node=1, value_info=13, initializer=5, input=11, output=12)
 _FUNCTION = _Numbers(node=7, value_info=12)
+
+
+_UNCHANGED = NodeEdit()
 
 
 class _Splice:
@@ -214,7 +218,7 @@ class _Splice:
             content = joined(_message(field.number, node) for node in before)
             yield Patch(field.start, field.start, content)
         inside = tree.inside.get(index, {})
-        edit = tree.edit.nodes.get(index, NodeEdit())
+        edit = tree.edit.nodes.get(index, _UNCHANGED)
         if edit is None and inside:
             raise ValueError(f"node {index} is dropped and a graph inside it is edited")
         if edit is None:
@@ -310,7 +314,7 @@ def _message(number: int, message: Message) -> Rope:
 
 
 def _strings(number: int, texts: Sequence[str]) -> Rope:
-    return joined(length_field(number, text.encode()) for text in texts)
+    return rope(b"".join(text_field(number, text.encode()) for text in texts))
 
 
 def _replacing(number: int, values: Mapping[int, ValueInfoProto | None]) -> Mapping[int, Rope]:

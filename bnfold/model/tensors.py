@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_AS_IN_MEMORY: dict[int, np.dtype[Any]] = {
+    kind: helper.tensor_dtype_to_np_dtype(kind)
+    for kind, bits in ITEM_BITS.items()
+    if bits >= 8 and sys.byteorder == "little"
+}
+"""The types whose raw data are what an array of them holds."""
+
+
 def external_entries(tensor: TensorProto) -> Mapping[str, str]:
     """The key-value pairs that say where external data lie; of a key that stands twice, the last counts."""
     return {_text(entry.key): _text(entry.value) for entry in tensor.external_data}
@@ -47,10 +55,10 @@ def _decoded(tensor: TensorProto, raw: bytes | memoryview | None) -> NDArray[Any
         raise ValueError("it is a segment of a larger tensor")
     if raw is None:
         return numpy_helper.to_array(tensor)
-    if ITEM_BITS[tensor.data_type] < 8 or sys.byteorder == "big":
+    dtype = _AS_IN_MEMORY.get(tensor.data_type)
+    if dtype is None:
         plain = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(raw))
         return numpy_helper.to_array(plain)
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     return np.frombuffer(raw, dtype=dtype).reshape(tuple(tensor.dims))
 
 

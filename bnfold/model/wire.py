@@ -51,6 +51,8 @@ class Patch(NamedTuple):
 
 def varint(data: bytes, position: int, end: int) -> tuple[int, int]:
     """The number at `position` and the position behind it. Raises WireError beyond `end` or beyond ten bytes."""
+    if position < end and data[position] < 0x80:  # as most are
+        return data[position], position + 1
     value = 0
     for shift in range(0, 70, 7):
         if position >= end:
@@ -63,8 +65,13 @@ def varint(data: bytes, position: int, end: int) -> tuple[int, int]:
     raise WireError("a number has more than ten bytes")
 
 
+_ONE_BYTE = tuple(bytes((value,)) for value in range(0x80))
+
+
 def encoded_varint(value: int) -> bytes:
     """The shortest encoding of a number >= 0."""
+    if value <= 0x7F:
+        return _ONE_BYTE[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -81,25 +88,27 @@ def fields(data: Content, start: int, end: int) -> Iterator[Field]:
     position = start
     window, base = data.window(start)
     reach = base + len(window)
+    last = min(end, reach) - base
     while position < end:
         if position + HEADER_BYTES > reach:
             window, base = data.window(position)
             reach = base + len(window)
+            last = min(end, reach) - base
         begin = at = position - base
         tag = window[at]
         at += 1
         if tag > 0x7F:
-            tag, at = varint(window, begin, min(end, reach) - base)
+            tag, at = varint(window, begin, last)
         if tag < 8:
             raise WireError("a field has the number 0")
         body = at
         if tag & 7 == LENGTH:
-            length, body = varint(window, at, min(end, reach) - base)
+            length, body = varint(window, at, last)
             position = base + body + length
         elif tag & 7 == GROUP:
             position = _behind_group(data, tag, base + body, end)
         else:
-            position = base + _behind(window, tag, body, min(end, reach) - base)
+            position = base + _behind(window, tag, body, last)
         if position > end:
             raise WireError("a field reaches beyond the end", truncated=True)
         yield Field(tag >> 3, tag & 7, base + begin, base + body, position)
@@ -147,9 +156,15 @@ def number_at(data: Content, field: Field) -> int:
 
 def length_field(number: int, content: bytes | Rope) -> Rope:
     """A new length-delimited field."""
-    inner = rope(content) if isinstance(content, bytes) else content
-    prefix = encoded_varint(number << 3 | LENGTH) + encoded_varint(inner.length)
-    return Rope((prefix, *inner.pieces), len(prefix) + inner.length)
+    if isinstance(content, bytes):
+        return rope(text_field(number, content))
+    prefix = encoded_varint(number << 3 | LENGTH) + encoded_varint(content.length)
+    return Rope((prefix, *content.pieces), len(prefix) + content.length)
+
+
+def text_field(number: int, content: bytes) -> bytes:
+    """The same, of bytes that are at hand."""
+    return encoded_varint(number << 3 | LENGTH) + encoded_varint(len(content)) + content
 
 
 def patched(data: Content, start: int, end: int, patches: Iterable[Patch]) -> Rope:

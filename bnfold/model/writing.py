@@ -10,9 +10,10 @@ import os
 from io import FileIO
 from pathlib import Path
 
+from bnfold.model.ahead import made_ahead
 from bnfold.model.disk import BLOCK_BYTES
 from bnfold.model.hashing import Digest
-from bnfold.model.rope import Range, Rope, blocks, parts_of, rope
+from bnfold.model.rope import Range, Rope, blocks, length_of, parts_of, rope
 
 _WORTH_A_CALL = 64 << 10
 _CANNOT_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}
@@ -21,7 +22,7 @@ _CANNOT_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno
 def write_hashed(path: Path, content: Rope) -> str:
     """Write a rope to a file, which is replaced; the SHA-256 (hex) of its bytes."""
     with path.open("wb", buffering=0) as stream, Digest(content.length) as digest:
-        for block in blocks(content):
+        for block in made_ahead(blocks(content), content.length):
             digest.update(block)
             _write_all(stream, block)
         return digest.hex()
@@ -34,7 +35,7 @@ def write_copied(path: Path, content: Rope) -> None:
             if isinstance(piece, Range) and piece.length >= _WORTH_A_CALL:
                 _copy(piece, stream)
                 continue
-            for part in parts_of(piece):
+            for part in made_ahead(parts_of(piece), length_of(piece)):
                 _write_all(stream, part)
 
 

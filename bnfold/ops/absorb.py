@@ -28,7 +28,7 @@ from onnx import TensorProto
 
 from bnfold.affine import Affine, Float64
 from bnfold.nodes import Node
-from bnfold.ops.exact import exact_bias, factors_of, products, shift_behind
+from bnfold.ops.exact import Source, exact_bias, factors_of, products, shift_behind
 from bnfold.ops.facts import Array, Constant
 from bnfold.ops.home import Furnishing, NewConstant, NewNode
 from bnfold.ops.limits import axis_obstacle, bias_obstacle, fed_obstacle, weight_obstacle
@@ -109,8 +109,11 @@ class Linear:
     groups: int = field(init=False)
     inputs: int = field(init=False)
     """How many channels the data have."""
+    _from_front: bool = field(init=False, repr=False)
+    """Whether all axes are counted from the front."""
     _asked: list[tuple[Affine, Obstacle | None]] = field(default_factory=list, init=False, repr=False)
     """What was asked last, and the answer: planning asks of what is then applied."""
+    _biases: list[tuple[Affine, Float64 | None]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Read the numbers of outputs and inputs off the weight's dims."""
@@ -119,12 +122,13 @@ class Linear:
         object.__setattr__(self, "groups", shape[0])
         object.__setattr__(self, "channels", shape[0] * shape[1])
         object.__setattr__(self, "inputs", 0 if self.fed is None else shape[0] * shape[self.fed.view_axis])
+        object.__setattr__(self, "_from_front", min(self.axes, default=0) >= 0)
         if len(self.axes) == 1:
             object.__setattr__(self, "sizes", (self.channels,))
 
     def axes_at(self, rank: int) -> tuple[int, ...]:
         """The axes of the outputs in an output of that rank."""
-        return tuple(axis if axis >= 0 else axis + rank for axis in self.axes)
+        return self.axes if self._from_front else tuple(axis if axis >= 0 else axis + rank for axis in self.axes)
 
     def size_at(self, axis: int, rank: int) -> int | None:
         """How large an axis of the output is, where the weight says so."""
@@ -167,11 +171,17 @@ class Linear:
             self._asked[:] = [(after, obstacle)]
         return self._asked[0][1]
 
+    def bias_behind(self, after: Affine) -> Float64 | None:
+        """The bias that it gets by an affine, exactly; None for nothing at all. Remembered, as obstacles are."""
+        if not self._biases or self._biases[0][0] is not after:
+            self._biases[:] = [(after, exact_bias(self, after))]
+        return self._biases[0][1]
+
     def needs_add(self, after: Affine) -> bool:
         """A shift, and no place for it; one of the data may come to nothing."""
         if self.bias_input is not None:
             return False
-        return after.has_shift or (self.has_shift_before and exact_bias(self, after) is not None)
+        return after.has_shift or (self.has_shift_before and self.bias_behind(after) is not None)
 
     def is_idle(self, after: Affine) -> bool:
         """Never: it does more than scale and shift, or is planned itself."""
@@ -180,7 +190,7 @@ class Linear:
 
     def furnishing(self, after: Affine) -> Furnishing:
         """The new weight, computed when it is written, and the new bias."""
-        exact = exact_bias(self, after)
+        exact = self.bias_behind(after)
         weight, bias = _new_weight(self, after), _new_bias(self, after, exact)
         parts = [part for part in (weight, bias) if part is not None]
         return Furnishing(
@@ -218,9 +228,13 @@ def absorbed_weight(linear: Linear, weight: Constant, after: Affine) -> Array:
 def absorbed_parts(linear: Linear, weight: Constant, after: Affine) -> Iterator[Array]:
     """The same in the order of the file, about STRETCH elements at a time: each is read, scaled, rounded and given on.
 
-    A weight that takes over something of its data as well, or whose outputs are no axis of it, comes in one part.
+    A weight that takes over something of its data as well comes row by row where its rows lie one behind the other, and
+    else, like one whose outputs are no axis of it, in one part.
     """
     axis = linear.weight_axis
+    if linear.does_more and Source.of(linear, weight).in_order:
+        yield from (rounded(exact, weight.dtype) for _, _, exact in products(linear, weight, after))
+        return
     if axis is None or linear.does_more:
         yield absorbed_weight(linear, weight, after)
         return

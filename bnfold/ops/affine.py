@@ -10,6 +10,7 @@ What is written by hand (a constant Mul, Add, Sub or Div, and Neg) stands in ops
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -111,16 +112,16 @@ def batch_normalization(facts: Facts, node: Node) -> AffineOp | Obstacle:
     if obstacle is not None:
         return obstacle
     epsilon = node.float_attribute("epsilon", 1e-5)
-    if not np.isfinite(epsilon):
+    if not math.isfinite(epsilon):
         return _no(NOT_FINITE, node, f"epsilon is {epsilon}")
     radicand = variance + epsilon
-    if np.any(radicand <= 0):
+    if (radicand <= 0).any():
         channel = int(np.argmin(radicand))
         return _no(VARIANCE, node, f"variance + epsilon is {radicand[channel]:g} in channel {channel}")
     with np.errstate(over="ignore", invalid="ignore"):
         scale = gamma / np.sqrt(radicand)
         shift = beta - mean * scale
-    if not np.all(np.isfinite(scale) & np.isfinite(shift)):
+    if not (np.isfinite(scale) & np.isfinite(shift)).all():
         return _no(OVERFLOW, node, "its scale or shift is beyond the largest float64")
     return AffineOp(node, scale, shift)
 

@@ -6,6 +6,7 @@ data, may lie along several axes (an Einsum's labels): they are counted as one, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,13 +33,47 @@ def factors_of(linear: Linear, axis: int | None, after: Affine) -> tuple[Float64
 def products(linear: Linear, weight: Constant, after: Affine) -> Iterator[tuple[int, slice, Float64]]:
     """(group, slice of its outputs, a*W exactly there), in pieces of about BLOCK elements."""
     rows = _Rows.of(linear, weight, after)
-    groups, outputs, *rest = rows.source.shape
-    step = max(1, BLOCK // max(1, int(np.prod(rest, dtype=np.int64))))
-    for group in range(groups):
-        for first in range(0, outputs, step):
-            piece = slice(first, first + step)
-            with np.errstate(over="ignore", invalid="ignore"):
-                yield group, piece, rows.at(group, piece)
+    for group, piece in rows.source.pieces():
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield group, piece, rows.at(group, piece)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """The rows of a weight's view as they are in the model: `shape` is (groups, outputs, in, taps...).
+
+    `in_order`: whether they lie in the file one behind the other; then only those that are asked for are read, and else
+    all of them are held.
+    """
+
+    weight: Constant
+    shape: tuple[int, ...]
+    in_order: bool
+    _whole: Array | None
+
+    @classmethod
+    def of(cls, linear: Linear, weight: Constant) -> Source:
+        """Of a linear operator's weight."""
+        plain = np.empty(weight.dims, np.bool_)  # nothing is written to it, so that it takes no memory
+        seen = linear.view(plain)
+        in_order = linear.back is None and seen.flags.c_contiguous and np.may_share_memory(seen, plain)
+        return cls(weight, seen.shape, in_order, None if in_order else linear.view(weight.array()))
+
+    def pieces(self) -> Iterator[tuple[int, slice]]:
+        """Each group's outputs, cut so that a piece has about BLOCK elements; in the order of the file if they are."""
+        groups, outputs, *rest = self.shape
+        step = max(1, BLOCK // max(1, math.prod(rest)))
+        for group in range(groups):
+            yield from ((group, slice(first, first + step)) for first in range(0, outputs, step))
+
+    def at(self, group: int, piece: slice) -> Array:
+        """Some outputs of a group."""
+        if self._whole is not None:
+            return self._whole[group, piece]
+        _, outputs, *rest = self.shape
+        first, end, _ = piece.indices(outputs)
+        row = math.prod(rest)
+        return self.weight.stretch((group * outputs + first) * row, (end - first) * row).reshape(end - first, *rest)
 
 
 def sizes_of_rows(linear: Linear) -> Float64:
@@ -55,17 +90,17 @@ class _Rows:
     """The rows of a new weight, exactly: those of its own, and those of what is merged into it."""
 
     linear: Linear
-    source: Array
+    source: Source
     factors: Float64
     of_inputs: Float64 | None
     branches: tuple[_Rows, ...]
 
     @classmethod
     def of(cls, linear: Linear, weight: Constant, after: Affine) -> _Rows:
-        source = linear.view(weight.array())
+        source = Source.of(linear, weight)
         groups, outputs, *rest = source.shape
         scale, _ = linear.outputs_of(after)
-        fed = of_inputs(linear, source.ndim)
+        fed = of_inputs(linear, len(source.shape))
         branches = (
             cls.of(branch.linear, branch.linear.weight, branch.after)
             for branch in linear.branches
@@ -77,7 +112,7 @@ class _Rows:
     def at(self, group: int, piece: slice) -> Float64:
         """Some outputs of a group."""
         linear, outputs = self.linear, self.source.shape[1]
-        exact = np.multiply(self.source[group, piece], self.factors[group, piece], dtype=np.float64)
+        exact = np.multiply(self.source.at(group, piece), self.factors[group, piece], dtype=np.float64)
         if self.of_inputs is not None:
             exact *= self.of_inputs[group]
         if linear.tap is not None and linear.center is not None:
@@ -104,15 +139,15 @@ def of_shift(linear: Linear) -> Float64 | None:
     weight = linear.weight
     if not linear.has_shift_before or isinstance(weight, Dequantized):
         return None
-    source = linear.view(weight.array())
-    parts = of_inputs(linear, source.ndim)
+    source = Source.of(linear, weight)
+    parts = of_inputs(linear, len(source.shape))
     if parts is None:
         return None
     added = np.empty((linear.groups, linear.channels // linear.groups))
     with np.errstate(over="ignore", invalid="ignore"):
-        for group in range(linear.groups):
-            for output in range(added.shape[1]):
-                added[group, output] = np.sum(source[group, output].astype(np.float64) * parts[1][group][0])
+        for group, piece in source.pieces():
+            for output, row in enumerate(source.at(group, piece), start=piece.start):
+                added[group, output] = np.sum(row.astype(np.float64) * parts[1][group][0])
     return added.reshape(-1) * (1.0 if linear.fed is None else linear.fed.factor)
 
 
@@ -138,7 +173,7 @@ def _own_bias(linear: Linear, after: Affine) -> Float64 | None:
         shift = scale * added + shift
     axes = linear.axes_at(after.rank)
     if linear.bias is None:
-        if not np.any(shift):
+        if not np.count_nonzero(shift):
             return None
         return shift if linear.bias_is_vector or axes == (after.rank - 1,) else shift[:, np.newaxis]
     original = linear.bias.array().astype(np.float64) * linear.bias_factor

@@ -65,8 +65,7 @@ def reads_metadata_alone(reader: Reader) -> bool:
 
 def max_size(part: NDArray[Any]) -> float:
     """The largest size in an array that is not empty, NaN where it holds one: without a copy of it."""
-    flat = part.reshape(-1)
-    most, least = float(np.maximum.reduce(flat)), float(np.minimum.reduce(flat))
+    most, least = float(np.maximum.reduce(part, axis=None)), float(np.minimum.reduce(part, axis=None))
     return most if most >= -least else -least  # NaN where both are that
 
 
@@ -192,18 +191,18 @@ class Facts:
 
     def _looked_up(self, value: Value) -> Constant | Obstacle | None:
         graph = self.graph
-        if graph.is_sparse(value):
+        initializer, node = graph.initializer(value), graph.producer(value)
+        if initializer is None and graph.is_sparse(value):
             return Obstacle(SPARSE, f"{value.name!r} is a sparse initializer")
-        if graph.is_overridable(value):
+        if initializer is not None and graph.is_overridable(value):
             return Obstacle(OVERRIDABLE, f"{value.name!r} is an initializer and a graph input")
-        initializer = graph.initializer(value)
-        node = graph.producer(value)
         tensor = initializer.tensor if initializer is not None else None if node is None else _constant_tensor(node)
         if tensor is None:
             return None
-        if len(tensor.dims) > MOST_DIMENSIONS:
+        dims = tuple(tensor.dims)
+        if len(dims) > MOST_DIMENSIONS:
             return Obstacle(NOT_CONSTANT, f"{value.name!r} has more dimensions than can be computed with", node)
-        return Constant(value, tuple(tensor.dims), tensor.data_type, tensor, graph)
+        return Constant(value, dims, tensor.data_type, tensor, graph)
 
     @cached_property
     def _varying(self) -> Mapping[int, _Leaf]:

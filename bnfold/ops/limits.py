@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bnfold.affine import Affine
-from bnfold.ops.exact import exact_bias, factors_of, products
+from bnfold.ops.exact import factors_of, products
 from bnfold.ops.facts import Constant, max_size
 from bnfold.ops.quantized import Dequantized
 from bnfold.ops.reasons import AXIS, BLOCKED, NOT_FINITE, OVERFLOW, PADDING, PRECISION, QUANTIZED, Obstacle
@@ -114,7 +114,7 @@ def bias_obstacle(linear: Linear, after: Affine) -> Obstacle | None:
         if after.has_shift:
             return Obstacle(QUANTIZED, "the bias is stored as integers, which take no shift", linear.node)
         return _scale_obstacle(linear, linear.bias, 0, after)
-    exact, dtype = exact_bias(linear, after), linear.weight.dtype
+    exact, dtype = linear.bias_behind(after), linear.weight.dtype
     if exact is None or max_size(exact) <= LARGEST[dtype] or np.all(np.isfinite(rounded(exact, dtype))):
         return None
     if linear.bias is not None and not np.all(np.isfinite(linear.bias.array())):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from bnfold.equality.certificate import Certificate
 from bnfold.equality.verdict import EndToEnd, Recheck, Same, Unknown, Verdict
 from bnfold.moves import Json
 from bnfold.report.document import Fact
+
+if TYPE_CHECKING:
+    from bnfold.equality.certificate import Certificate
 
 
 def certificate_fact(certificate: Certificate) -> Fact:

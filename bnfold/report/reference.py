@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from bnfold.moves import Json
 from bnfold.ops.reasons import REASONS, Reason
 from bnfold.ops.table import TITLES, Row
 from bnfold.report import as_text
 from bnfold.report.document import Block, Document, Fact, Page
-from bnfold.rules.rule import Rule, every_rule
+
+if TYPE_CHECKING:
+    from bnfold.rules.rule import Rule
 
 
 def supported(rows: Iterable[Row]) -> Document:
@@ -31,7 +34,7 @@ def _row(row: Row) -> list[Fact]:
 def explained(page: Reason | Rule | None) -> Document:
     """The answer of `bnfold explain`: one page, or, of none, the list of them."""
     reasons = [page] if isinstance(page, Reason) else list(REASONS.values()) if page is None else []
-    rules = [page] if isinstance(page, Rule) else list(every_rule()) if page is None else []
+    rules = [] if isinstance(page, Reason) else list(_every_rule()) if page is None else [page]
     fields: dict[str, Json] = {
         "reasons": [asdict(reason) for reason in reasons],
         "rules": [_rule_fields(rule) for rule in rules],
@@ -41,8 +44,14 @@ def explained(page: Reason | Rule | None) -> Document:
 
 def _listed() -> tuple[Block, ...]:
     reasons = tuple(Fact(reason.code, reason.summary) for reason in REASONS.values())
-    rules = tuple(Fact(rule.code, f"{rule.severity:7}  {rule.title}") for rule in every_rule())
+    rules = tuple(Fact(rule.code, f"{rule.severity:7}  {rule.title}") for rule in _every_rule())
     return Block("", "why a BatchNormalization stays", reasons), Block("", "what validate finds", rules)
+
+
+def _every_rule() -> tuple[Rule, ...]:
+    from bnfold.rules import every_rule  # noqa: PLC0415  # heavy, and most reports quote no rule
+
+    return every_rule()
 
 
 def page_block(page: Reason | Rule) -> Block:

@@ -101,6 +101,13 @@ def test_pieces_are_of_about_a_block_and_leave_nothing_out(
     assert [len(range(block)[piece]) for piece in pieces((block,))] == [block]
 
 
+def test_the_number_that_is_wrong_is_named_by_its_place_in_the_whole_constant() -> None:
+    now, reference = np.array([[1.0, 1.0], [1.0, 3.0]], np.float32), np.ones((2, 2))
+    found = share(now, reference, reference, terms=1)
+    with pytest.raises(WrongNumberError, match=r"the weight of Conv#3 'c' at \[7, 1\] is 3.0, and should be 1.0"):
+        within(found, SITE, "weight", now, reference, 6)
+
+
 @pytest.mark.parametrize("element", ELEMENTS)
 def test_a_check_says_what_half_a_unit_of_its_type_is(element: str) -> None:
     check = PartCheck.of("bias", ELEMENTS[element], terms=3, numbers=4, worst=0.5)

@@ -1,8 +1,9 @@
 """How long bnfold takes to start, in units of `python -c "import onnx"`: `python tests/commands/startup.py`.
 
 Each command runs in a process of its own, all in turn, again and again; the table has medians of wall-clock time, and
-the median of the ratios of each round with the quarter and three-quarter points. `--importtime` shows, for `bnfold
---help`, the modules that took longest to import by themselves (`python -X importtime`).
+the median of the ratios of each round with the quarter and three-quarter points. Bytecode may be written, as pip does
+when it installs (PYTHONDONTWRITEBYTECODE is not handed on), and each has run once before. `--importtime` shows, for
+`bnfold --help`, the modules that took longest to import by themselves (`python -X importtime`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ COMMANDS: dict[str, tuple[list[str], dict[str, str]]] = {
 
 def seconds(command: list[str], more: dict[str, str]) -> float:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     began = time.perf_counter()
     subprocess.run(command, env=environment, capture_output=True, check=False, cwd=ROOT)
     return time.perf_counter() - began

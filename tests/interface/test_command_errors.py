@@ -18,8 +18,8 @@ import pytest
 from command_line import Answer, command, environment, operators, refused, run, temporaries
 from onnx import numpy_helper
 
-from bnfold import result
 from bnfold.api import folding
+from bnfold.equality import certificate
 from bnfold.ops import absorb
 
 Cli = Callable[..., Answer]
@@ -245,9 +245,9 @@ def test_only_without_verification_is_a_wrong_fold_written(cli: Cli) -> None:
 def test_a_wrong_fold_that_the_certificate_missed_is_found_by_running_it(
     cli: Cli, untouched: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = result.certify
+    asked = certificate.certify
     blind = lambda *given, **named: dataclasses.replace(asked(*given, **named), failure=None)  # noqa: E731  # used once
-    monkeypatch.setattr(result, "certify", blind)
+    monkeypatch.setattr(certificate, "certify", blind)
     answer = cli("fold", "m.onnx", "-o", "target.onnx", "--format", "json")
     (one,) = answer.json["models"]
     assert answer.code == one["exit_code"] == 4

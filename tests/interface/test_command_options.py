@@ -240,16 +240,16 @@ def test_what_the_planner_is_to_know_reaches_it(
 
 
 def test_the_certificate_hears_what_was_assumed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[dict[str, bool]] = []
-    from bnfold import result  # noqa: PLC0415  # what is listened to here
+    from bnfold.equality import certificate  # noqa: PLC0415  # what is listened to here
 
-    certify = result.certify
+    heard: list[dict[str, bool]] = []
+    certify = certificate.certify
 
     def listening(*given, **named):
         heard.append(named)
         return certify(*given, **named)
 
-    monkeypatch.setattr(result, "certify", listening)
+    monkeypatch.setattr(certificate, "certify", listening)
     for option in ([], ["--assume-inference"]):
         assert cli("fold", "m.onnx", "-o", "out.onnx", "--verify", "certificate", *option).code == 0
     assert heard == [{"assume_inference": False}, {"assume_inference": True}]
