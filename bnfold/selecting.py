@@ -60,14 +60,15 @@ def matched(globs: Sequence[str], names: Iterable[str]) -> bool:
 
 
 def _near_globs(glob: str, known: Sequence[str]) -> list[str]:
-    """The glob with another beginning, as deep in scopes, that names something: '/stem/*' for '/stm/*'."""
+    """The glob with another beginning, as deep in scopes, that names something: '/stem/*' for '/stm/*', or with dots."""
     head = re.split(r"[*?[]", glob, maxsplit=1)[0]
     if head == glob:
         return []
     # As many parts as the glob has before its first wildcard; a part that is empty there stays so.
-    parts = head.split("/")
+    between = "." if "." in head and "/" not in head else "/"
+    parts = head.split(between)
     kept = len(parts) - (not parts[-1])
-    others = sorted({"/".join([*name.split("/")[:kept], *parts[kept:]]) + glob[len(head) :] for name in known})
+    others = sorted({between.join([*name.split(between)[:kept], *parts[kept:]]) + glob[len(head) :] for name in known})
     return [one for one in get_close_matches(glob, others, n=3) if matched([one], known)]
 
 

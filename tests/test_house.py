@@ -226,6 +226,7 @@ KNOWS_OPERATORS = {
     "equality/passes.py",
     "equality/nested.py",
     "equality/perturb.py",
+    "equality/plateaus.py",
     "equality/prepare.py",
     "equality/quantized.py",
     "equality/readers.py",

@@ -146,6 +146,16 @@ class Evaluator:
         return self._sessions[key]
 
 
+_CHANNELS: Mapping[str, int] = {"BatchNormalization": 1}
+"""By operator: the vector of which the data and the output have one channel for each number, or nothing is run."""
+
+
+def counting_channels(node: Node) -> Value | None:
+    """The vector that has as many numbers as the output of a node has channels (axis 1); None for most."""
+    index = _CHANNELS.get(node.op)
+    return None if index is None else node.input(index)
+
+
 def kind_of(node: Node) -> Kind | None:
     """How the elements of what a node gives depend on what it reads, None where nothing is said of it."""
     return _KINDS.get(node.op) if node.scope.opset >= FIRST_OPSET else None

@@ -21,7 +21,7 @@ from bnfold.graph import Graph
 from bnfold.nodes import Node, Scope, Value
 from bnfold.shapes.alone import LARGEST_OPERAND, Operand, inferred
 from bnfold.shapes.contents import Contents
-from bnfold.shapes.operators import Kind, kind_of
+from bnfold.shapes.operators import Kind, counting_channels, kind_of
 from bnfold.shapes.types import Key, Types, dims_of, element_of, is_lost, key_of, learned, shape_of, tensor_type
 
 INTEGERS = frozenset({TensorProto.INT32, TensorProto.INT64})
@@ -56,14 +56,14 @@ class _Walk:
                 self.visit(body)
             if any(is_lost(self.types.get(key_of(v)), self._is_stated) for v in node.outputs if v is not None):
                 self._infer(node)
-                if node.op == "BatchNormalization":
-                    self._count_channels(node)
+                self._count_channels(node)
 
     def _count_channels(self, node: Node) -> None:
-        """What is normalised has as many channels as the scale has numbers, or onnxruntime runs none of it."""
-        output, scale = node.output(0), node.input(1)
-        dims = None if output is None else self._shape(output)
-        numbers = None if scale is None else self._shape(scale)
+        """As many channels as a vector has numbers that the node applies to them."""
+        vector, output = counting_channels(node), node.output(0)
+        if vector is None or output is None:
+            return
+        dims, numbers = self._shape(output), self._shape(vector)
         if dims is None or len(dims) < 2 or numbers is None or len(numbers) != 1 or not isinstance(numbers[0], int):
             return
         self._learn(output, tensor_type(0, (dims[0], numbers[0], *dims[2:])))
