@@ -60,7 +60,7 @@ def matched(globs: Sequence[str], names: Iterable[str]) -> bool:
 
 
 def _near_globs(glob: str, known: Sequence[str]) -> list[str]:
-    """The glob with another beginning, as deep in scopes, that names something: '/stem/*' for '/stm/*', or with dots."""
+    """The glob with another beginning, as deep in scopes, that names something: '/stem/*' for '/stm/*'."""
     head = re.split(r"[*?[]", glob, maxsplit=1)[0]
     if head == glob:
         return []

@@ -116,19 +116,19 @@ class _Sums:
         columns = self.node("Transpose", [whole])
         bias = self.found.node.input(_B)
         sums = self.node("MatMul", [data, columns])
-        if bias is not None:
-            sums = self.node("Add", [sums, self.biases(bias.name)])
+        if bias is not None:  # in one sum: each was rounded, however much they cancel
+            sums = self.node("Sum", [sums, *self.biases(bias.name)])
         # The rows on axis 1, where channels are looked for.
         made = helper.make_node("Transpose", [sums], [self.name], perm=[0, 2, 1])
         self.graph.node.append(made)
 
-    def biases(self, bias: str) -> str:
+    def biases(self, bias: str) -> tuple[str, ...]:
         """Wb and those Rb that are added like it."""
         directions, rows = self.found.rows
         parts = [self.reshaped(self.half(bias, first), directions * rows) for first in (0, rows)]
         if not self.found.adds_all:
             parts[1] = self.node("Mul", [parts[1], self.mask()])
-        return self.node("Add", parts)
+        return tuple(parts)
 
     def half(self, bias: str, first: int) -> str:
         """Wb or Rb of each direction."""
