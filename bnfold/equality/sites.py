@@ -247,8 +247,8 @@ class Comparison:
         judged = self._of(site)
         if judged.candidate is failed.candidate:  # what it was taken for itself is right, further on
             return False if judged.passes else None
-        if failed.distance > NEAR and judged.distance > NEAR and not judged.passes:
-            return None  # neither is a copy of anything so far: what undoes both may stand behind them
+        if not judged.passes and (failed.distance <= NEAR) == (judged.distance <= NEAR):
+            return None  # near or far, both may be scaled alike: what undoes both may stand behind them
         if key not in self._held:
             is_near = failed.distance <= NEAR
             causes = [failed.candidate] if is_near else failed.site.candidates

@@ -266,6 +266,25 @@ def test_of_two_copies_in_a_row_that_are_scaled_alike_neither_speaks_for_the_oth
     assert found.is_same == (nudge == 1.0), found
 
 
+@pytest.mark.parametrize("nudge", [1.0, 1.001])
+def test_of_two_that_come_near_and_are_scaled_alike_neither_speaks_for_the_other(
+    nudge: float, tmp_path: Path, runner: Runner
+) -> None:
+    """A factor of nearly one went back past an Add; what undoes it stands behind a sequence, which has no bounds."""
+    random = np.random.default_rng(5)
+    w, b, u = random.standard_normal((6, 4)), random.standard_normal(4), random.standard_normal((8, 6))
+    port = "(float[9,8] x) => (float[9,2] y)"
+    rest = {"parts": np.array([2, 2]), "one": np.array(1), "u": u}
+    nodes = "{ t = MatMul(x,u) m = MatMul(t,w) a = Add(m,b) q = SplitToSequence<axis=1>(a,parts) "
+    nodes += "e = SequenceAt(q,one) y = Mul(e,k) }"
+    original = model(port + nodes, w=w, b=b, k=np.full(1, 0.984), **rest)
+    nodes = "{ t2 = MatMul(x,u) m2 = MatMul(t2,w) a2 = Add(m2,b) q2 = SplitToSequence<axis=1>(a2,parts) "
+    nodes += "y = SequenceAt(q2,one) }"
+    rewritten = model(port + nodes, w=w * 0.984 * nudge, b=b * 0.984, **rest)
+    found = compared(tmp_path, runner, original, rewritten)
+    assert found.is_same == (nudge == 1.0), found
+
+
 # What came near, and of which nothing shows.
 
 DEAD = "(float[2,8,9,9] x) => (float[2,8,5,5] y) { c = Conv(x,w,b) r = Relu(c) n = Mul(r,k) y = Conv(n,u) }"
