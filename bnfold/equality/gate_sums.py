@@ -24,6 +24,8 @@ from bnfold.shapes import Shapes
 
 _GATES: Final = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _W, _B, _DIMENSIONS = 1, 3, 3
+_SUM_BROADCASTS: Final = 8
+"""The opset from which on operands of a Sum need not have one shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +118,17 @@ class _Sums:
         columns = self.node("Transpose", [whole])
         bias = self.found.node.input(_B)
         sums = self.node("MatMul", [data, columns])
-        if bias is not None:  # in one sum: each was rounded, however much they cancel
-            sums = self.node("Sum", [sums, *self.biases(bias.name)])
+        if bias is not None:
+            sums = self.summed(sums, self.biases(bias.name))
         # The rows on axis 1, where channels are looked for.
         made = helper.make_node("Transpose", [sums], [self.name], perm=[0, 2, 1])
         self.graph.node.append(made)
+
+    def summed(self, sums: str, biases: tuple[str, ...]) -> str:
+        """In one sum where that broadcasts, so that S counts each: both were rounded, however much they cancel."""
+        if self.found.node.scope.opset >= _SUM_BROADCASTS:
+            return self.node("Sum", [sums, *biases])
+        return self.node("Add", [sums, self.node("Add", list(biases))])
 
     def biases(self, bias: str) -> tuple[str, ...]:
         """Wb and those Rb that are added like it."""

@@ -305,7 +305,8 @@ class SiteJudge:
             squares += float(np.nansum(np.square(drawn - y))) / DRAWS if drawn.shape == y.shape else 0.0
         d = np.where(np.isfinite(y), z - y, 0.0)
         floor = max(ROUNDING_FLOOR * unit * float(np.linalg.norm(np.where(np.isfinite(y), y, 0.0))), math.sqrt(squares))
-        ratio = float(np.linalg.norm(d)) / floor if floor else math.inf
+        apart = float(np.linalg.norm(d))  # 0 and -0 are not the same bits, and not apart
+        ratio = apart / floor if floor else math.inf if apart else 0.0
         place = tuple(int(i) for i in np.unravel_index(int(np.argmax(np.abs(d))), d.shape))
         bound = _PASSES * floor / math.sqrt(max(1, d.size))
         excess = Excess(ratio / _PASSES, "jitter", place, float(y[place]), float(z[place]), bound)

@@ -88,6 +88,22 @@ def test_a_right_fold_agrees_at_every_site(tmp_path: Path, runner: Runner, op: s
     assert found.compared == 2  # the sums, and what it puts out
 
 
+@pytest.mark.parametrize("opset", [7, 17])
+@pytest.mark.parametrize("op", GATES)
+def test_biases_that_cancel_are_rounded_each_for_itself(tmp_path: Path, runner: Runner, op: str, opset: int) -> None:
+    """Also before operands of a Sum could be broadcast, where they are added to each other first."""
+    net = Net.of(op)
+    if opset >= 8:
+        net.arrays["B"][:, : net.rows] += 1e3
+        net.arrays["B"][:, net.rows :] -= 1e3
+    pair = net.before, net.after()
+    for proto in pair:
+        proto.opset_import[0].version = opset
+    found = compared(tmp_path, runner, *pair)
+    assert found.is_same, found
+    assert found.compared == 2
+
+
 def test_a_right_fold_is_the_same_model() -> None:
     net = Net.of("LSTM")
     found = verdict(net.before, net.after())

@@ -285,6 +285,15 @@ def test_of_two_that_come_near_and_are_scaled_alike_neither_speaks_for_the_other
     assert found.is_same == (nudge == 1.0), found
 
 
+def test_zeros_of_either_sign_are_the_same_where_jitter_decides(tmp_path: Path, runner: Runner) -> None:
+    text = """(bool c, float[2,8] x) => (float[2,8] y) { y = If (c)
+      <then_branch = t () => (float[2,8] a) { a = Mul(x,k) },
+       else_branch = e () => (float[2,8] b) { b = Mul(k,x) }> }"""
+    pair = [model(text, k=np.full(8, zero)) for zero in (0.0, -0.0)]
+    found = compared(tmp_path, runner, *pair)
+    assert found.is_same, found
+
+
 # What came near, and of which nothing shows.
 
 DEAD = "(float[2,8,9,9] x) => (float[2,8,5,5] y) { c = Conv(x,w,b) r = Relu(c) n = Mul(r,k) y = Conv(n,u) }"
