@@ -183,18 +183,22 @@ class Figures:
             for channel in map(int, np.argsort(-share)):
                 if not share[channel] > self.worst.share:
                     break
-                ours, d, size = (np.take(array, channel, axis) for array in (y, z - y, s))
                 much = float(share[channel])
-                if kind == "offset" and much > 1:
-                    much /= self._widened(ours, sums.count)
-                if kind == "gain" and much > 1 and len(np.unique(ours)) < min(ENOUGH, ours.size):
-                    continue
-                if kind == "gain" and much > 1 and self._lies_in_plateaus(ours, d, size):
-                    continue
+                if much > 1:
+                    of_channel = tuple(np.take(array, channel, axis) for array in (y, z, s))
+                    much = self._unexplained(kind, much, of_channel, sums.count)
                 if much > self.worst.share:
-                    off = Excess(much, kind, (), 0.0, 0.0, much and float(found[channel]) / much, channel)
+                    off = Excess(much, kind, (), 0.0, 0.0, float(found[channel]) / much, channel)
                     self._note(_in_channel(off, axis, y, z))
                     break
+
+    def _unexplained(self, kind: str, share: float, of_channel: tuple[Float64, ...], count: int) -> float:
+        """What is left of a share above 1 once it is asked how many values of the channel differ."""
+        y, z, s = of_channel
+        if kind == "offset":
+            return share / self._widened(y, count)
+        are_few = len(np.unique(y)) < min(ENOUGH, y.size)
+        return 0.0 if are_few or self._lies_in_plateaus(y, z - y, s) else share
 
     def _widened(self, y: Float64, count: int) -> float:
         """How much larger an offset may be where few of a channel's elements differ: what is equal has one error."""
