@@ -11,8 +11,7 @@ and at a home it has to differ along the channels of the data alone.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,23 +85,16 @@ class _Borne:
 
 
 def data_steps_of(
-    constants: Constants, trees: Sequence[Tree], weights: Mapping[int, int | None]
-) -> dict[int, list[DataStep]]:
-    """The steps on the data of each home (by node id), in the order of the claims: each acts before those so far.
+    constants: Constants, tree: Tree, weights: Mapping[int, int | None], changed: Set[int]
+) -> dict[int, DataStep]:
+    """What one claim brings to the data of each home (by node id); it acts before what others brought until now.
 
-    `weights` has the input of each home that is its weight.
+    `weights` has the input of each home that is its weight; the numbers of `changed` bear something already.
     """
-    steps: dict[int, list[DataStep]] = defaultdict(list)
-    for tree in trees:
-        found = [_Carry(constants, tree, weights, unknown).arriving() for unknown in UNKNOWN_SIZES]
-        for id_, step in found[0].items():
-            others = [each[id_] for each in found[1:]]
-            if any(
-                not np.array_equal(step.scale, one.scale) or not np.array_equal(step.shift, one.shift) for one in others
-            ):
-                raise UncertainError("which channel goes where depends on a size that is not known")
-            steps[id_].append(step)
-    return steps
+    first, *others = (_Carry(constants, tree, weights, changed, unknown).arriving() for unknown in UNKNOWN_SIZES)
+    if not all(step.equals(found[id_]) for found in others for id_, step in first.items()):
+        raise UncertainError("which channel goes where depends on a size that is not known")
+    return first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +104,7 @@ class _Carry:
     constants: Constants
     tree: Tree
     weights: Mapping[int, int | None]
+    changed: Set[int]
     unknown: int
 
     def arriving(self) -> dict[int, DataStep]:
@@ -160,6 +153,8 @@ class _Carry:
 
     def behind(self, link: Link, borne: _Borne) -> _Borne:
         """What the output of a node of the way bears."""
+        if self.tree.ahead is not None and link.node.id in self.tree.ahead.gone:
+            return borne
         if self.is_affine(link, borne):
             return self.past_affine(link, borne)
         ahead = self.tree.ahead
@@ -216,6 +211,8 @@ class _Carry:
         shape = np.broadcast_shapes(other.scale.shape, other.shift.shape)
         if is_term(link.node) and np.all(borne.scale == 1):  # a shift beside any other, of any shape
             return replace(borne, shift=other.scale * borne.shift, terms=borne.terms + 1)
+        if link.node.id in self.changed:
+            raise UncertainError(f"a claim passes {link.node.site}, whose numbers bear another affine by then")
         for known, ours, theirs in zip(sizes, borne.shape, shape, strict=True):
             if theirs not in {1, known, ours} and not is_normalization(link.node):
                 raise UncertainError(f"whether {link.node.site} enlarges its value is not known")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from bnfold.equality.ahead import composed, data_steps_of
+from bnfold.equality.ahead import composed
 from bnfold.equality.bounds import numbers_checked, numbers_stay, steps_in_order
 from bnfold.equality.claim import Claim, DeviationError, Merging, UncertainError, handed_on, homes_of
 from bnfold.equality.constants import Constants
@@ -19,7 +19,8 @@ from bnfold.equality.homes import Behind, Home, HomeCheck
 from bnfold.equality.merging import branches_of, grids_of_merged, merging_trees
 from bnfold.equality.numbers import WrongNumberError
 from bnfold.equality.references import Reference
-from bnfold.equality.steps import grids_of_branches, reads_alone, steps_of
+from bnfold.equality.settling import Settled, grids_of_branches
+from bnfold.equality.steps import reads_alone
 from bnfold.equality.structure import pair
 from bnfold.equality.trees import crossed_by, in_order, trees_of
 from bnfold.graph import Graph
@@ -117,18 +118,17 @@ def _check(  # noqa: PLR0913  # two models, and all that is said of them
         if link.node.id in homes and link.data == homes[link.node.id].before.linear.bias_index:
             raise UncertainError(f"the data of {link.node.site} are constant themselves")
     numbers_stay(trees)
-    for link in crossed_by(before, trees):
+    for link in crossed_by(before, in_order(before, trees)):
         reads_alone(before, link)
     grids = grids_of_branches(originals, trees) | grids_of_merged(originals, merged)
-    steps = steps_of(originals, trees, grids | {id_: home.grid for id_, home in homes.items()})
     weights = {id_: home.before.linear.weight_index for id_, home in homes.items()}
-    data_steps = data_steps_of(originals, trees, weights)
-    fed = {id_: composed(each) for id_, each in data_steps.items()}
+    settled = Settled.of(originals, trees, grids | {id_: home.grid for id_, home in homes.items()}, weights)
+    steps, fed = settled.steps, {id_: composed(each) for id_, each in settled.data.items()}
     branches = branches_of(originals, merged, steps, fed)
     for id_, home in homes.items():
         home.reads_what_it_read(pairing.rewired[id_])
         if home.before.linear.bounds:
-            whole = tuple(steps_in_order(trees, home.before.node, steps.get(id_, []), data_steps.get(id_, [])))
+            whole = tuple(steps_in_order(trees, home.before.node, steps.get(id_, []), settled.data.get(id_, [])))
             checks.append(numbers_checked(home, whole))
             continue
         own = Reference(home.before, home.grid, steps.get(id_, []), fed.get(id_), branches.get(id_, ()))

@@ -55,7 +55,7 @@ class Claim:
     node that went which has its own. With `joint`, of one site, it became a tap of its only home, a convolution of the
     same data, and that sum of both went too. `skips` are sums on the way of which one value does not bear the scale.
     `part` says that only its scale, or its shift, went this way: another claim has the rest.
-    All sites are of the original model.
+    Claims stand in an order: each speaks of the graph that those before it have left. All sites are of the original.
     """
 
     site: Site
@@ -128,13 +128,15 @@ class Chain:
 class Ahead:
     """A claim that leads to the readers: the node that went, each node on the way, producers first, and each home.
 
-    A link's data is the input at which the affine arrives. `stops` are homes on the way, which it passes too.
+    A link's data is the input at which the affine arrives. `stops` are homes on the way, which it passes too; `gone`
+    are the nodes on the way (by id) that went before it.
     """
 
     site: Link
     passed: tuple[Link, ...]
     homes: tuple[Link, ...]
     stops: tuple[Link, ...] = ()
+    gone: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

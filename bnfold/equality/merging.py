@@ -21,7 +21,7 @@ from bnfold.equality.passes import summed_sign
 from bnfold.equality.reference import linear_map
 from bnfold.equality.references import Branch, Reference, Side
 from bnfold.equality.steps import Step
-from bnfold.equality.trees import merged_trees
+from bnfold.equality.trees_beside import merged_trees
 from bnfold.graph import Graph
 from bnfold.nodes import Node
 

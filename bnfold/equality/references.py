@@ -153,9 +153,9 @@ class Reference:
         data = None if fed is None else linear.data_at(fed.index)
         if fed is not None and data is not None:
             scale = scale * fed.scale[data.channel]
-        tap = _taps(self.steps)
-        if tap is not None and (fed is not None or linear.elementwise):
-            raise UncertainError(f"{site} has a further tap, and something else that is not followed beside it")
+        tap = taps_of(self.steps)
+        if tap is not None and linear.elementwise:
+            raise UncertainError(f"{site} is no convolution, and has a further tap")
         whole = [np.broadcast_to(part, expected) for part in (original, scale, unread)]
         if not expected:
             whole = [part.reshape(1) for part in whole]
@@ -250,7 +250,7 @@ class Rows:
         return reference, magnitude
 
 
-def _taps(steps: Sequence[Step]) -> Float64 | None:
+def taps_of(steps: Sequence[Step]) -> Float64 | None:
     """What all taps make together, each scaled by what came later; None where there are none."""
     if all(step.tap is None for step in steps):
         return None

@@ -9,9 +9,8 @@ in one of several arrays, which together say where it may have come to (equality
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,7 @@ from bnfold.equality.claim import (
     Link,
     Part,
     Skipped,
-    Tree,
     UncertainError,
-    handed_on,
-    homes_of,
 )
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.layout import Labels
@@ -46,7 +42,6 @@ from bnfold.equality.reference import (
     reads_form_alone,
 )
 from bnfold.graph import Graph
-from bnfold.nodes import Node
 
 UNKNOWN_SIZES = (2, 3)
 MOST_WAYS = 1 << 10
@@ -75,38 +70,7 @@ class Step:
     tap: Float64 | None = None
 
 
-def steps_of(constants: Constants, trees: Sequence[Tree], grids: Mapping[int, Shape]) -> dict[int, list[Step]]:
-    """The steps of each home (by node id), in the order in which the values run through them."""
-    gone = frozenset(node.id for tree in trees for node in tree.gone)
-    grown: dict[int, Float64] = {}
-    steps: dict[int, list[Step]] = defaultdict(list)
-    for tree in trees:
-        if tree.beside is not None:
-            taken = steps.pop(tree.site.id, [])
-            steps[tree.beside.home.id].append(tap_of(constants, tree.beside, gone, taken))
-        told: set[int] = set()
-        known, unshifted = Known(), frozenset(tree.claim.unshifted)
-        for chain in tree.chains:
-            _undisturbed(constants, chain, gone, known)
-            stops = frozenset(chain.links[place].node.id for place in chain.stops)
-            for home, between in chain.homes:
-                if home.id in told:  # a home before which the way parts
-                    continue
-                told.add(home.id)
-                takes_shift, part = home.site not in unshifted, tree.claim.part
-                walk = _Walk(constants, between, chain.site, gone, stops, grown, takes_shift, part, known)
-                step = walk.step(grids[home.id], stops=home.id in stops)
-                for skipped in (each for each in tree.skipped if each.home is home):
-                    step = replace(step, tap=tap_for_skip(constants, skipped, step, gone))
-                steps[home.id].append(step)
-                steps[home.id] += _handed_on(tree, steps.pop(tree.site.id, []))
-                if is_factor(home):
-                    grown[home.id] = grown.get(home.id, np.ones(())) * step.scale.reshape(grids[home.id])
-                    known.ends.clear()  # it is a factor on the way of others
-    return steps
-
-
-def tap_of(constants: Constants, beside: Beside, gone: frozenset[int], taken: Sequence[Step]) -> Step:
+def tap_of(constants: Constants, beside: Beside, gone: Set[int], taken: Sequence[Step]) -> Step:
     """What an affine beside a convolution is to it: a tap and a shift, with the sign of the sums between them.
 
     `taken` is what the affine has taken over itself.
@@ -135,7 +99,7 @@ def tap_of(constants: Constants, beside: Beside, gone: frozenset[int], taken: Se
     return Step(one, sign * shift, size, none, terms=terms, stops=False, channels=None, tap=sign * scale)
 
 
-def tap_for_skip(constants: Constants, skipped: Skipped, step: Step, gone: frozenset[int]) -> Float64:
+def tap_for_skip(constants: Constants, skipped: Skipped, step: Step, gone: Set[int]) -> Float64:
     """The tap by which a convolution makes up for data that are added to its output unscaled: a - 1, by the signs.
 
     a*(c + x) = (a*c + (a - 1)*x) + x
@@ -150,37 +114,7 @@ def tap_for_skip(constants: Constants, skipped: Skipped, step: Step, gone: froze
     return np.asarray((step.scale - 1.0) * float(np.prod(signs)))
 
 
-def grids_of_branches(constants: Constants, trees: Sequence[Tree]) -> dict[int, Shape]:
-    """The cells of homes that go themselves into a convolution beside: one for each channel."""
-    grids: dict[int, Shape] = {}
-    went = handed_on(trees)
-    for tree in reversed(trees):
-        if tree.beside is not None:
-            grids[tree.site.id] = _grid_of_outputs(constants, tree.beside.home)
-        found = next((home.id for home in homes_of(tree) if home.id in grids), None)
-        if tree.site.id in went and tree.beside is None and found is not None:
-            grids[tree.site.id] = grids[found]
-    if not went <= grids.keys():
-        raise UncertainError("a home goes itself, and not into a convolution beside")
-    return grids
-
-
-def _grid_of_outputs(constants: Constants, conv: Node) -> Shape:
-    weight = conv.inputs[1]
-    shape = None if weight is None else constants.shape(weight)
-    if shape is None:
-        raise DeviationError(f"the weight of {conv.site} is not constant")
-    return (1, shape[0], *[1] * (len(shape) - 2))
-
-
-def _handed_on(tree: Tree, taken: Sequence[Step]) -> Sequence[Step]:
-    """What a node that goes has taken over itself, for its only home, right before it."""
-    if taken and (tree.claim.path or len(tree.claim.homes) > 1):
-        raise UncertainError(f"{tree.claim.site} goes another way than right before it, and has taken over something")
-    return taken
-
-
-def _undisturbed(constants: Constants, chain: Chain, gone: frozenset[int], known: Known) -> None:
+def undisturbed(constants: Constants, chain: Chain, gone: Set[int], known: Known) -> None:
     """Nothing else reads what changes, and no affine is passed that stays one."""
     for link in known.fresh(chain.links, known.undisturbed):
         reads_alone(constants.graph, link)
@@ -201,13 +135,14 @@ def reads_alone(graph: Graph, link: Link) -> None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Walk:
+class Walk:
     """The way from one home of a claim to the node that went."""
 
     constants: Constants
     between: tuple[Link, ...]
     site: Link
-    gone: frozenset[int]
+    gone: Set[int]
+    """The nodes that went before the claim is made."""
     stops: frozenset[int]
     grown: Mapping[int, Float64]
     """What the factors that are homes of affines before this one have been multiplied by."""

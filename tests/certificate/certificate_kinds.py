@@ -219,7 +219,7 @@ def conv_before_every_hand_written_operator(draw: Draw) -> Pair:
         draw, "(float[1,3,8] x) => (float[1,4,6] y)",
         "h = Conv(x,w,b) o = Mul(k,h) p = Add(o,c) r = Sub(p,d) s = Sub(f,r) t = Div(s,q) n = Neg(t) y = Relu(n)",
         "n = Conv(x,w1,b1) y = Relu(n)",
-        ["n: t s r p o -> h", "o: -> h", "p: o -> h", "r: p o -> h", "s: r p o -> h", "t: s r p o -> h"],
+        ["o: -> h", "p: o -> h", "r: p o -> h", "s: r p o -> h", "t: s r p o -> h", "n: t s r p o -> h"],
         old={"w": w, "b": b, "k": k, "c": c, "d": d, "f": f, "q": q},
         new={"w1": wide(w) * channels(a, 4), "b1": wide(b) * a + shift},
     )  # fmt: skip

@@ -324,9 +324,23 @@ def test_a_claim_may_leave_out_nodes_that_go_and_no_others() -> None:
     certified(pair)
     first, second, third = pair.claims
     bare = replace(second, path=()), replace(third, path=third.path[:1])
-    assert pair.certificate(claimed=(bare[1], first, bare[0])).holds
+    assert pair.certificate(claimed=(first, *bare)).holds
     refused(pair, "does not read from", claims=(first, second, replace(third, path=())))
     refused(pair, "does not read from", claims=(second, third))
+
+
+def test_each_claim_is_read_in_the_graph_that_those_before_it_have_left() -> None:
+    """Of the Mul alone, all else standing there, it is not true that it reads from the Conv."""
+    draw = Draw(22)
+    w, k, (parameters, a, s) = draw.weights(4, 3, 3), draw.factors(4, 1), draw.normalization(4)
+    factor = wide(k)[:, 0]
+    pair = pair_of(
+        draw, CONV, "h = Conv(x,w) n = BN(h,g,e,m,v) o = Mul(n,k) y = Relu(o)", "o = Conv(x,w1,b1) y = Relu(o)",
+        ["n: -> h", "o: -> h"], old={"w": w, "k": k, **parameters},
+        new={"w1": wide(w) * (a * factor)[:, None, None], "b1": s * factor},
+    )  # fmt: skip
+    certified(pair)
+    refused(pair, "does not read from", claims=tuple(reversed(pair.claims)))
 
 
 # Shapes that are computed.

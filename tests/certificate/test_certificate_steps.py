@@ -178,12 +178,12 @@ def test_a_normalization_behind_another_node_tells_nothing_of_the_home() -> None
 def test_what_depends_on_a_size_that_is_not_known_is_not_followed(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
     """No layout operator that is known gets so far: where sizes decide, the places of one channel disagree before."""
     pair = scalar_before_a_norm(equal=True)
-    right = steps._Walk.at_home
+    right = steps.Walk.at_home
 
     def other(self, grid: tuple[int, ...], size: int) -> tuple[np.ndarray, ...]:
         return tuple(part + size * (i == place) for i, part in enumerate(right(self, grid, size)))
 
-    monkeypatch.setattr(steps._Walk, "at_home", other)
+    monkeypatch.setattr(steps.Walk, "at_home", other)
     assert "depends on a size that is not known" in str(pair.certificate().uncertain)
 
 
@@ -198,7 +198,7 @@ def test_a_gain_is_carried_at_the_sizes_of_the_labels(unknown: int) -> None:
     text = "(float[a,b,c] x) => (float[d,e] y) { y = Flatten<axis=1>(x) }"
     constants = Constants(Graph.of(read(parsed(text))))
     link = Link(constants.graph.nodes[0], 0)
-    walk = steps._Walk(constants, (), link, frozenset(), frozenset(), {}, takes_shift=True, part="")
+    walk = steps.Walk(constants, (), link, frozenset(), frozenset(), {}, takes_shift=True, part="")
     labels, gain = np.arange(4).reshape(1, 4, 1), np.array([2.0, 3.0]).reshape(1, 1, 2)
     ((moved, carried),) = walk.through_layout(link, labels, gain, unknown)
     assert moved.shape == carried.shape

@@ -1,0 +1,147 @@
+"""Claim by claim: all that each home has taken over, in the order of the claims.
+
+What acts on the output of a home acts behind all that it has taken over until then, and what acts on its data before
+all that. A tap t of a convolution sees the data as well: behind (a, s), t*x is t*a*x + t*s, a tap of t*a and a shift.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from bnfold.equality.ahead import DataStep, data_steps_of
+from bnfold.equality.claim import DeviationError, Tree, UncertainError, handed_on, homes_of
+from bnfold.equality.constants import Constants, Float64
+from bnfold.equality.meeting import Known
+from bnfold.equality.reference import is_factor
+from bnfold.equality.references import taps_of
+from bnfold.equality.steps import Shape, Step, Walk, tap_for_skip, tap_of, undisturbed
+from bnfold.nodes import Node
+
+Grids = Mapping[int, Shape]
+Weights = Mapping[int, int | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Settled:
+    """The steps of each home (by node id), of its output and of its data, each in the order of the claims."""
+
+    steps: dict[int, list[Step]] = field(default_factory=lambda: defaultdict(list))
+    data: dict[int, list[DataStep]] = field(default_factory=lambda: defaultdict(list))
+
+    @classmethod
+    def of(cls, constants: Constants, trees: Sequence[Tree], grids: Grids, weights: Weights) -> Settled:
+        """All that the claims bring; `grids` are the cells of each home, `weights` the input that is its weight."""
+        settled = cls()
+        reading = _Reading(constants, grids, weights, settled)
+        for tree in trees:
+            reading.gone.update(node.id for node in tree.gone)
+            reading.sideways(tree)
+            reading.backward(tree)
+            reading.forward(tree)
+        return settled
+
+
+@dataclass(slots=True, eq=False)
+class _Reading:
+    """The claims that were read until now."""
+
+    constants: Constants
+    grids: Grids
+    weights: Weights
+    settled: Settled
+    gone: set[int] = field(default_factory=set)
+    grown: dict[int, Float64] = field(default_factory=dict)
+    """What the factors that are homes have been multiplied by."""
+
+    def sideways(self, tree: Tree) -> None:
+        """What an affine beside a convolution brings to that, with all that it has taken over itself."""
+        if tree.beside is None:
+            return
+        home = tree.beside.home
+        if self.settled.data.get(home.id):
+            raise UncertainError(f"{home.site} gets a further tap, and its data bear something already")
+        taken = self.settled.steps.pop(tree.site.id, [])
+        self.settled.steps[home.id].append(tap_of(self.constants, tree.beside, self.gone, taken))
+
+    def backward(self, tree: Tree) -> None:
+        """What an affine brings to the outputs of those before it."""
+        told: set[int] = set()
+        known, unshifted = Known(), frozenset(tree.claim.unshifted)
+        for chain in tree.chains:
+            undisturbed(self.constants, chain, self.gone, known)
+            stops = frozenset(chain.links[place].node.id for place in chain.stops)
+            for home, between in chain.homes:
+                if home.id in told:  # a home before which the way parts
+                    continue
+                told.add(home.id)
+                takes_shift, part = home.site not in unshifted, tree.claim.part
+                walk = Walk(self.constants, between, chain.site, self.gone, stops, self.grown, takes_shift, part, known)
+                self._settle(tree, home, walk.step(self.grids[home.id], stops=home.id in stops), known)
+
+    def _settle(self, tree: Tree, home: Node, step: Step, known: Known) -> None:
+        steps = self.settled.steps
+        for skipped in (each for each in tree.skipped if each.home is home):
+            step = replace(step, tap=tap_for_skip(self.constants, skipped, step, self.gone))
+        if step.tap is not None and self.settled.data.get(home.id):
+            raise UncertainError(f"{home.site} gets a further tap, and its data bear something already")
+        steps[home.id].append(step)
+        steps[home.id] += _handed_on(tree, steps.pop(tree.site.id, []))
+        if is_factor(home):
+            self.grown[home.id] = self.grown.get(home.id, np.ones(())) * step.scale.reshape(self.grids[home.id])
+            known.ends.clear()  # it is a factor on the way of others
+
+    def forward(self, tree: Tree) -> None:
+        """What an affine brings to the data of those behind it."""
+        if tree.ahead is None:
+            return
+        for id_, step in data_steps_of(self.constants, tree, self.weights, self.settled.steps.keys()).items():
+            self.settled.data[id_].append(step)
+            self._see_too(id_, step)
+
+    def _see_too(self, home: int, step: DataStep) -> None:
+        """The taps of a convolution see its data too."""
+        steps = self.settled.steps.get(home, [])
+        taps = taps_of(steps)
+        if taps is None:
+            return
+        if step.scale.size != taps.size:
+            raise UncertainError(f"{step.scale.size} channels arrive at a convolution with {taps.size} further taps")
+        steps[:] = [one if one.tap is None else replace(one, tap=one.tap * step.scale) for one in steps]
+        if np.any(step.shift):
+            one, none = np.ones(taps.size), np.zeros(taps.size, bool)
+            shift, size = taps * step.shift, np.abs(taps) * step.magnitude
+            steps.append(Step(one, shift, size, none, terms=step.terms + 1, stops=False, channels=None))
+
+
+def _handed_on(tree: Tree, taken: Sequence[Step]) -> Sequence[Step]:
+    """What a node that goes has taken over itself, for its only home, right before it."""
+    if taken and (tree.claim.path or len(tree.claim.homes) > 1):
+        raise UncertainError(f"{tree.claim.site} goes another way than right before it, and has taken over something")
+    return taken
+
+
+def grids_of_branches(constants: Constants, trees: Sequence[Tree]) -> dict[int, Shape]:
+    """The cells of homes that go themselves into a convolution beside: one for each channel."""
+    grids: dict[int, Shape] = {}
+    went = handed_on(trees)
+    for tree in reversed(trees):
+        if tree.beside is not None:
+            grids[tree.site.id] = _grid_of_outputs(constants, tree.beside.home)
+        found = next((home.id for home in homes_of(tree) if home.id in grids), None)
+        if tree.site.id in went and tree.beside is None and found is not None:
+            grids[tree.site.id] = grids[found]
+    if not went <= grids.keys():
+        raise UncertainError("a home goes itself, and not into a convolution beside")
+    return grids
+
+
+def _grid_of_outputs(constants: Constants, conv: Node) -> Shape:
+    weight = conv.inputs[1]
+    shape = None if weight is None else constants.shape(weight)
+    if shape is None:
+        raise DeviationError(f"the weight of {conv.site} is not constant")
+    return (1, shape[0], *[1] * (len(shape) - 2))

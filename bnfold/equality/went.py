@@ -1,0 +1,69 @@
+"""What has gone by the claims that were read so far: each is read in the graph that those before it have left.
+
+A node that went stands in nobody's way: what it put out is what it was fed. Of a branch that ended in another one (an
+affine that became a tap, a convolution that was merged), nothing is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from bnfold.equality.claim import DeviationError, Link, Tree, reads_form_alone
+from bnfold.graph import Graph
+from bnfold.nodes import Node, Site, Value
+
+
+@dataclass(eq=False)
+class Went:
+    """A graph, and what of it has gone (by node id), each with what it was fed.
+
+    `ended` are the nodes of which nothing stands for the output.
+    """
+
+    graph: Graph
+    gone: dict[int, Link] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
+    _roots: dict[int, Value] = field(default_factory=dict)
+
+    @cached_property
+    def order(self) -> dict[int, int]:
+        """The place of each node, producers first."""
+        return {node.id: place for place, node in enumerate(self.graph.producers_first())}
+
+    def node(self, site: Site) -> Node:
+        """The node at a site that a claim names."""
+        try:
+            return self.graph.at(site)
+        except KeyError as error:
+            raise DeviationError(f"a claim names {site}, which the original has not") from error
+
+    def before(self, value: Value) -> Link | None:
+        """What went and put out this value."""
+        producer = self.graph.producer(value)
+        return None if producer is None else self.gone.get(producer.id)
+
+    def root(self, value: Value) -> Value:
+        """What stands for a value: what the first of those that went right before it was fed."""
+        row: list[int] = []
+        before = self.before(value)
+        while before is not None:
+            row.append(before.node.id)
+            value = self._roots.get(before.node.id, before.source)
+            before = self.before(value)
+        self._roots.update(dict.fromkeys(row, value))  # so that a long row is gone along once
+        return value
+
+    def note(self, tree: Tree) -> None:
+        """The nodes of a tree go."""
+        self.gone[tree.merged.node.id] = tree.merged
+        if tree.beside is not None:
+            makers = (self.graph.producer(value) for value in tree.beside.branch)
+            self.ended.update(node.id for node in makers if node is not None)
+
+    def read_by_one(self, value: Value, reader: Node | None) -> None:
+        """Raise `DeviationError` where something else reads a value that changes, or goes."""
+        readers = [each.node for each in self.graph.readers(value) if not reads_form_alone(each)]
+        alone = len(readers) == 1 and readers[0].scope is value.scope and reader in {None, readers[0]}
+        if self.graph.is_graph_output(value) or not alone:
+            raise DeviationError(f"{value.name!r} changes, and something else reads it")
