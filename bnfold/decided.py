@@ -65,15 +65,20 @@ class Decided:
     idle: dict[int, list[AffineOp]] = field(default_factory=dict)
     ahead: dict[int, Taken] = field(default_factory=dict)
     """What homes take over of their data; they may have taken over something of their output as well (`homes`)."""
-    joined: dict[int, Value] = field(default_factory=dict)
-    """What stands for a sum that has gone, by the sum."""
+    fed: dict[int, Value] = field(default_factory=dict)
+    """What stands for the output of a node that has gone: an affine's data, or what a sum is merged into."""
+    ended: set[int] = field(default_factory=set)
+    """The affines that went into a sum's other branch, where nothing stands for their output."""
     taps: dict[int, Float64] = field(default_factory=dict)
     """By what homes multiply their data besides, and add that to their output."""
 
     def root(self, graph: Graph, value: Value) -> Value:
         """What stands for a value once what has moved is gone."""
         producer = graph.producer(value)
-        return value if producer is None or producer.id not in self.gone else self.gone[producer.id][1]
+        while producer is not None and producer.id in self.gone:
+            value = self.gone[producer.id][1]
+            producer = graph.producer(value)
+        return value
 
     def settle(self, graph: Graph, affine: AffineOp, route: Route) -> Move:
         """Make the move of a route that was found."""
@@ -100,6 +105,7 @@ class Decided:
         """Make the move of a route forward."""
         self._goes(graph, affine)
         self.ahead.update((home.id, total) for home, total in route.totals)
+        self.taps.update((home.id, total.tap) for home, total in route.totals if total.tap is not None)
         self.homes.update((home.id, total.after) for home, total in route.totals if total.after is not None)
         arrivals = tuple(Arrival(a.node.site, a.affine, a.takes_shift, a.data_input) for a in route.arrivals)
         return Move(affine.node.site, arrivals, tuple(passed.site for passed in route.path), affine.data)
@@ -116,23 +122,29 @@ class Decided:
         passable = before is not None and not_free(graph, value, affine.node) is None
         first = self.gone.get(before.id) if before is not None and passable else None
         self.gone[affine.node.id] = first or (affine.node, value)
+        self.fed[affine.node.id] = value
 
     def joins(self, graph: Graph, joint: Node, value: Value) -> None:
         """A sum goes, for one of its values has taken over the other."""
         before = graph.producer(value)
         first = None if before is None else self.gone.get(before.id)
         self.gone[joint.id] = first or (joint, value)
-        self.joined[joint.id] = value
+        self.fed[joint.id] = value
 
     def stays_idle(self, affine: AffineOp, home: Node) -> None:
         """With this affine, the home would do nothing."""
         group = self.idle.setdefault(home.id, [])
-        group.append(affine)
+        if not any(each.node is affine.node for each in group):
+            group.append(affine)
         self.idle[affine.node.id] = group
 
-    def restore(self, gone: dict[int, tuple[Node, Value]], homes: dict[int, Affine]) -> None:
-        """What it was before some moves that are taken back."""
-        self.gone, self.homes = gone, homes
+    def mark(self) -> Decided:
+        """What it is now, to come back to."""
+        return replace(self, gone=dict(self.gone), homes=dict(self.homes), fed=dict(self.fed), taps=dict(self.taps))
+
+    def restore(self, mark: Decided) -> None:
+        """Take back the moves that were made since."""
+        self.gone, self.homes, self.fed, self.taps = mark.gone, mark.homes, mark.fed, mark.taps
 
 
 def fed_to(affine: AffineOp) -> Value:

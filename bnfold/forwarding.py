@@ -34,6 +34,8 @@ class Forward:
     arrivals: list[Arrived] = field(default_factory=list)
     totals: dict[int, tuple[Node, Taken]] = field(default_factory=dict)
     path: list[Node] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+    """The nodes that were looked at: as long as nothing of them changes, so does nothing of what was found."""
 
     def search(self, affine: Affine) -> Ahead | Obstacle:
         """The homes that were found for it, or what stands in the way."""
@@ -51,6 +53,8 @@ class Forward:
             if isinstance(found, Obstacle):
                 return found
             pending.extend(found)
+        if not self.arrivals:
+            return Obstacle(NO_HOME, "nothing reads it that takes anything over", self.affine.node)
         return one_add(self.arrivals) or Ahead(tuple(self.arrivals), tuple(self.totals.values()), tuple(self.path))
 
     def beyond(self, value: Value, affine: Affine) -> list[tuple[Value, Affine]] | Obstacle:
@@ -70,19 +74,33 @@ class Forward:
 
     def reader(self, value: Value, reader: Reader, affine: Affine) -> list[tuple[Value, Affine]] | Obstacle:
         """What one reader does with an affine of what it reads."""
-        node, output = reader.node, reader.node.output(0)
+        node = reader.node
+        self.seen.add(node.id)
+        if node.id in self.decided.ended:
+            return []
+        barred = self.barred(value, node)
+        if barred is not None:
+            return barred
+        if node.id in self.decided.gone:
+            return self.past_gone(node, value, affine)
+        settled = self.settle(node, reader.index, affine)
+        return [] if settled is None else self.through(node, reader.index, affine, settled)
+
+    def barred(self, value: Value, node: Node) -> Obstacle | None:
+        """What keeps a node from being asked, whatever it is."""
         if node.scope is not value.scope:
             return Obstacle(OUTER_SCOPE, f"{value.name!r} is read in a nested graph", node)
         if sum(operand is value for operand in node.inputs) > 1:
             return Obstacle(SEVERAL, f"{node.op} reads {value.name!r} twice", node)
-        if node.id in self.decided.kept:
-            return was_kept(node, "behind")
-        settled = self.settle(node, reader.index, affine)
-        if settled is None:
-            return []
-        past = self.past_affine(node, reader.index, affine)
-        passed = forward(self.facts, node, reader.index, affine) if past is None else (past,)
-        if passed is None or output is None:
+        return was_kept(node, "behind") if node.id in self.decided.kept else None
+
+    def through(
+        self, node: Node, index: int, affine: Affine, settled: Obstacle
+    ) -> list[tuple[Value, Affine]] | Obstacle:
+        """What becomes of an affine behind a node in which it did not settle (`settled` says why not)."""
+        past = self.past_affine(node, index, affine)
+        passed = forward(self.facts, node, index, affine) if past is None else (past,)
+        if passed is None or node.output(0) is None:
             return settled
         if isinstance(passed, Obstacle):
             return passed
@@ -93,6 +111,14 @@ class Forward:
             return obstacle
         self.path.append(node)
         return [(value, each) for value, each in zip(node.outputs, passed, strict=True) if value is not None]
+
+    def past_gone(self, node: Node, value: Value, affine: Affine) -> list[tuple[Value, Affine]] | Obstacle:
+        """A node that has gone puts out one of the values that it read, as it is."""
+        output = node.output(0)
+        if output is None or self.decided.fed[node.id] is not value:
+            return Obstacle(SEVERAL, f"{node.op} reads it beside something else", node)
+        self.path.append(node)
+        return [(output, affine)]
 
     def keep(self, node: Node, affine: Affine) -> Obstacle | None:
         """Let a node that is passed bear the affine in its own numbers: what they are before it is undone there."""
@@ -130,9 +156,9 @@ class Forward:
         earlier = self.totals[node.id][1] if node.id in self.totals else self.decided.taken(node)
         if earlier.before is not None and earlier.data_input != index:
             return Obstacle(SEVERAL, f"{node.op} has taken over an affine of another input", node)
-        # It acts before all that the layer has taken over of its data until now.
-        before = affine if earlier.before is None else earlier.before @ affine
-        total = Taken(earlier.after, before, index)
+        if earlier.before is not None and earlier.before.rank != affine.rank:
+            return Obstacle(SEVERAL, f"{node.op} has taken over an affine of data of another rank", node)
+        total = earlier.and_then(affine, index)  # it acts before all that was taken over of the data until now
         found = home_with(self.facts, node, total)
         if found is None:
             return lets_none_pass(node)

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from bnfold.affine import Affine
 from bnfold.decided import Decided, not_free
 from bnfold.moves import Merge
-from bnfold.nodes import Node, Value
+from bnfold.nodes import Node
 from bnfold.ops.absorb import Branch, Linear
-from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.branches import is_branch, places_in
 from bnfold.ops.facts import Facts
 from bnfold.ops.joining import is_sum, sign_of
@@ -78,15 +77,8 @@ class Merging:
                 found = done is not None and is_branch(done.linear)
                 return (node, done, tuple(between)) if found and done is not None else None
             between.append(node)
-            reader, value = node, self._fed_to(node)
+            reader, value = node, self.decided.fed.get(node.id)
         return None
-
-    def _fed_to(self, node: Node) -> Value | None:
-        """What a node that goes was fed: an affine its data, a sum what it is merged into."""
-        affine = affine_of(self.facts, node)
-        if isinstance(affine, AffineOp):
-            return node.inputs[affine.data]
-        return self.decided.joined.get(node.id)
 
     def _merge(self, joint: Node, ends: list[tuple[Node, Finished, tuple[Node, ...]] | None]) -> Iterator[Merge]:
         for index in (0, 1):

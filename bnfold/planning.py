@@ -6,35 +6,28 @@ value it either settles (ops/linear.py), passes (ops/passing.py, possibly to sev
 a home, or none is used; a constant on the way may keep the shift), or meets an obstacle, upon which it goes back to
 the last node that could have taken over everything. What was decided earlier is seen by what comes later: a node that
 has moved away is transparent, and a home composes what settles in it. Nothing is changed here; `Plan` is a value.
+
+An affine that stayed is looked at again where a node that its search looked at has gone since, or has taken something
+over: so a second fold finds nothing that the first did not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 
-import numpy as np
-
-from bnfold.affine import Affine
-from bnfold.decided import Decided, Route, fed_to, not_free
-from bnfold.forwarding import Forward
+from bnfold.choosing import Choice, Verdicts, refused
+from bnfold.decided import Decided, fed_to, not_free
 from bnfold.graph import Graph
 from bnfold.merging import Merging
 from bnfold.moves import Move, Plan, Refusal
 from bnfold.nodes import Node, Site, Value
 from bnfold.ops.affine import AffineOp, affine_nodes, affine_of, is_batch_norm
-from bnfold.ops.bounding import has_numbers
 from bnfold.ops.facts import Facts
 from bnfold.ops.joining import is_sum
-from bnfold.ops.reasons import (
-    GRAPH_OUTPUT,
-    MISMATCH,
-    NO_GAIN,
-    NO_HOME,
-    SKIPPED,
-    Obstacle,
-)
-from bnfold.searching import Backward, is_shift_alone
+from bnfold.ops.reasons import MISMATCH, SKIPPED
 from bnfold.selecting import Selection
 from bnfold.tapping import LONGEST_ROW, sideways
 
@@ -62,144 +55,111 @@ def make_plan(  # noqa: PLR0913  # each wish by its own name
     """
     facts, decided = facts or Facts(graph, assume_inference=assume_inference), Decided()
     nodes = affine_nodes(facts)
-    verdicts: dict[int, Move | Refusal] = {}
     left_out = dict(selection.left_out(nodes))
     decided.kept.update(selection.untouched(nodes))
     if bn_only:
         left_out |= {node.id: BN_ONLY for node in nodes if not is_batch_norm(node.op)}
+    planning = _Planning(facts, decided)
     meant = {node.id for node in nodes}
     for node in facts.order:
         if node.id not in meant:
-            _beside(facts, decided, verdicts, node)
+            planning.beside(node)
         elif node.id in left_out:
-            verdicts[node.id] = Refusal(node.site, SKIPPED, left_out[node.id])
+            planning.note({node.id: Refusal(node.site, SKIPPED, left_out[node.id])})
         elif node.site in mismatched:
-            verdicts[node.id] = Refusal(node.site, MISMATCH, "folded, it was not the same function")
+            planning.note({node.id: Refusal(node.site, MISMATCH, "folded, it was not the same function")})
         else:
-            verdicts.update(_verdict(facts, decided, node))
-    found = list(verdicts.values())
-    moves = tuple(entry for entry in found if isinstance(entry, Move))
-    refusals = tuple(entry for entry in found if isinstance(entry, Refusal))
+            planning.choose(node)
+    planning.look_again()
     merges = tuple(Merging(facts, decided).merges()) if merge_branches else ()
-    return Plan(graph.model.sha256, moves, refusals, assume_inference, merges)
+    return Plan(graph.model.sha256, *planning.found(), assume_inference, merges)
 
 
-def _verdict(facts: Facts, decided: Decided, node: Node) -> dict[int, Move | Refusal]:
-    """What becomes of a node that is an affine, or is meant as one."""
-    affine = affine_of(facts, node)
-    if isinstance(affine, AffineOp):
-        return _decided(facts, decided, affine)
-    return {} if affine is None else {node.id: _refusal(node, affine)}
+@dataclass(slots=True)
+class _Planning:
+    """What has become of each affine so far, and which of those that stayed are worth another look."""
 
+    facts: Facts
+    decided: Decided
+    verdicts: Verdicts = field(default_factory=dict)
+    watchers: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    """By a node's id, the affines that stayed and whose search looked at it."""
+    woken: set[int] = field(default_factory=set)
 
-def _beside(facts: Facts, decided: Decided, verdicts: dict[int, Move | Refusal], joint: Node) -> None:
-    """Where one of two values that are added is an affine that stayed, it may be a tap of what makes the other one.
+    def found(self) -> tuple[tuple[Move, ...], tuple[Refusal, ...]]:
+        """The moves, in the order in which they act, and the refusals."""
+        found = list(self.verdicts.values())
+        moves = tuple(entry for entry in found if isinstance(entry, Move))
+        return moves, tuple(entry for entry in found if isinstance(entry, Refusal))
 
-    It is decided here, when all that stands before the sum has been, and what stands behind it has not.
-    """
-    if not is_sum(joint):
-        return
-    for value in (value for value in joint.inputs if value is not None):
-        row = list(islice(_row(facts, verdicts, value, joint), LONGEST_ROW))
-        sites = {affine.node.site for affine in row}
-        settled = (verdicts.get(affine.node.id) for affine in row)
-        if any(isinstance(each, Move) and not each.goes_within(sites) for each in settled):
-            continue
-        moves = sideways(facts, decided, row, joint)
-        for move in moves:
-            verdicts.pop(facts.graph.at(move.site).id)  # moves stand in the order in which they act
-            verdicts[facts.graph.at(move.site).id] = move
-        if moves:
+    def choose(self, node: Node) -> None:
+        """Decide what becomes of a node that is an affine, or is meant as one."""
+        affine = affine_of(self.facts, node)
+        if isinstance(affine, AffineOp):
+            choice = Choice(self.facts, self.decided, affine)
+            self.note(choice.made(), choice.seen)
+        elif affine is not None:
+            self.note({node.id: refused(node, affine)})
+
+    def note(self, verdicts: Verdicts, seen: Collection[int] = ()) -> None:
+        """What has become of some affines, by what was `seen`; moves stand in the order in which they act."""
+        for id_, verdict in verdicts.items():
+            if isinstance(verdict, Move):
+                self.verdicts.pop(id_, None)
+                self.stir(id_, verdict)
+            else:
+                for each in seen:
+                    self.watchers[each].add(id_)
+            self.verdicts[id_] = verdict
+
+    def stir(self, mover: int, move: Move) -> None:
+        """Something has changed of what moved and of its homes: who looked at them may find something else now."""
+        if not self.watchers:
             return
+        at = self.facts.graph.at
+        changed = {mover, *(at(arrival.home).id for arrival in move.all_arrivals)}
+        if move.joint is not None:
+            changed.add(at(move.joint).id)
+        self.woken.update(*(self.watchers.pop(id_) for id_ in changed & self.watchers.keys()))
 
+    def look_again(self) -> None:
+        """Decide once more of those that stayed, producers first, until nothing changes any more."""
+        nodes, place = self.facts.graph.nodes, dict[int, int]()
+        while self.woken:
+            place = place or {node.id: i for i, node in enumerate(self.facts.order)}
+            woken, self.woken = sorted(self.woken, key=place.__getitem__), set()
+            for node in (nodes[id_] for id_ in woken):
+                # What has taken something over stays: it would have to hand that on.
+                if isinstance(self.verdicts[node.id], Refusal) and node.id not in self.decided.homes:
+                    self.choose(node)
 
-def _row(facts: Facts, verdicts: dict[int, Move | Refusal], value: Value, reader: Node) -> Iterator[AffineOp]:
-    """The affines in a row before a value, the nearest first, each read by the next one alone."""
-    while not_free(facts.graph, value, reader) is None:
-        node = facts.graph.producer(value)
-        affine = None if node is None else affine_of(facts, node)
-        if node is None or not isinstance(affine, AffineOp):
+    def beside(self, joint: Node) -> None:
+        """Where one of two values that are added is an affine that stayed, it may be a tap of what makes the other one.
+
+        It is decided here, when all that stands before the sum has been, and what stands behind it has not.
+        """
+        if not is_sum(joint):
             return
-        refused = verdicts.get(node.id)
-        if isinstance(refused, Refusal) and refused.reason in {SKIPPED, MISMATCH}:
-            return
-        yield affine
-        reader, value = node, fed_to(affine)
+        for value in (value for value in joint.inputs if value is not None):
+            row = list(islice(self.row(value, joint), LONGEST_ROW))
+            sites = {affine.node.site for affine in row}
+            settled = (self.verdicts.get(affine.node.id) for affine in row)
+            if any(isinstance(each, Move) and not each.goes_within(sites) for each in settled):
+                continue
+            moves = sideways(self.facts, self.decided, row, joint)
+            self.note({self.facts.graph.at(move.site).id: move for move in moves})
+            if moves:
+                return
 
-
-def _decided(facts: Facts, decided: Decided, affine: AffineOp) -> dict[int, Move | Refusal]:
-    """What becomes of one affine, and of those that stayed until now because they cancelled with their home."""
-    search = Backward(facts, decided, affine)
-    meant = search.meant()
-    if isinstance(meant, Obstacle):
-        return {affine.node.id: _refusal(affine.node, meant)}
-    route = search.search(meant)
-    met = [each.node for each in route.arrivals] if isinstance(route, Route) else [search.cancelled]
-    for group in [decided.idle[node.id] for node in met if node is not None and node.id in decided.idle]:
-        together = _together(facts, decided, (*group, affine))
-        if together:
-            group.clear()
-            return together
-    if isinstance(route, Route):
-        return {affine.node.id: decided.settle(facts.graph, affine, route)}
-    if search.cancelled is not None:
-        decided.stays_idle(affine, search.cancelled)
-        return {affine.node.id: _refusal(affine.node, route)}
-    if route.reason is NO_GAIN and is_shift_alone(affine) and route.node is facts.graph.producer(fed_to(affine)):
-        # It is the bias of a layer that has no other: so does a fold write one, and the next fold leaves it there.
-        return {affine.node.id: _refusal(affine.node, route)}
-    ahead = Forward(facts, decided, affine).search(meant)
-    if not isinstance(ahead, Obstacle):
-        return {affine.node.id: decided.settle_ahead(facts.graph, affine, ahead)}
-    parted = _parted(facts, decided, affine, meant)
-    if parted is not None:
-        return {affine.node.id: parted}
-    # Where nothing stands before it, what stands behind it says more.
-    told = ahead if route.reason is NO_HOME and ahead.reason not in {NO_HOME, GRAPH_OUTPUT} else route
-    return {affine.node.id: _refusal(affine.node, told)}
-
-
-def _parted(facts: Facts, decided: Decided, affine: AffineOp, meant: Affine) -> Move | None:
-    """Its scale goes back and its shift forward, where neither way is open to both."""
-    none = np.zeros_like(meant.shift)
-    if not meant.has_shift or np.all(meant.scale == 1):
-        return None
-    back = Backward(facts, decided, affine).search(Affine(meant.scale, none))
-    if not isinstance(back, Route):
-        return None
-    ahead = Forward(facts, decided, affine).search(Affine(np.ones_like(meant.scale), meant.shift))
-    if isinstance(ahead, Obstacle) or any(has_numbers(each.node) for each in (*back.arrivals, *ahead.arrivals)):
-        return None  # in whose numbers both halves would meet
-    return decided.settle_both(facts.graph, affine, back, ahead)
-
-
-def _refusal(node: Node, obstacle: Obstacle) -> Refusal:
-    blamed = None if obstacle.node is None or obstacle.node is node else obstacle.node.site
-    return Refusal(node.site, obstacle.reason, obstacle.detail, blamed)
-
-
-def _together(facts: Facts, decided: Decided, affines: tuple[AffineOp, ...]) -> dict[int, Move | Refusal]:
-    """The moves of affines all but the last of which stay only for want of it; empty where that is not enough.
-
-    Of `x - 1`, `+ 1`, `+ 2` the second stays, for with it the first would do nothing; but with the third it would.
-    The next fold would see one constant, and move it: folding twice has to be folding once.
-    """
-    if len(affines) == 1:
-        return {}
-    before = dict(decided.gone), dict(decided.homes)
-    moves: dict[int, Move | Refusal] = {}
-    unsettled: set[int] = set()
-    for affine in affines:
-        search = Backward(facts, decided, affine, may_idle=affine is not affines[-1])
-        meant = search.meant()
-        route = meant if isinstance(meant, Obstacle) else search.search(meant)
-        if not isinstance(route, Route):
-            decided.restore(*before)
-            return {}
-        moves[affine.node.id] = decided.settle(facts.graph, affine, route)
-        homes = {home.id for home, _ in route.totals}
-        unsettled = unsettled | homes if affine is not affines[-1] else unsettled - homes
-    if unsettled:
-        decided.restore(*before)
-        return {}
-    return moves
+    def row(self, value: Value, reader: Node) -> Iterator[AffineOp]:
+        """The affines in a row before a value, the nearest first, each read by the next one alone."""
+        while not_free(self.facts.graph, value, reader) is None:
+            node = self.facts.graph.producer(value)
+            affine = None if node is None else affine_of(self.facts, node)
+            if node is None or not isinstance(affine, AffineOp):
+                return
+            refusal = self.verdicts.get(node.id)
+            if isinstance(refusal, Refusal) and refusal.reason in {SKIPPED, MISMATCH}:
+                return
+            yield affine
+            reader, value = node, fed_to(affine)

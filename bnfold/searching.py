@@ -114,6 +114,8 @@ class Backward:
     path: list[Node] = field(default_factory=list)
     fallbacks: list[_Fallback] = field(default_factory=list)
     skips: list[_Skip] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+    """The nodes that were looked at: as long as nothing of them changes, so does nothing of what was found."""
 
     def meant(self) -> Affine | Obstacle:
         """The affine as one of the values that it acts on, if its parameters fit them."""
@@ -205,6 +207,7 @@ class Backward:
         node = self.facts.graph.producer(value)
         if node is None:
             return Obstacle(NO_HOME, f"{value.name!r} is no node's output")
+        self.seen.add(node.id)
         if node.id in self.decided.kept:
             return was_kept(node, "before")
         if node.id in self.decided.gone:

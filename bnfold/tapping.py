@@ -94,6 +94,7 @@ class Sideways:
         decided.homes[found.home.id] = total.after
         decided.taps[found.home.id] = np.asarray(total.tap)
         decided.joins(graph, self.joint, other)
+        decided.ended.update(each.node.id for each in (self.affine, *self.between))
         arrival = Arrival(found.home.site, tap, is_tap=True)
         path = tuple(node.site for node in found.path)
         return Move(self.affine.node.site, (arrival,), path, self.affine.data, self.joint.site, 1 - index)

@@ -16,6 +16,9 @@ from bnfold.ops.quantized import Dequantized
 from bnfold.ops.reasons import AXIS, BLOCKED, Obstacle
 from bnfold.ops.vanishing import Indifferent
 
+CHANNELS = 1
+"""The axis of a convolution's channels."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taken:
@@ -47,7 +50,17 @@ class Taken:
             return Taken(after, self.before, self.data_input, tap)
         earlier = self.before
         whole = affine if earlier is None or earlier.rank != affine.rank else earlier @ affine
-        return replace(self, before=whole, data_input=data_input)
+        return replace(self._seen_by_taps(affine), before=whole, data_input=data_input)
+
+    def _seen_by_taps(self, affine: Affine) -> Taken:
+        """Taps see the data too: t*(a*x + s) is a tap of t*a, and a shift. What differs elsewhere, no layer takes."""
+        if self.tap is None or not affine.varies_only_along((CHANNELS,)):
+            return self
+        scale, shift = (self.tap * part.reshape(-1) for part in (affine.scale, affine.shift))
+        if scale.shape != self.tap.shape:
+            return self
+        moved = Affine.per_channel(np.ones_like(scale), shift, rank=affine.rank, axis=CHANNELS)
+        return replace(self.and_then(moved, None) if np.any(shift) else self, tap=scale)
 
 
 NOTHING = Taken()
@@ -88,15 +101,18 @@ def _with_tap(ways: tuple[Home, ...]) -> Linear | None:
 
 
 def _tapped(facts: Facts, node: Node, taken: Taken) -> tuple[Home, Affine] | Obstacle | None:
-    """A convolution that gets one more tap, and takes over an affine of its output."""
+    """A convolution that gets one more tap, and takes over an affine of its output, and one of its data."""
     ways = ways_of(facts, node)
     if ways is None or isinstance(ways, Obstacle):
         return ways
     way = _with_tap(ways)
-    if way is None or taken.tap is None or taken.before is not None or isinstance(way.weight, Dequantized):
+    if way is None or taken.tap is None or isinstance(way.weight, Dequantized):
         return Obstacle(BLOCKED, f"{node.op} has no tap by which its outputs see the data of their own place", node)
     if taken.tap.size not in {1, way.channels} or way.rank is None:
         return Obstacle(AXIS, f"{taken.tap.size} channels beside {way.channels} outputs", node)
     tapped = replace(way, tap=np.broadcast_to(taken.tap, (way.channels,)))
+    fed = tapped if taken.before is None else tapped.fed_by(taken.before, taken.data_input)
+    if isinstance(fed, Obstacle):
+        return fed
     after = taken.after or Affine.identity(way.rank)
-    return tapped.obstacle_to(after) or (tapped, after)
+    return fed.obstacle_to(after) or (fed, after)
