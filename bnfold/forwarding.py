@@ -15,7 +15,7 @@ from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.forward import forward, kept
 from bnfold.ops.passing import known_size
-from bnfold.ops.reasons import BLOCKED, GRAPH_OUTPUT, LIMIT, NO_GAIN, NO_HOME, OUTER_SCOPE, SEVERAL, Obstacle
+from bnfold.ops.reasons import AXIS, BLOCKED, GRAPH_OUTPUT, LIMIT, NO_GAIN, NO_HOME, OUTER_SCOPE, SEVERAL, Obstacle
 from bnfold.ops.standing import lets_none_pass, was_kept
 from bnfold.ops.taking import Taken, home_with
 from bnfold.searching import has_add, is_shift_alone, one_add
@@ -158,6 +158,8 @@ class Forward:
             return Obstacle(SEVERAL, f"{node.op} has taken over an affine of another input", node)
         if earlier.before is not None and earlier.before.rank != affine.rank:
             return Obstacle(SEVERAL, f"{node.op} has taken over an affine of data of another rank", node)
+        if not earlier.fits_taps(affine):
+            return Obstacle(AXIS, f"the affine has the shape {affine.shape}, and a tap sees each channel", node)
         total = earlier.and_then(affine, index)  # it acts before all that was taken over of the data until now
         found = home_with(self.facts, node, total)
         if found is None:

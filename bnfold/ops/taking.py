@@ -52,14 +52,20 @@ class Taken:
         whole = affine if earlier is None or earlier.rank != affine.rank else earlier @ affine
         return replace(self._seen_by_taps(affine), before=whole, data_input=data_input)
 
+    def fits_taps(self, affine: Affine) -> bool:
+        """Whether an affine of the data is one for each channel, as taps are; where there are none, anything fits."""
+        if self.tap is None:
+            return True
+        return affine.varies_only_along((CHANNELS,)) and len({1, self.tap.size, *affine.shape}) <= 2
+
     def _seen_by_taps(self, affine: Affine) -> Taken:
-        """Taps see the data too: t*(a*x + s) is a tap of t*a, and a shift. What differs elsewhere, no layer takes."""
-        if self.tap is None or not affine.varies_only_along((CHANNELS,)):
+        """Taps see the data too: t*(a*x + s) is a tap of t*a, and a shift."""
+        if self.tap is None:
             return self
+        if not self.fits_taps(affine):
+            raise ValueError(f"an affine of shape {affine.shape} arrives where there are {self.tap.size} taps")
         scale, shift = (self.tap * part.reshape(-1) for part in (affine.scale, affine.shift))
-        if scale.shape != self.tap.shape:
-            return self
-        moved = Affine.per_channel(np.ones_like(scale), shift, rank=affine.rank, axis=CHANNELS)
+        moved = Affine.per_channel(np.ones_like(shift), shift, rank=affine.rank, axis=CHANNELS)
         return replace(self.and_then(moved, None) if np.any(shift) else self, tap=scale)
 
 

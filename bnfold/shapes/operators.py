@@ -23,6 +23,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, helper
 
+from bnfold.affine import Dim
 from bnfold.nodes import Node, Value
 
 Array = NDArray[np.generic]
@@ -154,6 +155,20 @@ def counting_channels(node: Node) -> Value | None:
     """The vector that has as many numbers as the output of a node has channels (axis 1); None for most."""
     index = _CHANNELS.get(node.op)
     return None if index is None else node.input(index)
+
+
+_CONVOLUTIONS: Mapping[str, int] = {"Conv": 0, "ConvTranspose": 1}
+"""By operator: the axis of the weight that counts the output's channels, of each group where it is not the first."""
+_LEAST_OF_A_CONVOLUTION = 3
+
+
+def stated_by_weight(node: Node, weight: tuple[Dim, ...]) -> tuple[Dim, ...] | None:
+    """What the weight of a convolution says of its output, given the dimensions of that: the rank, and the channels."""
+    axis = _CONVOLUTIONS.get(node.op)
+    if axis is None or len(weight) < _LEAST_OF_A_CONVOLUTION or node.refers_to_attributes:
+        return None
+    each, groups = weight[axis], node.int_attribute("group", 1) if axis else 1
+    return (None, each * groups if isinstance(each, int) else None, *[None] * (len(weight) - 2))
 
 
 def kind_of(node: Node) -> Kind | None:

@@ -21,7 +21,7 @@ from bnfold.graph import Graph
 from bnfold.nodes import Node, Scope, Value
 from bnfold.shapes.alone import LARGEST_OPERAND, Operand, inferred
 from bnfold.shapes.contents import Contents
-from bnfold.shapes.operators import Kind, counting_channels, kind_of
+from bnfold.shapes.operators import Kind, counting_channels, kind_of, stated_by_weight
 from bnfold.shapes.types import Key, Types, dims_of, element_of, is_lost, key_of, learned, shape_of, tensor_type
 
 INTEGERS = frozenset({TensorProto.INT32, TensorProto.INT64})
@@ -56,7 +56,16 @@ class _Walk:
                 self.visit(body)
             if any(is_lost(self.types.get(key_of(v)), self._is_stated) for v in node.outputs if v is not None):
                 self._infer(node)
+                self._read_weight(node)
                 self._count_channels(node)
+
+    def _read_weight(self, node: Node) -> None:
+        """A convolution's weight has as many dimensions as its output, whatever is known of its data."""
+        weight, output = node.input(1), node.output(0)
+        dims = None if weight is None else self._shape(weight)
+        stated = None if dims is None else stated_by_weight(node, dims)
+        if output is not None and stated is not None:
+            self._learn(output, tensor_type(0, stated))
 
     def _count_channels(self, node: Node) -> None:
         """As many channels as a vector has numbers that the node applies to them."""
