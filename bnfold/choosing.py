@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bnfold.adding import is_shift_alone
 from bnfold.affine import Affine
 from bnfold.decided import Decided, Route, fed_to
+from bnfold.fitting import meant as meant_by
 from bnfold.forwarding import Forward
 from bnfold.moves import Move, Refusal
 from bnfold.nodes import Node
@@ -15,7 +17,7 @@ from bnfold.ops.affine import AffineOp
 from bnfold.ops.bounding import has_numbers
 from bnfold.ops.facts import Facts
 from bnfold.ops.reasons import GRAPH_OUTPUT, NO_GAIN, NO_HOME, Obstacle
-from bnfold.searching import Backward, is_shift_alone
+from bnfold.searching import Backward
 
 Verdicts = dict[int, Move | Refusal]
 """By the id of an affine's node; moves in the order in which they were made."""
@@ -37,7 +39,7 @@ class Choice:
         """What becomes of it, and of those that stayed until now because they cancelled with their home."""
         affine, decided, graph = self.affine, self.decided, self.facts.graph
         search = Backward(self.facts, decided, affine, seen=self.seen)
-        meant = search.meant()
+        meant = meant_by(self.facts, decided, affine)
         if isinstance(meant, Obstacle):
             return {affine.node.id: refused(affine.node, meant)}
         route = search.search(meant)
@@ -94,7 +96,7 @@ class Choice:
         unsettled: set[int] = set()
         for affine in affines:
             search = Backward(facts, decided, affine, may_idle=affine is not affines[-1], seen=self.seen)
-            meant = search.meant()
+            meant = meant_by(facts, decided, affine)
             route = meant if isinstance(meant, Obstacle) else search.search(meant)
             if not isinstance(route, Route):
                 decided.restore(mark)

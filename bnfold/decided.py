@@ -62,6 +62,9 @@ class Decided:
     gone: dict[int, tuple[Node, Value]] = field(default_factory=dict)
     homes: dict[int, Affine] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
+    """The nodes that --skip names, or --only does not: nothing changes there."""
+    staying: set[int] = field(default_factory=set)
+    """The affines that are to stay, whatever a search would find."""
     idle: dict[int, list[AffineOp]] = field(default_factory=dict)
     ahead: dict[int, Taken] = field(default_factory=dict)
     """What homes take over of their data; they may have taken over something of their output as well (`homes`)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bnfold.adding import costs_an_add, is_shift_alone, one_add
 from bnfold.affine import Affine
 from bnfold.decided import Ahead, Arrived, Decided
 from bnfold.nodes import Node, Reader, Value
@@ -18,7 +19,6 @@ from bnfold.ops.passing import known_size
 from bnfold.ops.reasons import AXIS, BLOCKED, GRAPH_OUTPUT, LIMIT, NO_GAIN, NO_HOME, OUTER_SCOPE, SEVERAL, Obstacle
 from bnfold.ops.standing import lets_none_pass, was_kept
 from bnfold.ops.taking import Taken, home_with
-from bnfold.searching import has_add, is_shift_alone, one_add
 
 MOST_READERS = 64
 """How many values a search looks at: one that many layers read is no parameter of theirs."""
@@ -167,7 +167,7 @@ class Forward:
         if isinstance(found, Obstacle):
             return found
         home, after = found
-        adds = home.needs_add(after) and not has_add(self.facts, node, earlier)
+        adds = home.needs_add(after) and costs_an_add(self.facts, self.decided, self.affine, node, earlier)
         if adds and is_shift_alone(self.affine):
             return Obstacle(NO_GAIN, f"{node.op} has no bias, so that its shift would become another Add", node)
         self.arrivals.append(Arrived(node, affine, takes_shift=True, adds=adds, data_input=index))

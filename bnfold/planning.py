@@ -59,6 +59,7 @@ def make_plan(  # noqa: PLR0913  # each wish by its own name
     decided.kept.update(selection.untouched(nodes))
     if bn_only:
         left_out |= {node.id: BN_ONLY for node in nodes if not is_batch_norm(node.op)}
+    decided.staying.update(left_out, (node.id for node in nodes if node.site in mismatched))
     planning = _Planning(facts, decided)
     meant = {node.id for node in nodes}
     for node in facts.order:

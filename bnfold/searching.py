@@ -8,11 +8,11 @@ another way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from bnfold.adding import costs_an_add, is_shift_alone, one_add
 from bnfold.affine import Affine
 from bnfold.beside import convolution_beside
 from bnfold.decided import Arrived, Decided, Route, fed_to, not_free
@@ -24,11 +24,8 @@ from bnfold.ops.exact import sizes_of_rows
 from bnfold.ops.facts import Facts
 from bnfold.ops.home import Home
 from bnfold.ops.joining import is_sum, sign_of
-from bnfold.ops.linear import ways_of
-from bnfold.ops.passing import Passage, Passed, backward, known_rank, known_size, may_pass
+from bnfold.ops.passing import Passage, Passed, backward
 from bnfold.ops.reasons import (
-    BROKEN_PARAMETERS,
-    LAYOUT,
     NO_GAIN,
     NO_HOME,
     PRECISION,
@@ -37,30 +34,7 @@ from bnfold.ops.reasons import (
     Obstacle,
 )
 from bnfold.ops.standing import lets_none_pass, was_kept
-from bnfold.ops.taking import Taken, home_with
-
-
-def has_add(facts: Facts, node: Node, taken: Taken) -> bool:
-    """Whether what a node has taken over so far puts an Add behind it."""
-    if taken.after is None and taken.before is None:
-        return False
-    found = home_with(facts, node, taken)
-    return isinstance(found, tuple) and found[0].needs_add(found[1])
-
-
-def one_add(arrivals: Iterable[Arrived]) -> Obstacle | None:
-    """An affine that goes may be paid for with one Add, and with no more."""
-    adding = [each.node for each in arrivals if each.adds]
-    return (
-        Obstacle(NO_GAIN, f"{len(adding)} layers without a bias would each get an Add", adding[0])
-        if adding[1:]
-        else None
-    )
-
-
-def is_shift_alone(affine: AffineOp) -> bool:
-    """Whether what moves is itself no more than an Add. A Neg is not: a shift it meets on its way is another's."""
-    return affine.channels is None and bool(np.all(np.abs(affine.scale) == 1)) and bool(np.any(affine.shift != 0))
+from bnfold.ops.taking import home_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +90,6 @@ class Backward:
     skips: list[_Skip] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
     """The nodes that were looked at: as long as nothing of them changes, so does nothing of what was found."""
-
-    def meant(self) -> Affine | Obstacle:
-        """The affine as one of the values that it acts on, if its parameters fit them."""
-        start = fed_to(self.affine)
-        rank = known_rank(self.facts, self.through(start))
-        if rank is None:
-            return self.without_rank(start)
-        wrong = self.wrong_length(start, rank)
-        if wrong is not None:
-            return wrong
-        affine = self.affine.at_rank(rank)
-        detail = f"it gives its input of {rank} dimension(s) further ones"
-        return affine or Obstacle(LAYOUT, detail, self.affine.node)
 
     def search(self, affine: Affine) -> Route | Obstacle:
         """The homes that were found for it, or what stands in the way."""
@@ -314,51 +275,11 @@ class Backward:
         if home.is_idle(total) and not self.may_idle:
             self.cancelled = node
             return Obstacle(NO_GAIN, "the two cancel: a node would be left that does nothing", node)
-        adds = home.needs_add(total) and not has_add(self.facts, node, self.decided.taken(node))
+        adds = home.needs_add(total) and costs_an_add(
+            self.facts, self.decided, self.affine, node, self.decided.taken(node)
+        )
         if adds and is_shift_alone(self.affine):
             return Obstacle(NO_GAIN, f"{node.op} has no bias, so that its shift would become another Add", node)
         self.arrivals.append(Arrived(node, affine, takes_shift, adds))
         self.totals.append((node, total))
         return None
-
-    def wrong_length(self, value: Value, rank: int) -> Obstacle | None:
-        """Parameters for another number of channels than there are; one channel would broadcast unseen."""
-        affine, node = self.affine, self.affine.node
-        if affine.axis is None:
-            return self.enlarging(value, rank)
-        if rank < 2:
-            return Obstacle(BROKEN_PARAMETERS, f"its input has {rank} dimension(s)", node)
-        channels, known = affine.channels, known_size(self.facts, self.through(value), affine.axis)
-        if known == channels or (known is None and channels != 1):
-            return None
-        if known is None:
-            return Obstacle(LAYOUT, "it is not known how many channels the input has", node)
-        detail = f"the parameters are for {channels} channel(s), the input has {known}"
-        return Obstacle(BROKEN_PARAMETERS, detail, node)
-
-    def enlarging(self, value: Value, rank: int) -> Obstacle | None:
-        """A constant that may give its value larger dimensions: there is no affine before it that does so."""
-        written = self.affine.written
-        for axis, size in enumerate(written, start=max(0, rank - len(written))):
-            known = known_size(self.facts, self.through(value), axis)
-            if size not in {1, known}:
-                found = "a size that is not known" if known is None else str(known)
-                detail = f"its constant has {size} elements along axis {axis}, its input {found}"
-                return Obstacle(LAYOUT, detail, self.affine.node)
-        return None
-
-    def through(self, value: Value) -> Value:
-        """The value before the nodes that have moved away: the same as this one, once they are gone."""
-        return self.decided.root(self.facts.graph, value)
-
-    def without_rank(self, start: Value) -> Obstacle:
-        """The obstacle of an input of unknown rank: the nearest one that a search would have met."""
-        node = self.facts.graph.producer(start)
-        if node is None:
-            return Obstacle(NO_HOME, f"{start.name!r} is no node's output")
-        ways = ways_of(self.facts, node)
-        if isinstance(ways, Obstacle):
-            return ways
-        if ways is None and not may_pass(node):
-            return lets_none_pass(node)
-        return Obstacle(LAYOUT, f"the rank of {start.name!r} is not known", node)

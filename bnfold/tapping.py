@@ -17,6 +17,7 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.beside import Found, convolution_beside
 from bnfold.decided import Decided, fed_to
+from bnfold.fitting import meant as meant_by
 from bnfold.moves import Arrival, Move
 from bnfold.nodes import Node, Value
 from bnfold.ops.affine import AffineOp
@@ -24,7 +25,6 @@ from bnfold.ops.facts import Facts
 from bnfold.ops.joining import is_sum, sign_of
 from bnfold.ops.reasons import Obstacle
 from bnfold.ops.taking import home_with
-from bnfold.searching import Backward
 
 LONGEST_ROW = 8
 """How many affines in a row may go sideways together."""
@@ -36,7 +36,7 @@ def sideways(facts: Facts, decided: Decided, row: Sequence[AffineOp], joint: Nod
     `row` has the nearest one first; each but that is read by the one before it alone. All settle in the one that acts
     on the data, which goes with them; where one had settled in another of them, this takes the place of that.
     """
-    meant = [Backward(facts, decided, affine).meant() for affine in row]
+    meant = [meant_by(facts, decided, affine) for affine in row]
     for place, first in enumerate(row):
         whole, moves = meant[place], list[Move]()
         for affine, own in zip(reversed(row[:place]), reversed(meant[:place]), strict=True):

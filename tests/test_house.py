@@ -22,15 +22,15 @@ TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 ORDER = (
     "lazily", "errors", "affine", "statistics", "model", "nodes", "graph", "shapes", "ops", "selecting", "moves",
-    "decided", "beside", "searching", "forwarding", "tapping", "merging", "planning", "witnessing", "assembly", "apply",
-    "equality", "result", "proving", "observing", "inserting", "rules", "report", "api", "batch", "config", "options",
+    "decided", "fitting", "adding", "beside", "searching", "forwarding", "tapping", "choosing", "merging", "planning",
+    "witnessing", "assembly", "apply", "equality", "result", "proving", "observing", "inserting", "rules", "report", "api", "batch", "config", "options",
     "terminal", "commands", "cli", "__main__",
 )  # fmt: skip
 """Each may import only itself and what stands above it."""
 
 NOT_FOR_EQUALITY = {
-    "ops", "moves", "decided", "beside", "searching", "forwarding", "tapping", "merging", "planning", "witnessing",
-    "assembly", "apply",
+    "ops", "moves", "decided", "fitting", "adding", "beside", "searching", "forwarding", "tapping", "choosing",
+    "merging", "planning", "witnessing", "assembly", "apply",
 }  # fmt: skip
 """What folds may not be asked whether it folded rightly."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from bnfold.affine import Affine
 from bnfold.decided import Decided, fed_to
+from bnfold.fitting import meant
 from bnfold.forwarding import Forward
 from bnfold.nodes import Node, Value
 from bnfold.ops.affine import AffineOp, affine_of
@@ -19,7 +20,6 @@ from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.forward import forward
 from bnfold.ops.passing import Passed, backward
 from bnfold.ops.reasons import Obstacle
-from bnfold.searching import Backward
 
 LONGEST = 512
 """Values looked at before a walk gives up: an obstacle is rarely more than a few nodes away."""
@@ -46,10 +46,10 @@ class Walk:
 
     def reached(self) -> Reached | None:
         """The blamed node, before the affine or else behind it; None where no way leads there."""
-        meant = Backward(self.facts, Decided(), self.affine).meant()
-        if isinstance(meant, Obstacle):
+        whole = meant(self.facts, Decided(), self.affine)
+        if isinstance(whole, Obstacle):
             return None
-        return self._before(meant) or self._behind(meant)
+        return self._before(whole) or self._behind(whole)
 
     def _before(self, affine: Affine) -> Reached | None:
         pending = [(fed_to(self.affine), affine)]
