@@ -56,7 +56,7 @@ def _is_followed_by_a_bias(facts: Facts, decided: Decided, comes: AffineOp, node
     if not isinstance(found, AffineOp) or found.node is comes.node or not is_shift_alone(found):
         return False
     reader = found.node
-    stays = any(reader.id in each for each in (decided.kept, decided.staying, decided.homes, decided.gone))
+    stays = any(reader.id in each for each in (decided.kept, decided.staying, decided.gone))
     if (
         stays
         or np.any(found.scale != 1)

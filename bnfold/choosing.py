@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from bnfold.nodes import Node
 from bnfold.ops.affine import AffineOp
 from bnfold.ops.bounding import has_numbers
 from bnfold.ops.facts import Facts
+from bnfold.ops.joining import is_sum
 from bnfold.ops.reasons import GRAPH_OUTPUT, NO_GAIN, NO_HOME, Obstacle
 from bnfold.searching import Backward
 
@@ -34,6 +35,17 @@ class Choice:
     decided: Decided
     affine: AffineOp
     seen: set[int] = field(default_factory=set)
+
+    def handed_on(self) -> Verdicts:
+        """What becomes of one that is a home itself: it goes right before it with all that it has. Empty: it stays."""
+        whole = _with_taken(self.decided, self.affine)
+        meant = None if whole is None else meant_by(self.facts, self.decided, whole)
+        if whole is None or not isinstance(meant, Affine):
+            return {}
+        route = Backward(self.facts, self.decided, whole, seen=self.seen).search(meant)
+        if not isinstance(route, Route) or route.path or route.skips or len(route.arrivals) > 1:
+            return {}
+        return {whole.node.id: self.decided.settle(self.facts.graph, whole, route)}
 
     def made(self) -> Verdicts:
         """What becomes of it, and of those that stayed until now because they cancelled with their home."""
@@ -108,6 +120,16 @@ class Choice:
             decided.restore(mark)
             return {}
         return moves
+
+
+def _with_taken(decided: Decided, affine: AffineOp) -> AffineOp | None:
+    """A constant Add with what it has taken over, of which the scale went on; None for what is none."""
+    taken = decided.homes[affine.node.id]
+    own = affine.at_rank(taken.rank)
+    if own is None or affine.axis is not None or np.any(own.scale != 1) or not is_sum(affine.node):
+        return None
+    shift = taken.scale * own.shift + taken.shift
+    return replace(affine, scale=np.ones_like(shift), shift=shift, written=shift.shape)
 
 
 def refused(node: Node, obstacle: Obstacle) -> Refusal:

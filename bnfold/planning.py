@@ -98,9 +98,14 @@ class _Planning:
         affine = affine_of(self.facts, node)
         if isinstance(affine, AffineOp):
             choice = Choice(self.facts, self.decided, affine)
-            self.note(choice.made(), choice.seen)
+            is_home = node.id in self.decided.homes
+            self.note((choice.handed_on() if is_home else choice.made()) or self.stays(node), choice.seen)
         elif affine is not None:
             self.note({node.id: refused(node, affine)})
+
+    def stays(self, node: Node) -> Verdicts:
+        """What was decided of a node before."""
+        return {node.id: self.verdicts[node.id]}
 
     def note(self, verdicts: Verdicts, seen: Collection[int] = ()) -> None:
         """What has become of some affines, by what was `seen`; moves stand in the order in which they act."""
@@ -130,8 +135,7 @@ class _Planning:
             place = place or {node.id: i for i, node in enumerate(self.facts.order)}
             woken, self.woken = sorted(self.woken, key=place.__getitem__), set()
             for node in (nodes[id_] for id_ in woken):
-                # What has taken something over stays: it would have to hand that on.
-                if isinstance(self.verdicts[node.id], Refusal) and node.id not in self.decided.homes:
+                if isinstance(self.verdicts[node.id], Refusal):
                     self.choose(node)
 
     def beside(self, joint: Node) -> None:

@@ -23,8 +23,8 @@ TREES = {path: ast.parse(path.read_text()) for path in FILES}
 ORDER = (
     "lazily", "errors", "affine", "statistics", "model", "nodes", "graph", "shapes", "ops", "selecting", "moves",
     "decided", "fitting", "adding", "beside", "searching", "forwarding", "tapping", "choosing", "merging", "planning",
-    "witnessing", "assembly", "apply", "equality", "result", "proving", "observing", "inserting", "rules", "report", "api", "batch", "config", "options",
-    "terminal", "commands", "cli", "__main__",
+    "witnessing", "assembly", "apply", "equality", "result", "proving", "observing", "inserting", "rules", "report",
+    "api", "batch", "config", "options", "terminal", "commands", "cli", "__main__",
 )  # fmt: skip
 """Each may import only itself and what stands above it."""
 

@@ -19,7 +19,7 @@ from bnfold.equality.homes import Behind, Home, HomeCheck
 from bnfold.equality.merging import branches_of, grids_of_merged, merging_trees
 from bnfold.equality.numbers import WrongNumberError
 from bnfold.equality.references import Reference
-from bnfold.equality.settling import Settled, grids_of_branches
+from bnfold.equality.settling import Settled, with_those_that_go
 from bnfold.equality.steps import reads_alone
 from bnfold.equality.structure import pair
 from bnfold.equality.trees import crossed_by, in_order, trees_of
@@ -120,9 +120,9 @@ def _check(  # noqa: PLR0913  # two models, and all that is said of them
     numbers_stay(trees)
     for link in crossed_by(before, in_order(before, trees)):
         reads_alone(before, link)
-    grids = grids_of_branches(originals, trees) | grids_of_merged(originals, merged)
+    grids = grids_of_merged(originals, merged) | {id_: home.grid for id_, home in homes.items()}
     weights = {id_: home.before.linear.weight_index for id_, home in homes.items()}
-    settled = Settled.of(originals, trees, grids | {id_: home.grid for id_, home in homes.items()}, weights)
+    settled = Settled.of(originals, trees, with_those_that_go(originals, trees, grids), weights)
     steps, fed = settled.steps, {id_: composed(each) for id_, each in settled.data.items()}
     branches = branches_of(originals, merged, steps, fed)
     for id_, home in homes.items():

@@ -42,6 +42,9 @@ class Settled:
             reading.sideways(tree)
             reading.backward(tree)
             reading.forward(tree)
+            kept = next((node for node in tree.gone if settled.steps.get(node.id) or settled.data.get(node.id)), None)
+            if kept is not None:
+                raise UncertainError(f"{kept.site} goes, and what it has taken over goes another way")
         return settled
 
 
@@ -88,8 +91,8 @@ class _Reading:
             step = replace(step, tap=tap_for_skip(self.constants, skipped, step, self.gone))
         if step.tap is not None and self.settled.data.get(home.id):
             raise UncertainError(f"{home.site} gets a further tap, and its data bear something already")
+        step = _with_taken(tree, step, steps.pop(tree.site.id, []))
         steps[home.id].append(step)
-        steps[home.id] += _handed_on(tree, steps.pop(tree.site.id, []))
         if is_factor(home):
             self.grown[home.id] = self.grown.get(home.id, np.ones(())) * step.scale.reshape(self.grids[home.id])
             known.ends.clear()  # it is a factor on the way of others
@@ -117,26 +120,36 @@ class _Reading:
             steps.append(Step(one, shift, size, none, terms=step.terms + 1, stops=False, channels=None))
 
 
-def _handed_on(tree: Tree, taken: Sequence[Step]) -> Sequence[Step]:
-    """What a node that goes has taken over itself, for its only home, right before it."""
+def _with_taken(tree: Tree, step: Step, taken: Sequence[Step]) -> Step:
+    """What a node that goes brings to its only home, right before it, with what it has taken over itself.
+
+    Of what left its scale to others farther on, it brings the shift alone.
+    """
     if taken and (tree.claim.path or len(tree.claim.homes) > 1):
         raise UncertainError(f"{tree.claim.site} goes another way than right before it, and has taken over something")
-    return taken
+    if any(one.tap is not None or np.any(one.unread) or one.scale.size != step.scale.size for one in taken):
+        raise UncertainError(f"{tree.claim.site} goes, and has taken over a part of something")
+    for one in taken:
+        step = replace(
+            step,
+            scale=step.scale if one.stops else step.scale * one.scale,
+            shift=step.shift * one.scale + one.shift,
+            magnitude=step.magnitude * np.abs(one.scale) + one.magnitude,
+            terms=step.terms + one.terms,
+        )
+    return step
 
 
-def grids_of_branches(constants: Constants, trees: Sequence[Tree]) -> dict[int, Shape]:
-    """The cells of homes that go themselves into a convolution beside: one for each channel."""
-    grids: dict[int, Shape] = {}
-    went = handed_on(trees)
+def with_those_that_go(constants: Constants, trees: Sequence[Tree], grids: Grids) -> Grids:
+    """The cells of homes, those that go themselves included: they have the cells of the home that they go into."""
+    found, went = dict(grids), handed_on(trees)
     for tree in reversed(trees):
         if tree.beside is not None:
-            grids[tree.site.id] = _grid_of_outputs(constants, tree.beside.home)
-        found = next((home.id for home in homes_of(tree) if home.id in grids), None)
-        if tree.site.id in went and tree.beside is None and found is not None:
-            grids[tree.site.id] = grids[found]
-    if not went <= grids.keys():
-        raise UncertainError("a home goes itself, and not into a convolution beside")
-    return grids
+            found[tree.site.id] = _grid_of_outputs(constants, tree.beside.home)
+        elif tree.site.id in went:
+            own = (found[home.id] for home in homes_of(tree) if home.id in found)
+            found[tree.site.id] = next(own, ())
+    return found
 
 
 def _grid_of_outputs(constants: Constants, conv: Node) -> Shape:

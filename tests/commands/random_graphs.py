@@ -39,12 +39,10 @@ def main() -> int:
     if options.only is not None:
         return one(options)
     start, moved, refused, broken, done = time.perf_counter(), Counter[Cell](), Counter[str](), 0, 0
-    twice: list[int] = []
     for findings in found(range(options.seed, options.seed + options.count), options.jobs):
         for finding in findings:
             moved.update(finding.moved)
             refused.update(finding.refused)
-            twice += [finding.seed] if finding.twice else []
             if finding.broken:
                 broken += 1
                 say(str(finding))
@@ -56,10 +54,6 @@ def main() -> int:
     progress("")
     say(table(moved, refused))
     say(f"{broken} of {done:,} graphs break a law. {time.perf_counter() - start:.0f} s.")
-    say(
-        f"{len(twice)} are folded further by a second fold, as decision 13 knows"
-        + (f" (seed {twice[0]})." if twice else ".")
-    )
     empty = sorted(cell for cell in of_the_table() if not moved[cell])
     if empty:
         say("Nothing went these ways: " + ", ".join(map(str, empty)))

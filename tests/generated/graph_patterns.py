@@ -282,7 +282,7 @@ def pooled_away(g: Builder, x: Flow) -> Flow:
 
 @pattern("negative between pool and padding")
 def negative_between(g: Builder, x: Flow) -> Flow:
-    """The one known case in which a second fold finds more: decision 13."""
+    """The Add goes back, past a Mul that stays; and only then the Mul can go forward."""
     x = operator(g, "MaxPool", same(g, image(g, x), g.between(2, 3)))
     x = affine(g, affine(g, x, op="Mul"), op="Add")
     return same(g, x, g.between(2, 3), kernel=3 if min(x.spatial) > 1 else 1)
