@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, TensorProto, helper
+from onnx import TensorProto, helper
 
 from bnfold.equality.ahead import DataStep
 from bnfold.equality.claim import DeviationError, Tree, UncertainError
@@ -27,8 +27,8 @@ from bnfold.equality.steps import Step
 from bnfold.nodes import Node, Site
 
 _LARGEST = float(np.finfo(np.float32).max)
-_DEFAULTS = {"min": -_LARGEST, "max": _LARGEST, "value": 0.0}
-"""What an attribute is that is not there, by ONNX's text of opsets 6 to 10 (of a Pad, of 2 to 10)."""
+_NO_BOUND = {"min": -_LARGEST, "max": _LARGEST}
+"""What an attribute is that a Clip of opset 6 to 10 has not, by ONNX's text."""
 
 _ACTS_IN = frozenset({TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE})
 
@@ -112,10 +112,10 @@ def _attribute(side: Side, name: str) -> NDArray[np.generic] | None:
     if name not in rewritable(node) or kind not in _ACTS_IN:
         raise UncertainError(f"{name} of {node.site} is not known in this opset, or for data of this type")
     found = attribute(node, name)
-    if found is not None and found.type != AttributeProto.FLOAT:
-        raise UncertainError(f"{name} of {node.site} is no float")
-    value = _DEFAULTS[name] if found is None else found.f
-    if node.op == "Clip" and value == _DEFAULTS[name]:
+    if found is None and node.op == "Pad":
+        return None
+    value = _NO_BOUND[name] if found is None else found.f
+    if node.op == "Clip" and value == _NO_BOUND[name]:
         if kind == TensorProto.DOUBLE:
             raise UncertainError(f"whether {node.site} without {name} bounds its data is not said")
         return None
@@ -123,7 +123,7 @@ def _attribute(side: Side, name: str) -> NDArray[np.generic] | None:
         number = np.asarray(value, helper.tensor_dtype_to_np_dtype(kind))
     if number.astype(np.float64) != value and not np.isnan(value):
         raise UncertainError(f"{name} of {node.site} is {value:g}, which is no {number.dtype}")
-    return number if found is not None else None
+    return number
 
 
 def _part(
