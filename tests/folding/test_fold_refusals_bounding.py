@@ -112,14 +112,21 @@ def test_channels_that_bear_different_affines_have_one_attribute() -> None:
         assert clearly_wrong(before, naive(before), inputs(before), 3)
 
 
-def test_an_attribute_of_a_version_before_stays() -> None:
-    text = BEFORE_11.replace("{affine}", "Mul <broadcast = 1> (p, k)")
-    for line, opset, code in (
-        ("Clip <min = -1.0> (c)", 5, "not-constant"),
-        ("Pad <paddings = [0,0,1,1,0,0,1,1], value = 1.0> (c)", 1, "not-constant"),
-    ):
-        before = model(text.format(kind="float", line=line), opset=opset, W=W, k=np.array([2], np.float32))
-        refusal(before, code, line.split(maxsplit=1)[0], op="Mul")
+@pytest.mark.parametrize(
+    ("line", "since", "before"),
+    [("Clip <min = -1.0> (c)", 6, "Clip <min = -1.0> (c)"),
+     ("Pad <pads = [0,0,1,1,0,0,1,1], value = 1.0> (c)", 2, "Pad <paddings = [0,0,1,1,0,0,1,1], value = 1.0> (c)")],
+)  # fmt: skip
+def test_an_attribute_of_a_version_before_stays(line: str, since: int, before: str) -> None:
+    """Of a Clip it had no default, and a Pad called its sizes otherwise."""
+    text = BEFORE_11.replace("{affine}", "Mul <broadcast = 1> (p, k)").replace("y)", "y) <float[2,4,a,b] c>")
+    held = {"W": W, "k": np.array([2], np.float32)}
+    older = model(text.format(kind="float", line=before), opset=since - 1, **held)
+    refusal(older, "not-constant", line.split(maxsplit=1)[0], op="Mul")
+    near = model(text.format(kind="float", line=line), opset=since, **held)
+    done = fold(near)
+    assert done.ops == ["Conv", line.split(maxsplit=1)[0]]
+    assert [a.f for a in done.proto.graph.node[1].attribute if a.name in {"min", "value"}] == [-2 if since == 6 else 2]
 
 
 def test_a_scale_below_zero_would_exchange_the_attributes() -> None:
