@@ -204,7 +204,7 @@ def _furnished(node: Node, home: Home, after: Affine, fresh: Fresh) -> Furnished
     constants = tuple(NamedConstant(fresh(new.hint), new) for new in needed.constants)
     copied = tuple(_copied(new, fresh) for new in needed.nodes)
     added = None if needed.added is None else NamedConstant(fresh(needed.added.hint), needed.added)
-    return FurnishedHome(node, constants, copied, needed.dropped, added, after.rank)
+    return FurnishedHome(node, constants, copied, needed.attributes, needed.dropped, added, after.rank)
 
 
 def _copied(new: NewNode, fresh: Fresh) -> CopiedNode:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import onnx
-from onnx import NodeProto, ValueInfoProto, helper
+from onnx import AttributeProto, NodeProto, ValueInfoProto, helper
 
 from bnfold.graph import Graph
 from bnfold.model import Address, GraphEdit, NewTensor, NodeEdit
@@ -70,6 +70,7 @@ class FurnishedHome:
     node: Node
     constants: tuple[NamedConstant, ...]
     copied: tuple[CopiedNode, ...]
+    attributes: tuple[AttributeProto, ...]
     dropped: frozenset[str]
     added: NamedConstant | None
     rank: int
@@ -112,6 +113,7 @@ class Assembly:
         self.removed = removed
         self.inputs: dict[int, list[str]] = {}
         self.outputs: dict[int, list[str]] = {}
+        self.attributes: dict[int, tuple[AttributeProto, ...]] = {}
         self.dropped_attributes: dict[int, frozenset[str]] = {}
         self.pending: dict[Scope, _Pending] = defaultdict(_Pending)
         self._rename(names)
@@ -140,6 +142,7 @@ class Assembly:
     def _furnish(self, home: FurnishedHome) -> None:
         """Let a home read its new constants, and put its further nodes before and behind it."""
         inputs = _list(self.inputs, home.node.id, home.node.proto.input)
+        self.attributes[home.node.id] = home.attributes
         self.dropped_attributes[home.node.id] = home.dropped
         for named in home.constants:
             _read(inputs, named.new.index, named.name)
@@ -213,6 +216,7 @@ class Assembly:
         return NodeEdit(
             inputs=None if inputs is None else tuple(inputs),
             outputs=None if outputs is None else tuple(outputs),
+            attributes=self.attributes.get(id_, ()),
             dropped_attributes=self.dropped_attributes.get(id_, frozenset()),
         )
 

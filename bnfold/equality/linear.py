@@ -8,6 +8,7 @@ the outputs of one cell. Written from ONNX's text.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,8 +65,8 @@ class LinearMap:
     common: tuple[int, ...] | None = None
     """Axes along which it subtracts what is common to its data (input 0), so that a shift that is alike there is lost;
     a node of this kind uses no constant, and nothing of it changes."""
-    bounds: tuple[int, ...] = ()
-    """Inputs that are numbers beside the data, and bear what these bear (bounds.py)."""
+    bounds: tuple[int | str, ...] = ()
+    """Inputs, or attributes by name, that are numbers beside the data, and bear what these bear (bounds.py)."""
 
     def data_at(self, index: int) -> DataSide | None:
         """Its data at an input."""
@@ -293,18 +294,32 @@ def _indifferent(rank: int, axes: tuple[int, ...]) -> LinearMap:
 
 
 def clip(constants: Constants, node: Node, rank: int | None) -> LinearMap:
-    """The lower and the upper bound of all elements."""
+    """The lower and the upper bound of all elements: attributes until opset 10, inputs since."""
     del constants
-    return _beside(node, rank, (1, 2))
+    return _beside(node, rank, (1, 2) if node.scope.opset >= 11 else ("min", "max"))
 
 
 def pad(constants: Constants, node: Node, rank: int | None) -> LinearMap:
-    """What stands around the data."""
+    """What stands around the data: an attribute until opset 10, an input since."""
     del constants
-    return _beside(node, rank, (2,))
+    return _beside(node, rank, (2,) if node.scope.opset >= 11 else ("value",))
 
 
-def _beside(node: Node, rank: int | None, places: tuple[int, ...]) -> LinearMap:
+def rewritable(node: Node) -> frozenset[str]:
+    """The attributes that may change in a home of this operator and version; the numbers are checked with it."""
+    known, names = _REWRITABLE.get(node.op, (range(0), frozenset()))
+    return names if node.scope.opset in known else frozenset()
+
+
+_REWRITABLE = {
+    "Gemm": (range(1, sys.maxsize), frozenset({"beta"})),
+    "Clip": (range(6, 11), frozenset({"min", "max"})),
+    "Pad": (range(2, 11), frozenset({"value"})),
+}
+"""In which opsets, and which."""
+
+
+def _beside(node: Node, rank: int | None, places: tuple[int | str, ...]) -> LinearMap:
     if rank is None:
         raise UncertainError(f"the rank of the data of {node.site} is not known")
     return LinearMap((1,) * rank, np.zeros([1] * rank, np.int64), bounds=places)

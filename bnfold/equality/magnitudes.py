@@ -166,7 +166,7 @@ Rule = Callable[[Magnitudes, Node, int], str]
 
 
 def _positive(attribute: AttributeProto) -> AttributeProto:
-    if attribute.name not in {"alpha", "beta"} or attribute.type != AttributeProto.FLOAT:
+    if attribute.name not in {"alpha", "beta", "value"} or attribute.type != AttributeProto.FLOAT:
         return attribute
     return helper.make_attribute(attribute.name, abs(attribute.f))
 

@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.message import Message  # type: ignore[import-untyped]  # protobuf ships no types
-from onnx import TensorProto
+from onnx import AttributeProto, TensorProto
 
 from bnfold.equality.claim import Claim, DeviationError, Tree, UncertainError, handed_on, homes_of
+from bnfold.equality.linear import rewritable
 from bnfold.equality.messages import bare, same_message, same_tensor, tensors, without
 from bnfold.equality.reference import dequantises, lacks_bias, reads_form_alone
 from bnfold.equality.trees import crossed_by
@@ -25,11 +26,9 @@ from bnfold.nodes import Node, Scope, Value, nested_graphs
 
 __all__ = ["Claim", "DeviationError", "Pairing", "pair"]
 
-CLAIMED_ATTRIBUTES = frozenset({"beta"})
-"""What a home's rewriting may change besides its constants; the numbers are checked with it."""
-
 _PAIRED_ELSEWHERE = frozenset({"node", "initializer", "value_info"})
 _OLD_BROADCASTING = frozenset({"axis", "broadcast"})
+_OF_A_NUMBER = frozenset({"name", "type", "f", "doc_string"})
 
 Place = tuple[str, str]
 """The path of a scope, and a name that the scope gives to a value: together they mean that value."""
@@ -166,7 +165,8 @@ class _Pairs:
         for node in self.before.nodes_of(scope):
             if node.id in self.gone or waiting is None:
                 continue
-            if not _corresponds(node, waiting, named=node.id not in self.renamed):
+            numbers = rewritable(node) if node.id in self.homes else frozenset()
+            if not _corresponds(node, waiting, numbers, named=node.id not in self.renamed):
                 continue
             self.pairing.nodes[node.id] = waiting
             if node.id in self.homes:
@@ -225,22 +225,37 @@ class _Pairs:
         return row
 
 
-def _corresponds(ours: Node, theirs: Node, *, named: bool) -> bool:
-    """Whether two nodes are the same but for their inputs (and, unless `named`, for the names of their outputs)."""
+def _corresponds(ours: Node, theirs: Node, numbers: frozenset[str], *, named: bool) -> bool:
+    """Whether two nodes are the same but for their inputs (and, unless `named`, for the names of their outputs).
+
+    Attributes called as in `numbers` may have another number, and come and go.
+    """
     a, b = ours.proto, theirs.proto
     if len(a.output) != len(b.output) or (named and list(a.output) != list(b.output)):
         return False
-    return _signature(ours, named=named) == _signature(theirs, named=named)
+    return _signature(ours, numbers) == _signature(theirs, numbers) and _same_but_for_numbers(ours, theirs, numbers)
 
 
-def _signature(node: Node, *, named: bool) -> list[bytes]:
+def _signature(node: Node, numbers: frozenset[str]) -> list[bytes]:
     """All that a node says of itself, nested graphs left to their own scopes, data of tensors to `_same_attached`."""
     nested = {position for position, *_ in nested_graphs(node.proto)}
-    return [
-        bare(a)
-        for position, a in enumerate(node.proto.attribute)
-        if position not in nested and (named or a.name not in CLAIMED_ATTRIBUTES)
-    ] + [bare(without(node.proto, {"input", "output", "attribute"}))]
+    attributes = enumerate(node.proto.attribute)
+    own = [bare(a) for position, a in attributes if position not in nested and a.name not in numbers]
+    return [*own, bare(without(node.proto, {"input", "output", "attribute"}))]
+
+
+def _same_but_for_numbers(ours: Node, theirs: Node, numbers: frozenset[str]) -> bool:
+    """Whether of these attributes nothing else than a number changed, came or went, and each stands there once."""
+    found = [[a for a in node.proto.attribute if a.name in numbers] for node in (ours, theirs)]
+    if any(len({a.name for a in each}) < len(each) or any(map(_says_more, each)) for each in found):
+        return False
+    before, after = ({(a.name, a.doc_string) for a in each} for each in found)
+    return after <= before | {(name, "") for name in numbers}
+
+
+def _says_more(attribute: AttributeProto) -> bool:
+    """Whether an attribute holds anything else than one number."""
+    return attribute.type != AttributeProto.FLOAT or any(f.name not in _OF_A_NUMBER for f, _ in attribute.ListFields())
 
 
 def _name_values(before: Graph, trees: Sequence[Tree], pairing: Pairing) -> None:

@@ -56,10 +56,14 @@ class NewNode:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Furnishing:
-    """All that a home needs; `dropped` are attributes of it, `added` is input 1 of an Add that comes behind it."""
+    """All that a home needs; `added` is input 1 of an Add that comes behind it.
+
+    Of its attributes, those of `attributes` come, or replace the one of the same name; `dropped` go.
+    """
 
     constants: tuple[NewConstant, ...]
     nodes: tuple[NewNode, ...] = ()
+    attributes: tuple[AttributeProto, ...] = ()
     dropped: frozenset[str] = frozenset()
     added: NewConstant | None = None
 

@@ -127,7 +127,7 @@ def reduction(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 @register("passing", PASSING, "Pad")
 def pad(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """everything where the value itself is repeated or reflected; a scale alone where zeros are added; what is the same
-    everywhere, the constant changed (from opset 11 on)
+    everywhere, the constant changed
 
     Not: another constant than zero, or a shift, where it differs between channels; a padding that is not known, or
     along an axis where the affine differs.
@@ -137,7 +137,7 @@ def pad(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
         return Obstacle(LAYOUT, "how much is padded is not known", node)
     fills = node.string_attribute("mode", "constant") == "constant"
     changes = fills and (_pad_value(facts, node) != 0 or (any(sizes) and affine.has_shift))
-    one = uniform(affine) if changes and node.scope.opset >= FIRST_OPSET_WITH_PADS_AS_INPUT else None
+    one = uniform(affine) if changes else None
     if changes and one is None:
         what = "another number than zero, or one that is not known" if _pad_value(facts, node) != 0 else "zeros"
         return Obstacle(PADDING, f"it pads with {what}, which the affine would change", node)

@@ -313,7 +313,8 @@ PRECISION = _reason(
     "a folded number would lose precision",
     "In a 16-bit type the product of a small weight and a small scale becomes zero or keeps only a few bits. And where "
     "a skip connection stays in front of a small scale a, (a - 1)*x + x would have to make up for it, which is rounded "
-    "to the size of x.",
+    "to the size of x. Beside data of float64 the attributes of Clip and Pad (before opset 11), which are float32, are "
+    "not rounded.",
     "fold in float32 and convert to 16 bit afterwards, or keep this layer in float32; a skip connection has no remedy",
     "0 < |a*W| < 6e-8 in float16 is written as 0",
 )
@@ -327,6 +328,8 @@ SKIPPED = _reason(
 TYPE = _reason(
     "type",
     "the weights are of a type that is not folded",
-    "Folding rounds once into the weight's own type; only float16, bfloat16, float32 and float64 weights are folded.",
+    "Folding rounds once into the weight's own type; only float16, bfloat16, float32 and float64 weights are folded. "
+    "The numbers of Clip and Pad before opset 11 are attributes, which are float32: beside data of float16 each has to "
+    "be a number of float16, and beside float64 a Clip has to have both.",
     "fold in float32 and convert afterwards",
 )

@@ -44,9 +44,10 @@ def _largest(around: Surroundings, site: Site) -> float:
     home, after = found
     needed = home.furnishing(after)
     constants = (*needed.constants, *(() if needed.added is None else (needed.added,)))
+    sizes = [_finite_size(np.asarray(attribute.f)) for attribute in needed.attributes]
     if taken.before is not None:
-        return max((_finite_size(constant.content()) for constant in constants), default=0.0)
-    return max((_size(constant, after) for constant in constants), default=0.0)
+        return max((*sizes, *(_finite_size(constant.content()) for constant in constants)), default=0.0)
+    return max((*sizes, *(_size(constant, after) for constant in constants)), default=0.0)
 
 
 def _size(constant: NewConstant, after: Affine) -> float:

@@ -125,6 +125,15 @@ def test_s_bounds_what_the_rounding_of_the_operands_does(op: str, tmp_path: Path
         )
 
 
+def test_what_a_pad_pads_with_counts_with_its_size_where_it_is_an_attribute(tmp_path: Path, runner: Runner) -> None:
+    text = f"{IMAGE} {{ y = Pad<pads = [0,0,1,1,0,0,1,1], value = -0.5>(x) }}"
+    proto = model(text, opset=10)
+    del proto.graph.input[1:]
+    found = sized(tmp_path, runner, proto, {"x": images()["x"]})
+    assert found.magnitude is not None
+    assert np.all(found.magnitude[:, :, 0] == 0.5)
+
+
 def test_what_is_enlarged_behind_a_layer_repeats_its_rounding(tmp_path: Path, runner: Runner) -> None:
     for text, repeats in (
         ("c = Conv(x,w,b) y = Resize(c,,double)", 4),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper, parser
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper, parser
 
 from bnfold.apply import rewrite
 from bnfold.graph import Graph
@@ -210,6 +210,7 @@ def ceiling(proto: onnx.ModelProto, feeds: Feeds) -> list[NDArray[np.float64]]:
     wide = onnx.ModelProto()
     wide.CopyFrom(proto)
     _dequantize(wide)
+    lay_open(wide)
     held = constants(wide)
     new = {name: _absolute(array) for name, array in held.items()}
     for number, node in enumerate(n for n in wide.graph.node if n.op_type == "BatchNormalization"):
@@ -225,6 +226,22 @@ def ceiling(proto: onnx.ModelProto, feeds: Feeds) -> list[NDArray[np.float64]]:
         if entry.type.tensor_type.elem_type == TensorProto.FLOAT16:
             entry.type.tensor_type.elem_type = TensorProto.FLOAT
     return [out.astype(np.float64) for out in run(wide, {name: _absolute(a) for name, a in feeds.items()})]
+
+
+def lay_open(proto: onnx.ModelProto) -> None:
+    """Write attributes that bound a Clip as further inputs, as a Max has them, and the size of what a Pad pads with."""
+    for node in proto.graph.node:
+        numbers = [a for a in node.attribute if a.name in {"min", "max", "value"} and a.type == AttributeProto.FLOAT]
+        for number in numbers:
+            if node.op_type == "Pad":
+                number.f = abs(number.f)
+            elif node.op_type == "Clip":
+                name = f"{node.output[0]}_{number.name}"
+                bound = np.float32(0 if abs(number.f) > 1e38 else number.f)
+                proto.graph.initializer.append(numpy_helper.from_array(np.asarray(bound), name))
+                node.input.append(name)
+        if node.op_type == "Clip":
+            del node.attribute[:]
 
 
 def _dequantize(proto: onnx.ModelProto) -> None:

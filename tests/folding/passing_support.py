@@ -21,6 +21,7 @@ from folding_support import (
     constants,
     fold,
     is_valid,
+    lay_open,
     session,
     working_nodes,
 )
@@ -134,6 +135,8 @@ def widely(proto: onnx.ModelProto, feeds: Feeds, *, absolute: bool = False) -> l
     """A model in float64; with `absolute` on absolute values, which is S of its outputs."""
     wide = onnx.ModelProto()
     wide.CopyFrom(proto)
+    if absolute:
+        lay_open(wide)
     for node in wide.graph.node if absolute else ():
         _on_sizes(node)
     for node in (node for node in wide.graph.node if node.op_type == "Cast"):

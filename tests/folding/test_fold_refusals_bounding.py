@@ -63,11 +63,90 @@ def test_a_scale_of_zero_is_no_factor_of_bounds() -> None:
     refusal(used(BACK.format("Clip (c, lo, hi)", "Mul (p, k)"), k=np.float32(0)), "negative-scale", "Clip", op="Mul")
 
 
-def test_bounds_that_are_attributes_stay() -> None:
-    text = BACK.format("Clip <min = -1.0, max = 2.0> (c)", "Mul (p, k)")
-    refusal(model(text, opset=10, W=W, k=np.float32(2)), "not-constant", "Clip", op="Mul")
-    old = BACK.format("Pad <pads = [0,0,1,1,0,0,1,1], value = 1.0> (c)", "Mul (p, k)")
-    refusal(model(old, opset=10, W=W, k=np.float32(2)), "padding", "Pad", op="Mul")
+BEFORE_11 = "({kind}[2,3,4,4] x) => ({kind}[] y) {{ c = Conv (x, W) p = {line} y = {affine} }}"
+KINDS = {"float": np.float32, "float16": np.float16, "double": np.float64}
+LARGEST = 3.4028234663852886e38
+"""Of float32: what a bound is that is not there."""
+
+PADDED = "pads = [0,0,1,1,0,0,1,1]"
+
+
+def before_11(
+    line: str, kind: str = "float", k: float = 2, affine: str = "Mul (p, k)", opset: int = 10
+) -> onnx.ModelProto:
+    held = {"W": weights(4, 3, 1, 1, dtype=KINDS[kind]), "k": np.asarray(k, KINDS[kind])}
+    return model(BEFORE_11.format(kind=kind, line=line, affine=affine), opset=opset, **held)
+
+
+@pytest.mark.parametrize(
+    ("kind", "k", "code", "line", "near"),
+    [
+        ("float16", 2, "type", "Clip <min = 0.1> (c)", "Clip <min = 0.125> (c)"),
+        ("float16", 2, "type", "Clip <max = 1e6> (c)", "Clip <max = 1e3> (c)"),
+        ("float16", 2, "overflow", "Clip <max = 6e4> (c)", "Clip <max = 3e4> (c)"),
+        ("float", 2, "overflow", "Clip <max = 3e38> (c)", "Clip <max = 1e38> (c)"),
+        ("double", 1.1, "precision-lost", "Clip <min = 0.0, max = 6.0> (c)", "Clip <min = 0.0, max = 0.0> (c)"),
+        ("double", 2, "type", "Clip <min = 0.0> (c)", "Clip <min = 0.0, max = 1e38> (c)"),
+        ("double", 2, "type", "Clip <max = 6.0> (c)", "Clip <min = -inf, max = 6.0> (c)"),
+        ("double", 0.5, "type", f"Clip <min = 0.0, max = {LARGEST}> (c)", "Clip <min = 0.0, max = 3e38> (c)"),
+        ("float16", 2, "type", f"Pad <{PADDED}, value = 0.1> (c)", f"Pad <{PADDED}, value = 0.5> (c)"),
+        ("double", 1.1, "precision-lost", f"Pad <{PADDED}, value = 0.1> (c)", f"Pad <{PADDED}> (c)"),
+    ],
+)
+def test_attributes_that_would_be_rounded_where_they_act_stay(
+    kind: str, k: float, code: str, line: str, near: str
+) -> None:
+    refusal(before_11(line, kind, k), code, line.split(maxsplit=1)[0], op="Mul")
+    nearly = before_11(near, kind, k)
+    done = fold(nearly)
+    assert done.ops == ["Conv", line.split(maxsplit=1)[0]]
+    checked = certified(nearly, done)
+    assert (checked.failure, checked.uncertain) == (None, None)
+
+
+def test_channels_that_bear_different_affines_have_one_attribute() -> None:
+    for line, code in (("Clip <min = -1.0> (c)", "blocked"), (f"Pad <{PADDED}, value = 1.0> (c)", "padding")):
+        text = BEFORE_11.format(kind="float", line=line, affine="BatchNormalization (p, g, be, m, v)")
+        before = model(text, opset=10, W=W, **norm(4))
+        refusal(before, code, line.split(maxsplit=1)[0])
+        assert clearly_wrong(before, naive(before), inputs(before), 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "since", "before"),
+    [("Clip <min = -1.0> (c)", 6, "Clip <min = -1.0> (c)"),
+     ("Pad <pads = [0,0,1,1,0,0,1,1], value = 1.0> (c)", 2, "Pad <paddings = [0,0,1,1,0,0,1,1], value = 1.0> (c)")],
+)  # fmt: skip
+def test_an_attribute_of_a_version_before_stays(line: str, since: int, before: str) -> None:
+    """Of a Clip it had no default, and a Pad called its sizes otherwise."""
+    text = BEFORE_11.replace("{affine}", "Mul <broadcast = 1> (p, k)").replace("y)", "y) <float[2,4,a,b] c>")
+    held = {"W": W, "k": np.array([2], np.float32)}
+    older = model(text.format(kind="float", line=before), opset=since - 1, **held)
+    refusal(older, "not-constant", line.split(maxsplit=1)[0], op="Mul")
+    near = model(text.format(kind="float", line=line), opset=since, **held)
+    done = fold(near)
+    assert done.ops == ["Conv", line.split(maxsplit=1)[0]]
+    assert [a.f for a in done.proto.graph.node[1].attribute if a.name in {"min", "value"}] == [-2 if since == 6 else 2]
+
+
+def test_a_scale_below_zero_would_exchange_the_attributes() -> None:
+    refusal(before_11("Clip <min = -1.0, max = 2.0> (c)", k=-2), "negative-scale", "Clip", op="Mul")
+
+
+def test_an_attribute_that_is_given_to_a_function_stays() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 10, "local" : 1]>
+        g (float[2,3,4,4] x) => (float[] y) { y = local.f <low = 1.0> (x) }
+        <domain: "local", opset_import: ["" : 10]> f <low> (x) => (y) {
+        W = Constant <value = float[1,3,1,1] {1.0, 2.0, 3.0}> () k = Constant <value = float {2.0}> ()
+        c = Conv (x, W) p = Clip <min: float = @low> (c) y = Mul (p, k) }"""
+    plan = plan_of(onnx.parser.parse_model(text))
+    assert plan.moves == ()
+    assert [refused.blamed.op for refused in plan.refusals if refused.blamed is not None] == ["Clip"]
+
+
+@pytest.mark.parametrize("line", ["Clip <min = 1> (c)", 'Clip <min = "1"> (c)'])
+def test_an_attribute_that_is_no_float_stays(line: str) -> None:
+    assert plan_of(before_11(line)).moves == ()
 
 
 @pytest.mark.parametrize("computed", ["lo", "hi"])

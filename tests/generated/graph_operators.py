@@ -161,7 +161,8 @@ def parametric(g: Builder, op: str, x: Flow) -> Flow:
 def clip(g: Builder, op: str, x: Flow) -> Flow:
     low, high = float(g.pick(0.0, -1.0)), float(g.pick(6.0, 2.0))
     if g.opset < 11:
-        return x.as_(g.node(op, x.name, min=low, max=high))
+        said = {"min": low, "max": float(g.pick(high, high, np.finfo(np.float32).max))}
+        return x.as_(g.node(op, x.name, **dict([*said.items()][: 1 + g.chance(0.8)])))
     bounds = [g.floats(np.array(value), "bound") for value in (low, high)]
     return x.as_(g.node(op, x.name, *bounds[: 1 + g.chance(0.8)]))
 
@@ -236,13 +237,14 @@ def norm(g: Builder, op: str, x: Flow) -> Flow:
 
 @_operator("Pad", kinds=(IMAGE,), types=NOT_DOUBLE)
 def pad(g: Builder, op: str, x: Flow) -> Flow:
-    """By the value itself, which lets everything pass, or by zeros."""
+    """By the value itself, which lets everything pass, or by zeros; before opset 11 now and then by another number."""
     mode = str(g.pick("reflect", "edge", "edge", "constant")) if min(x.spatial) > 1 else "edge"
     count = len(x.spatial)
     sizes = [0, 0, *[1] * count] * 2
     shape = [*x.shape[:2], *(n + 2 for n in x.spatial)]
     if g.opset < 11:
-        return x.as_(g.node(op, x.name, mode=mode, pads=sizes), *shape)
+        number = {"value": float(g.pick(0.5, -1.0))} if mode == "constant" and g.chance(0.5) else {}
+        return x.as_(g.node(op, x.name, mode=mode, pads=sizes, **number), *shape)
     return x.as_(g.node(op, x.name, g.integers(*sizes), mode=mode), *shape)
 
 

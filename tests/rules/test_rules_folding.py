@@ -64,3 +64,11 @@ def test_a_sum_of_two_layers_in_one_home_counts_together() -> None:
     assert codes(proto).count("BN015") == 2
     assert "BN015" not in codes(model(text, W=W, **sound(g=100, m=0, b=0, v=1)))
     assert numpy_helper.to_array(proto.graph.initializer[0]).max() * 300 < 65504
+
+
+@pytest.mark.parametrize(("bound", "said"), [(5e4, True), (2e4, False)])
+def test_a_bound_that_float16_has_no_room_for(bound: float, said: bool) -> None:
+    """Before opset 11 it is an attribute."""
+    text = CONV.replace("y = BatchNormalization (c", f"p = Clip <max = {bound}> (c)  y = BatchNormalization (p")
+    parameters = {name: np.full(4, number, np.float32) for name, number in zip("gbmv", (2, 0, 0, 1), strict=True)}
+    assert ("BN015" in codes(model(text, opset=10, W=W, **parameters))) == said
