@@ -1,7 +1,7 @@
 """Graphs with BatchNormalization drawn at random, each folded, proved, folded again, and folded in another guise.
 
     python tests/commands/random_graphs.py --count 100000 --seed 0 [-j 2]
-    python tests/commands/random_graphs.py --only SEED [--shrink] [--save FOLDER]
+    python tests/commands/random_graphs.py --only SEED [--shrink] [--save FOLDER] [--keep]
 
 One seed is one graph. What breaks a law is printed with its seed at once; the table in the end says for each operator
 and way how many affines went there, and how many stayed because of the operator. A run that was stopped goes on with
@@ -27,6 +27,7 @@ import onnx  # noqa: E402  # what is tested must be found first
 from graph_cells import Cell, of_the_table  # noqa: E402  # likewise
 from graph_drawn import drawn  # noqa: E402  # likewise
 from graph_judge import Finding, Judge  # noqa: E402  # likewise
+from graph_kept import keep  # noqa: E402  # likewise
 from graph_shrinking import shrunk  # noqa: E402  # likewise
 
 PIECE = 50
@@ -68,6 +69,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--only", type=int, metavar="SEED", help="this one alone")
     parser.add_argument("--shrink", action="store_true", help="with --only: without the blocks that are not needed")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="with --only: keep the model")
+    parser.add_argument("--keep", action="store_true", help="with --only: among the graphs that tests ask again")
     parser.add_argument("-j", "--jobs", type=int, default=2)
     return parser.parse_args()
 
@@ -83,6 +85,8 @@ def one(options: argparse.Namespace) -> int:
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
         onnx.save(graph.proto, options.save / f"{options.only}.onnx")
+    if options.keep:
+        keep(graph)
     say(str(finding) if finding.broken else f"seed {options.only} breaks no law")
     return 1 if finding.broken else 0
 

@@ -16,6 +16,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -82,9 +83,16 @@ class Judge:
 
     def seed(self, seed: int, without: frozenset[int] = frozenset(), *, thorough: bool = True) -> Finding:
         """What becomes of the graph of a seed; never raises but for Ctrl-C."""
+        return self._found(seed, lambda: drawn(seed, without), thorough=thorough)
+
+    def graph(self, one: Drawn) -> Finding:
+        """What becomes of a graph that is at hand, asked thoroughly."""
+        return self._found(one.seed, lambda: one, thorough=True)
+
+    def _found(self, seed: int, make: Callable[[], Drawn], *, thorough: bool) -> Finding:
         start = time.perf_counter()
         try:
-            found = self._asked(drawn(seed, without), thorough=thorough)
+            found = self._asked(make(), thorough=thorough)
         except Broken as error:
             found = Finding(seed, error.law, error.detail)
         except Exception as error:  # noqa: BLE001  # a crash is what is looked for
