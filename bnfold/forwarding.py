@@ -14,7 +14,7 @@ from bnfold.decided import Ahead, Arrived, Decided
 from bnfold.nodes import Node, Reader, Value
 from bnfold.ops.affine import AffineOp, affine_of
 from bnfold.ops.facts import Facts, reads_metadata_alone
-from bnfold.ops.forward import forward, kept
+from bnfold.ops.forward import forward, joins, kept, together
 from bnfold.ops.passing import known_size
 from bnfold.ops.reasons import AXIS, BLOCKED, GRAPH_OUTPUT, LIMIT, NO_GAIN, NO_HOME, OUTER_SCOPE, SEVERAL, Obstacle
 from bnfold.ops.standing import lets_none_pass, was_kept
@@ -34,6 +34,8 @@ class Forward:
     arrivals: list[Arrived] = field(default_factory=list)
     totals: dict[int, tuple[Node, Taken]] = field(default_factory=dict)
     path: list[Node] = field(default_factory=list)
+    waiting: dict[int, dict[int, Affine]] = field(default_factory=dict)
+    """What has come to nodes of several values, by the node's id and the input's index: more may come."""
     seen: set[int] = field(default_factory=set)
     """The nodes that were looked at: as long as nothing of them changes, so does nothing of what was found."""
 
@@ -50,11 +52,13 @@ class Forward:
             if looked > MOST_READERS:
                 return Obstacle(LIMIT, f"more than {MOST_READERS} values read it in turn", self.affine.node)
             found = self.beyond(value, arriving)
+            if not isinstance(found, Obstacle) and not pending and not found and self.waiting:
+                found = self.behind_joint()
             if isinstance(found, Obstacle):
                 return found
             pending.extend(found)
         if not self.arrivals:
-            return Obstacle(NO_HOME, "nothing reads it that takes anything over", self.affine.node)
+            return Obstacle(NO_HOME, f"nothing that is left reads {start.name!r}")
         return one_add(self.arrivals) or Ahead(tuple(self.arrivals), tuple(self.totals.values()), tuple(self.path))
 
     def beyond(self, value: Value, affine: Affine) -> list[tuple[Value, Affine]] | Obstacle:
@@ -62,8 +66,6 @@ class Forward:
         if self.facts.graph.is_graph_output(value):
             return Obstacle(GRAPH_OUTPUT, f"{value.name!r} is an output of the graph")
         readers = [reader for reader in self.facts.graph.readers(value) if not reads_metadata_alone(reader)]
-        if not readers:
-            return Obstacle(NO_HOME, f"nothing reads {value.name!r}")
         onward: list[tuple[Value, Affine]] = []
         for reader in readers:
             found = self.reader(value, reader, affine)
@@ -71,6 +73,11 @@ class Forward:
                 return found
             onward.extend(found)
         return onward
+
+    def behind_joint(self) -> list[tuple[Value, Affine]] | Obstacle:
+        """What is behind the first node that waited: nothing more can come to it."""
+        node = self.facts.graph.nodes[min(self.waiting, key=self.facts.place.__getitem__)]
+        return self.passed(node, together(self.facts, node, self.waiting.pop(node.id)))
 
     def reader(self, value: Value, reader: Reader, affine: Affine) -> list[tuple[Value, Affine]] | Obstacle:
         """What one reader does with an affine of what it reads."""
@@ -90,7 +97,7 @@ class Forward:
         """What keeps a node from being asked, whatever it is."""
         if node.scope is not value.scope:
             return Obstacle(OUTER_SCOPE, f"{value.name!r} is read in a nested graph", node)
-        if sum(operand is value for operand in node.inputs) > 1:
+        if sum(operand is value for operand in node.inputs) > 1 and not joins(node):
             return Obstacle(SEVERAL, f"{node.op} reads {value.name!r} twice", node)
         return was_kept(node, "behind") if node.id in self.decided.kept else None
 
@@ -99,18 +106,26 @@ class Forward:
     ) -> list[tuple[Value, Affine]] | Obstacle:
         """What becomes of an affine behind a node in which it did not settle (`settled` says why not)."""
         past = self.past_affine(node, index, affine)
-        passed = forward(self.facts, node, index, affine) if past is None else (past,)
+        if past is not None:
+            return self.passed(node, (past,))
+        if joins(node) and node.output(0) is not None:
+            self.waiting.setdefault(node.id, {})[index] = affine
+            return []
+        passed = forward(self.facts, node, index, affine)
         if passed is None or node.output(0) is None:
             return settled
         if isinstance(passed, Obstacle):
             return passed
+        return self.keep(node, affine) or self.passed(node, passed)
+
+    def passed(self, node: Node, each: tuple[Affine, ...] | Obstacle) -> list[tuple[Value, Affine]] | Obstacle:
+        """The values behind a node, with what they bear."""
+        if isinstance(each, Obstacle):
+            return each
         if node in self.path:
             return Obstacle(SEVERAL, f"{node.op} is come to by two ways", node)
-        obstacle = None if past is not None else self.keep(node, affine)
-        if obstacle is not None:
-            return obstacle
         self.path.append(node)
-        return [(value, each) for value, each in zip(node.outputs, passed, strict=True) if value is not None]
+        return [(value, one) for value, one in zip(node.outputs, each, strict=True) if value is not None]
 
     def past_gone(self, node: Node, value: Value, affine: Affine) -> list[tuple[Value, Affine]] | Obstacle:
         """A node that has gone puts out one of the values that it read, as it is."""

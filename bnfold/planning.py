@@ -130,10 +130,9 @@ class _Planning:
 
     def look_again(self) -> None:
         """Decide once more of those that stayed, producers first, until nothing changes any more."""
-        nodes, place = self.facts.graph.nodes, dict[int, int]()
+        nodes = self.facts.graph.nodes
         while self.woken:
-            place = place or {node.id: i for i, node in enumerate(self.facts.order)}
-            woken, self.woken = sorted(self.woken, key=place.__getitem__), set()
+            woken, self.woken = sorted(self.woken, key=self.facts.place.__getitem__), set()
             for node in (nodes[id_] for id_ in woken):
                 if isinstance(self.verdicts[node.id], Refusal):
                     self.choose(node)

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
 from bnfold.equality.claim import DeviationError, Link, Tree, UncertainError
 from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.linear import DataSide
+from bnfold.equality.pass_joining import bearing_inputs
 from bnfold.equality.passes import gain_of, summed_sign
 from bnfold.equality.passing import Passing
 from bnfold.equality.reference import (
@@ -113,8 +115,11 @@ class _Carry:
         if ahead is None:
             return {}
         borne = {self.output(ahead.site).id: self.begun(ahead.site)}
-        for link in ahead.passed:
-            borne[self.target(link).id] = self.behind(link, borne[link.source.id])
+        for _, together in groupby(ahead.passed, lambda link: (link.node.id, link.output)):
+            links = tuple(together)
+            each = [borne[link.source.id] for link in links]
+            behind = self.behind(links[0], each[0]) if len(links) == 1 else self.joined(links, each)
+            borne[self.target(links[0]).id] = behind
         on_way = {link.node.id: self.at_stop(link, borne[link.source.id]) for link in ahead.stops}
         return on_way | {link.node.id: self.at_home(link, borne[link.source.id]) for link in ahead.homes}
 
@@ -182,6 +187,33 @@ class _Carry:
             raise DeviationError(f"behind {link.node.site}, what arrives differs between positions")
         return replace(first, shift=first.shift * gain, magnitude=first.magnitude * np.abs(gain))
 
+    def joined(self, links: Sequence[Link], each: Sequence[_Borne]) -> _Borne:
+        """What the output of a node bears that joins several values which bear something."""
+        node = links[0].node
+        passing = passing_of(self.constants, node)
+        moved = [self.moved(link, borne) for link, borne in zip(links, each, strict=True)]
+        is_all = {link.data for link in links} == set(bearing_inputs(node))
+        if passing.joins == "sum":
+            return _sum(links, moved, is_all=is_all)
+        if passing.joins == "all" and node.op == "Concat":
+            return _side_by_side(moved)
+        if passing.joins == "all":
+            return _choice(node, moved, passing, is_all=is_all)
+        if passing.joins != "one" or any(np.any(one.shift) for one in moved):
+            raise DeviationError(f"a claim comes to {node.site} by {len(links)} of its inputs")
+        whole = moved[0]
+        for one in moved[1:]:
+            whole = replace(whole, scale=whole.scale * one.scale, terms=whole.terms + one.terms)
+        return whole
+
+    def moved(self, link: Link, borne: _Borne) -> _Borne:
+        """What a value bears, where its elements are in what joins it with others."""
+        labels = np.arange(product(borne.shape)).reshape(borne.shape)
+        parts = follow(self.constants, link, labels, self.unknown)
+        if len(parts) != 1:
+            raise DeviationError(f"behind {link.node.site}, what arrives differs between positions")
+        return borne.moved(np.asarray(parts[0], np.int64))
+
     def added(self, link: Link, borne: _Borne) -> _Borne:
         """A shift passes a sum of values, whatever the others are; it broadcasts as its value does."""
         output = link.node.output(0)
@@ -242,6 +274,42 @@ class _Carry:
         by_axes = (part.reshape([borne.shape[axis] for axis in axes]) for part in parts)
         scale, shift, size = (np.broadcast_to(part, data.sizes).reshape(-1) for part in by_axes)
         return DataStep(scale, shift, size, borne.terms, link.data)
+
+
+def _alike(one: Float64, other: Float64) -> bool:
+    """Whether two arrays that broadcast say the same everywhere."""
+    first, second = np.broadcast_arrays(one, other)
+    return np.array_equal(first, second)
+
+
+def _sum(links: Sequence[Link], moved: Sequence[_Borne], *, is_all: bool) -> _Borne:
+    """Values added up: all bear one scale, or none bears any; their shifts are added up too."""
+    first, node = moved[0], links[0].node
+    scaled = any(np.any(one.scale != 1) for one in moved)
+    if scaled and not (is_all and all(_alike(first.scale, one.scale) for one in moved)):
+        raise DeviationError(f"the values that {node.site} adds bear different scales")
+    shift = sum(summed_sign(link) * one.shift for link, one in zip(links, moved, strict=True))
+    size = sum(one.magnitude for one in moved)
+    return _Borne(first.scale, np.asarray(shift), np.asarray(size), sum(one.terms for one in moved) + 1)
+
+
+def _side_by_side(moved: Sequence[_Borne]) -> _Borne:
+    """Each where its value is: elsewhere it is (1, 0)."""
+    scale, shift, size = moved[0].scale, moved[0].shift, moved[0].magnitude
+    for one in moved[1:]:
+        scale, shift, size = scale * one.scale, shift + one.shift, size + one.magnitude
+    return _Borne(*map(_compressed, (scale, shift, size)), max(one.terms for one in moved))
+
+
+def _choice(node: Node, moved: Sequence[_Borne], passing: Passing, *, is_all: bool) -> _Borne:
+    """One of several values at each place: all bear the same."""
+    first = moved[0]
+    same = all(_alike(first.scale, one.scale) and _alike(first.shift, one.shift) for one in moved)
+    if not is_all or not same:
+        raise DeviationError(f"the values that {node.site} chooses from do not all bear the same")
+    if np.any(first.scale < 0) and not passing.negative:
+        raise DeviationError(f"a negative scale passes {node.site}")
+    return first
 
 
 def _lost(link: Link, borne: _Borne, common: tuple[int, ...]) -> DataStep:

@@ -128,8 +128,9 @@ class Chain:
 class Ahead:
     """A claim that leads to the readers: the node that went, each node on the way, producers first, and each home.
 
-    A link's data is the input at which the affine arrives. `stops` are homes on the way, which it passes too; `gone`
-    are the nodes on the way (by id) that went before it.
+    A link's data is the input at which the affine arrives; a node on the way to which it comes at several has as many
+    links, one behind the other. `stops` are homes on the way, which it passes too; `gone` are the nodes on the way (by
+    id) that went before it.
     """
 
     site: Link

@@ -28,31 +28,34 @@ def tree_ahead(went: Went, claim: Claim) -> Tree:
         raise DeviationError(f"a node of the claim of {claim.site} does not stand behind it")
     on_way = sorted(found.keys() - (homes - passed), key=went.order.__getitem__)
     ways = [
-        replace(found[id_], output=output)
+        replace(link, output=output)
         for id_ in on_way
-        for output, value in enumerate(found[id_].node.outputs)
+        for output, value in enumerate(found[id_][0].node.outputs)
         if value is not None
+        for link in found[id_]
     ]
-    settled = tuple(found[went.node(each).id] for each in claim.homes)
+    settled = tuple(found[went.node(each).id][0] for each in claim.homes)
     ends, stops = (tuple(link for link in settled if (link.node.id in passed) is where) for where in (False, True))
     gone = frozenset(id_ for id_ in on_way if id_ in went.gone)
     return Tree(claim, site, (), (), {}, Ahead(Link(site, claim.data), tuple(ways), ends, stops, gone))
 
 
-def _found(went: Went, site: Node, passed: set[int], homes: set[int]) -> dict[int, Link]:
-    """Every node to which a claim leads, and how it is come to; raises where it is not named, or come to twice."""
-    pending, found = [site], dict[int, Link]()
+def _found(went: Went, site: Node, passed: set[int], homes: set[int]) -> dict[int, list[Link]]:
+    """Every node to which a claim leads, and how it is come to: what it passes by several inputs, homes by one."""
+    pending, found = [site], dict[int, list[Link]]()
     while pending:
         node = pending.pop()
         for link in _reading(went, node, is_whole=node is site):
-            if link.node.id in found:
+            id_ = link.node.id
+            if id_ in found and id_ in homes:
                 raise DeviationError(f"{link.node.site} is come to by two ways in the claim of {site.site}")
-            found[link.node.id] = link
-            if link.node.id in went.gone:
+            if id_ in went.gone:
                 _lets_through(went, link, homes)
-            elif link.node.id not in passed | homes:
+            elif id_ not in passed | homes:
                 raise DeviationError(f"{link.source.name!r} changes, and {link.node.site} reads it")
-            pending += [link.node] if link.node.id in passed or link.node.id in went.gone else []
+            if id_ not in found and (id_ in passed or id_ in went.gone):
+                pending.append(link.node)
+            found.setdefault(id_, []).append(link)
     return found
 
 

@@ -147,6 +147,11 @@ class Facts:
         """All nodes, producers first."""
         return self.graph.producers_first()
 
+    @cached_property
+    def place(self) -> dict[int, int]:
+        """The place of each node in that order, by its id."""
+        return {node.id: i for i, node in enumerate(self.order)}
+
     def once(self, node: Node, function: Callable[[Facts, Node], Answer]) -> Answer:
         """What a function of the op table says of a node; asked again, the same answer."""
         key = node.id, function

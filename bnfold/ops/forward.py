@@ -2,8 +2,8 @@
 
     f(a*x + s) = a'*f(x) + s'
 
-What is read besides is left as it is; where several values are joined, the others bear (1, 0), which Concat allows, and
-sums do not. The rules are those of the way back, the other way round: layout is the same numpy call on both sides.
+What is read besides is left as it is (operators of several values: ops/forward_joining.py). The rules are those of the
+way back, the other way round: layout is the same numpy call on both sides.
 """
 
 from __future__ import annotations
@@ -17,23 +17,19 @@ import numpy as np
 from bnfold.affine import Affine, Dim
 from bnfold.nodes import Node
 from bnfold.ops.bounding import has_numbers, inverse, uniform
-from bnfold.ops.elementwise import FIRST_OPSET_WITH_BROADCASTING
 from bnfold.ops.facts import Facts
-from bnfold.ops.indexing import spread
-from bnfold.ops.joining import aligned, sign_of
+from bnfold.ops.forward_joining import TOGETHER, Arriving
 from bnfold.ops.passing import (
     Passed,
     axes_of,
     backward,
     input_shape,
-    known_rank,
-    known_size,
     normalised,
     squeezed_axes,
     target_shape,
 )
 from bnfold.ops.positions import may_pad, reduced_axes
-from bnfold.ops.reasons import BLOCKED, LAYER, LAYOUT, NEGATIVE, OLD_OPSET, PADDING, SEVERAL, SHIFT, Obstacle
+from bnfold.ops.reasons import BLOCKED, LAYOUT, NEGATIVE, PADDING, SEVERAL, SHIFT, Obstacle
 from bnfold.ops.table import register
 
 Ahead = Callable[[Facts, Node, int, Affine], Affine | Obstacle | None]
@@ -47,6 +43,8 @@ def forward(facts: Facts, node: Node, index: int, affine: Affine) -> tuple[Affin
     """The affine of each output that an affine of input `index` becomes; None for an operator that lets none pass."""
     if node.refers_to_attributes:
         return None
+    if node.op in TOGETHER:
+        return together(facts, node, {index: affine})
     if node.op in ALL_OUTPUTS:
         return ALL_OUTPUTS[node.op](facts, node, index, affine)
     function = AHEAD.get(node.op)
@@ -56,6 +54,17 @@ def forward(facts: Facts, node: Node, index: int, affine: Affine) -> tuple[Affin
         return Obstacle(SEVERAL, f"{node.op} has several outputs", node)
     found = function(facts, node, index, affine)
     return found if found is None or isinstance(found, Obstacle) else (found,)
+
+
+def joins(node: Node) -> bool:
+    """Whether it is of several values, each of which may bear something."""
+    return node.op in TOGETHER and not node.refers_to_attributes
+
+
+def together(facts: Facts, node: Node, arriving: Arriving) -> tuple[Affine, ...] | Obstacle:
+    """The affine of the output, where the inputs of a node that joins bear these, by their index."""
+    found = TOGETHER[node.op](facts, node, arriving)
+    return found if isinstance(found, Obstacle) else (found,)
 
 
 def ahead(*ops: str) -> Callable[[Function], Function]:
@@ -237,66 +246,3 @@ def _of_axes(facts: Facts, node: Node, affine: Affine, sizes: list[Dim]) -> Affi
     if len(known) < len(sizes):
         return Obstacle(LAYOUT, "a shift of a sum of an unknown number of elements", node)
     return Affine(affine.scale, affine.shift * math.prod(known))
-
-
-@ahead("Concat")
-def _beside(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """everything: the others bear (1, 0)
-
-    Not: sizes that are not known.
-    """
-    axis = node.int_attribute("axis", 1) % affine.rank
-    sizes = [None if value is None else known_size(facts, value, axis) for value in node.inputs]
-    known = [size for size in sizes if size is not None]
-    if len(known) < len(sizes) or affine.shape[axis] not in {1, known[index]}:
-        return Obstacle(LAYOUT, f"the sizes of what {node.op} joins are not known", node)
-    first = sum(known[:index])
-    return spread(affine, axis, np.arange(first, first + known[index]), sum(known))
-
-
-@ahead("Mul", "Div")
-def _multiplied(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """a scale, whatever it is multiplied by; of a Div, that of the dividend
-
-    Not: a shift; what divides; a value that is enlarged where the affine differs.
-    """
-    value = node.inputs[index]
-    if node.op == "Div" and index:
-        return Obstacle(BLOCKED, "what divides lets no per-channel affine pass", node)
-    if affine.has_shift:
-        return Obstacle(SHIFT, f"{node.op} lets no shift pass", node)
-    rank = _joined_rank(facts, node)
-    if value is None or isinstance(rank, Obstacle):
-        return rank if isinstance(rank, Obstacle) else Obstacle(LAYER, f"an input of {node.op} is missing", node)
-    missing = rank - affine.rank
-    after = affine.unsqueezed(range(missing)) if missing else affine
-    if aligned(facts, value, after) is None:
-        return Obstacle(LAYOUT, f"the value before {node.op} may be enlarged where it differs", node)
-    return after
-
-
-@ahead("Add", "Sub", "Sum")
-def _added(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """of values: a shift alone, whatever it is added to; its sign turns where the value is taken away
-
-    Not: a scale.
-    """
-    if np.any(affine.scale != 1):
-        return Obstacle(BLOCKED, f"{node.op} of several values lets no scale of one of them pass", node)
-    rank = _joined_rank(facts, node)
-    if isinstance(rank, Obstacle):
-        return rank
-    missing = rank - affine.rank
-    after = affine.unsqueezed(range(missing)) if missing else affine
-    return Affine(after.scale, after.shift * sign_of(node, index))
-
-
-def _joined_rank(facts: Facts, node: Node) -> int | Obstacle:
-    """The rank of what an operator makes of values that broadcast against each other."""
-    if node.scope.opset < FIRST_OPSET_WITH_BROADCASTING:
-        return Obstacle(OLD_OPSET, f"{node.op} of two values, before opset {FIRST_OPSET_WITH_BROADCASTING}", node)
-    ranks = [known_rank(facts, operand) for operand in node.inputs if operand is not None]
-    known = [rank for rank in ranks if rank is not None]
-    if not known or len(known) < len(node.inputs):
-        return Obstacle(LAYOUT, f"the ranks before {node.op} are not known", node)
-    return max(known)

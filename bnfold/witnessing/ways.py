@@ -87,13 +87,13 @@ class Walk:
             value, carried = pending.pop()
             self.seen.append(value)
             for reader in self.facts.graph.readers(value):
-                node, output = reader.node, reader.node.output(0)
+                node = reader.node
                 if reads_metadata_alone(reader):
                     continue
                 if node is self.blamed:
                     return Reached(node, carried, reader.index, is_forward=True)
                 past = search.past_affine(node, reader.index, carried)
-                after = past or forward(self.facts, node, reader.index, carried)
-                if isinstance(after, Affine) and output is not None:
-                    pending.append((output, after))
+                after = forward(self.facts, node, reader.index, carried) if past is None else (past,)
+                if isinstance(after, tuple):
+                    pending.extend((v, each) for v, each in zip(node.outputs, after, strict=True) if v is not None)
         return None
