@@ -298,7 +298,8 @@ def _side_by_side(moved: Sequence[_Borne]) -> _Borne:
     scale, shift, size = moved[0].scale, moved[0].shift, moved[0].magnitude
     for one in moved[1:]:
         scale, shift, size = scale * one.scale, shift + one.shift, size + one.magnitude
-    return _Borne(*map(_compressed, (scale, shift, size)), max(one.terms for one in moved))
+    terms = max(one.terms for one in moved)
+    return _Borne(_compressed(scale), _compressed(shift), _compressed(size), terms)
 
 
 def _choice(node: Node, moved: Sequence[_Borne], passing: Passing, *, is_all: bool) -> _Borne:
