@@ -20,6 +20,8 @@ from graph_operators import EVERY, LAST_OPSET, OPERATORS, Operator, cut, operato
 
 Make = Callable[[Builder, Flow], Flow]
 FIRST_OPSET = 7
+ALIKE = {"Add": 0.4, "Sub": 0.4, "Sum": 0.4, "Concat": 0.4, "Max": 0.9, "Min": 0.9, "Where": 0.9}
+"""How often all values that an operator joins bear the same affine, where that goes ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +140,25 @@ def _ahead(op: str) -> Make:
     def make(g: Builder, x: Flow) -> Flow:
         x = _read(g, x, known)
         x = same(g, x, known.channels) if known.channels else x
-        first = affine(g, g.wall(x), known.ahead, scales=True)
-        y = operator(g, op, first, *[g.wall(x) for _ in range(known.operands - 1)])
+        alike = op in ALIKE and g.chance(ALIKE[op])
+        first = affine(g, g.wall(x), known.back if alike else known.ahead, scales=True)
+        others = (_as_it_is(g, first) if alike else g.wall(x) for _ in range(known.operands - 1))
+        y = operator(g, op, first, *others)
         if op == "Cast":
             y = y.as_(g.node("Cast", y.name, to=g.element))
-        if not known.ahead.scale:
+        if not known.ahead.scale and not alike:
             return with_bias(g, _upright(g, y))
         return layer(g, _upright(g, y), sees_all=True)
 
     return make
+
+
+def _as_it_is(g: Builder, x: Flow) -> Flow:
+    """A value by another way, where it bears what it bore."""
+    if g.kind(x) != IMAGE or g.form.data is np.float64 or g.chance(0.5):
+        return x if g.chance(0.3) else x.as_(g.node("Identity", x.name))
+    spatial = x.rank - 2
+    return x.as_(g.node("AveragePool", x.name, kernel_shape=[3] * spatial, pads=[1] * (2 * spatial)))
 
 
 def with_bias(g: Builder, x: Flow) -> Flow:
