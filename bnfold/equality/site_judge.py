@@ -34,6 +34,11 @@ _KEPT_BYTES = 1 << 29
 _HOPELESS = 0.5
 _PASSES, _DIFFERS = 4.0, 10.0
 _UNEXPLAINED = replace(NOTHING, share=math.inf)
+_NEAR = 0.02
+"""Relative L2 up to which a value that fails is taken for a faulty copy of its candidate, or a channel for one."""
+
+_MOST = 0.5
+"""As many of the channels are near, where some of a copy are wrong, by however much."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +55,8 @@ class Judged:
     excess: Excess
     decided: bool = True
     after: Array | None = field(default=None, repr=False)
+    is_near: bool = False
+    """Whether a value that fails is taken for a faulty copy of its candidate: all of it, or most channels, are near."""
 
     @property
     def passes(self) -> bool:
@@ -319,8 +326,12 @@ def _is_bounded(one: Sized) -> bool:
 
 
 def _nearest(site: Site, after: Array, values: Values) -> Judged:
-    """The candidate that a value is nearest to: passed where the bits are the same, failed until more is known."""
-    best: tuple[float, Value] | None = None
+    """The candidate that a value is nearest to: passed where the bits are the same, failed until more is known.
+
+    The assumed one, if most of its channels are near, comes before one that is nearer by and large. Of others that says
+    little: where most channels of a Relu are positive, they are those of what it reads.
+    """
+    best: tuple[bool, float, Value] | None = None
     for candidate in site.candidates:
         before = values.get(candidate.id)
         if before is None or (before.shape, before.dtype) != (after.shape, after.dtype):
@@ -328,13 +339,26 @@ def _nearest(site: Site, after: Array, values: Values) -> Judged:
         if same_bits(before, after):
             return Judged(site, candidate, 0.0, NOTHING)
         distance = relative(before, after) if is_float(before) else math.inf
-        if best is None or distance < best[0]:
-            best = distance, candidate
+        is_far = distance > _NEAR and (candidate is not site.assumed or not _most_channels_are_near(before, after))
+        if best is None or (is_far, distance) < best[:2]:
+            best = is_far, distance, candidate
     if best is None:
         return Judged(site, None, math.inf, _UNEXPLAINED, after=after)
-    distance, candidate = best
+    is_far, distance, candidate = best
     excess = _UNEXPLAINED if distance <= _HOPELESS else _unequal(values[candidate.id], after)
-    return Judged(site, candidate, distance, excess, after=after)
+    return Judged(site, candidate, distance, excess, after=after, is_near=not is_far)
+
+
+def _most_channels_are_near(before: Array, after: Array) -> bool:
+    """Of those that are not zero throughout; channels lie on axis 1."""
+    if not is_float(before) or before.dtype.kind == "c" or before.ndim < 2 or before.shape[1] < 2:
+        return False
+    y, z = (np.moveaxis(np.asarray(part, np.float64), 1, 0).reshape(before.shape[1], -1) for part in (before, after))
+    with np.errstate(over="ignore", invalid="ignore"):
+        power, apart = np.sum(y * y, axis=1), np.sum(np.square(z - y), axis=1)
+        counted = (power > 0) | (apart > 0)
+        near = counted & (apart <= _NEAR**2 * power)
+    return bool(np.count_nonzero(near) >= max(1.0, _MOST * np.count_nonzero(counted)))
 
 
 def _is_made_of_feeds(judged: Judged, region: Region) -> bool:

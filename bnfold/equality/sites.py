@@ -31,9 +31,6 @@ from bnfold.equality.site_judge import Judged, SiteJudge
 from bnfold.equality.site_runs import Array, Side
 from bnfold.nodes import Value
 
-NEAR = 0.02
-"""Relative L2 up to which a value that fails is taken for a faulty copy of its candidate."""
-
 _LEAST_ROUNDS, _MOST_ROUNDS = 200, 2000
 """Each round settles at least one value; where all are mistaken that may be one for every node."""
 
@@ -201,7 +198,7 @@ class Comparison:
         """Values between the sites that come near to one of the original, and differ: they, too, have to be undone."""
         inside = self._counterparts.inside(found, self._decided)
         for site, judged in zip(inside, self._judge.judged(inside), strict=True):
-            if not judged.passes and judged.distance <= NEAR:
+            if not judged.passes and judged.is_near:
                 self._failed.setdefault(site.value.id, judged)
 
     def _settle(self, judged: Judged) -> None:
@@ -231,7 +228,7 @@ class Comparison:
             held = [self._is_held(failed, s) for s in covering if s.value.id in self._altered or settled]
             if True in held:
                 return self._failed[id_]
-            is_unseen = settled and False not in held and failed.distance <= NEAR
+            is_unseen = settled and False not in held and failed.is_near
             if is_unseen:
                 self._unseen.append(self._failed[id_])
             if is_unseen or False in held:
@@ -247,10 +244,10 @@ class Comparison:
         judged = self._of(site)
         if judged.candidate is failed.candidate:  # what it was taken for itself is right, further on
             return False if judged.passes else None
-        if not judged.passes and (failed.distance <= NEAR) == (judged.distance <= NEAR):
+        if not judged.passes and failed.is_near == judged.is_near:
             return None  # near or far, both may be scaled alike: what undoes both may stand behind them
         if key not in self._held:
-            is_near = failed.distance <= NEAR
+            is_near = failed.is_near
             causes = [failed.candidate] if is_near else failed.site.candidates
             targets = [judged.candidate] if judged.passes else [judged.candidate, site.assumed]
             pairs = {(c.id, t.id): (c, t) for c in causes for t in targets if c is not None and t is not None}

@@ -81,6 +81,58 @@ def test_a_fault_behind_a_dead_channel_is_found_where_it_is(tmp_path: Path, runn
 BETWEEN = "(float[2,8,9,9] x) => (float[2,8,5,5] y) { c = Conv(x,w) r = Relu(c) y = Conv(r,u) }"
 
 
+HIDDEN = {
+    "Relu": ("r = Relu(n)", -50.0),
+    "a pool": ("s = MaxPool<kernel_shape=[3,3],pads=[1,1,1,1]>(n) r = Relu(s)", -50.0),
+    "Clip": ("lo = Constant<value_float=0.0>() hi = Constant<value_float=6.0>() r = Clip(n,lo,hi)", 60.0),
+    "Sigmoid": ("r = Sigmoid(n)", 60.0),
+}
+FAULTS = {
+    "another shift": lambda a, s: (a, s + 3.0), "no scale": lambda _, s: (1.0, s),
+    "half as far": lambda a, s: (a, s / 2), "the other sign": lambda a, s: (-a, s),
+    "three times the scale": lambda a, s: (3 * a, s),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("behind", HIDDEN)
+def test_a_channel_that_is_far_off_where_nothing_of_it_is_seen(
+    behind: str, fault: str, tmp_path: Path, runner: Runner
+) -> None:
+    """The value has the name of the original's, and all channels but one are its: it is a faulty copy of that."""
+    active, beta = HIDDEN[behind]
+    statistics = norm()
+    statistics["be"][3] = beta
+    scale, shift = affine(statistics)
+    scale[3], shift[3] = FAULTS[fault](scale[3], shift[3])
+    text = "(float[2,8,9,9] x) => (float[2,8,5,5] y) {{ {} {} y = Conv(r,u) }}"
+    original = model(
+        text.format("c = Conv(x,w) n = BatchNormalization(c,g,be,m,v)", active), w=kernel(1), u=kernel(2), **statistics
+    )
+    wrong = model(text.format("n = Conv(x,w2,b)", active), w2=scaled(kernel(1), scale), b=shift, u=kernel(2))
+    found = compared(tmp_path, runner, original, wrong)
+    assert found.divergence is not None
+    assert found.divergence.excess.index[1] == 3
+
+
+def test_a_relu_of_positive_channels_is_no_copy_of_what_it_reads(tmp_path: Path, runner: Runner) -> None:
+    """A scale that went forward past it, all values under new names: of five channels they are near to others."""
+    statistics = norm()
+    statistics["be"] = np.array([50.0] * 5 + [-1.0, 0.0, 1.0])
+    factor = np.array([1.0] * 5 + [0.5, 2.0, 3.0])
+    text = "(float[2,8,9,9] x) => (float[2,8,5,5] y) {{ {} }}"
+    original = model(
+        text.format("c = Conv(x,w) n = BatchNormalization(c,g,be,m,v) r = Relu(n) y = Conv(r,u)"),
+        w=kernel(1), u=kernel(2), **statistics,
+    )  # fmt: skip
+    scale, shift = affine(statistics)
+    other = model(
+        text.format("v1 = Conv(x,w2,b) v2 = Relu(v1) y = Conv(v2,u2)"), w2=scaled(kernel(1), scale * factor),
+        b=shift * factor, u2=kernel(2) / factor.reshape(1, -1, 1, 1),
+    )  # fmt: skip
+    assert compared(tmp_path, runner, original, other).is_same
+
+
 @pytest.mark.parametrize("factor", [0.25, 3.0, 1.0001, 1 + 2e-5], ids=str)
 @pytest.mark.parametrize("name", ["c", "fresh"])
 def test_a_scale_that_is_undone_behind_is_no_difference(
