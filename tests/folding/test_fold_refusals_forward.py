@@ -101,7 +101,7 @@ def test_what_hangs_over_at_a_transposed_convolution_sees_fewer_taps(how: str) -
         ("z = Relu (n)", "shift-stays", "Relu"),
         ("z = Softmax (n)", "blocked", "Softmax"),
         ("z = Add (n, u)", "blocked", "Add"),
-        ("z = Mul (n, n)", "several-ways", "Mul"),
+        ("z = Mul (n, n)", "shift-stays", "Mul"),
         ("t = Identity (n) z = Tanh (t)", "blocked", "Tanh"),
     ],
 )
@@ -293,15 +293,24 @@ def test_what_was_asked_to_stay_is_no_home_and_lets_nothing_pass() -> None:
     assert [move.site.name for move in plan.moves] == ["second"]
 
 
-def test_a_value_that_is_come_to_by_two_ways_is_left_alone() -> None:
-    """Both operands bear the scale: their product would bear its square."""
+def test_a_value_that_is_come_to_by_two_ways_bears_both() -> None:
+    """Both operands bear the scale: their product bears its square."""
     before = model(image("n = Mul (x, k) r = Relu (n) t = Mul (n, r) y = Conv (t, W, b)"), **CONV, k=np.abs(w(4, 1, 1)))
-    refusal(before, "several-ways", "Mul", op="Mul")
+    forward(before, inputs(before), 36)
     wrong = as_if(before, {"y": (CONV["W"] * np.abs(w(4, 1, 1)), CONV["b"])})
     assert clearly_wrong(before, wrong, inputs(before), 36)
     text = image("n = Mul (x, k) r = Relu (x) t = Mul (n, r) y = Conv (t, W, b)")
     legal = model(text, **CONV, k=np.abs(w(4, 1, 1)))
     forward(legal, inputs(legal), 36)
+
+
+def test_a_sum_of_which_one_value_bears_another_scale_is_left_alone() -> None:
+    before = model(
+        image("n = Mul (x, k) r = Mul (n, n) t = Add (n, r) y = Conv (t, W, b)"), **CONV, k=np.abs(w(4, 1, 1))
+    )
+    refusal(before, "blocked", "Add", op="Mul")
+    wrong = as_if(before, {"y": (CONV["W"] * np.abs(w(4, 1, 1)), CONV["b"])})
+    assert clearly_wrong(before, wrong, inputs(before), 36)
 
 
 @pytest.mark.parametrize("broken", ["g", "be", "m"])
