@@ -212,7 +212,8 @@ SEVERAL = _reason(
     "a node on the way is met on several ways",
     "More than one output of it leads to this BatchNormalization or is read besides, or a node reads the value twice: "
     "which of the ways the affine should go is not plain, and on both it would act twice.",
-    "give each way a node of its own (copy the node that is met twice), if it is one that a layer could do without",
+    "give each way nodes of its own: copy the node that is met twice, and all before it up to a layer that is copied "
+    "too; or place the BatchNormalization before that node and train it there",
     "x*x scaled by a is (a*x)*x, and not (a*x)*(a*x)",
 )
 KEPT = _reason(
