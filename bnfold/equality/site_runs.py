@@ -100,10 +100,12 @@ class SiteRuns:
         piece = Piece(self._before.source)
         part = piece.part(nodes, {}, "")
         part.captured(value for node in nodes for value in self._before.outline.needs[node.id])
-        for value in bounds:
-            piece.feed(value.name, _element_type(feeds[value.name]))
+        part.captured(targets.values())  # an initializer may be all that an output is
+        given = {v.name: feeds[v.name] for v in bounds if v.name in feeds}
+        for name, array in given.items():
+            piece.feed(name, _element_type(array))
         piece.outputs = [value.name for value in targets.values()]
-        outputs = self._run(self._before, piece, {v.name: feeds[v.name] for v in bounds})
+        outputs = self._run(self._before, piece, given)
         return found | {v.id: outputs[v.name] for v in targets.values() if v.name in outputs}
 
     def rewritten(self, sites: Sequence[Site], values: Values) -> dict[int, Array]:
