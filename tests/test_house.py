@@ -231,6 +231,7 @@ KNOWS_OPERATORS = {
     "equality/quantized.py",
     "equality/readers.py",
     "equality/reference.py",
+    "equality/site_copies.py",
     "equality/site_noise.py",
     "equality/structure.py",
     "equality/upgrade.py",

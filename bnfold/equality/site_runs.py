@@ -16,10 +16,12 @@ from onnx import TensorProto, helper
 
 from bnfold.equality.counterparts import Site
 from bnfold.equality.magnitudes import Magnitudes, NoMagnitude, Size
+from bnfold.equality.measure import is_float
 from bnfold.equality.outline import Outline
 from bnfold.equality.pieces import Part, Piece, Source, holds_graphs
 from bnfold.equality.prepare import Copy
 from bnfold.equality.runner import CannotRun, Runner
+from bnfold.equality.site_copies import COPIES, never_parts, sizes_among, stay_apart
 from bnfold.nodes import Node, Value
 from bnfold.shapes import Shapes
 
@@ -158,6 +160,41 @@ class SiteRuns:
             for name, target, sized in zip(names, targets, sizes, strict=True)
         ]
 
+    def takes_copies(self, site: Site, region: Region, values: Values) -> bool:
+        """Whether copies of what both sides of a site are fed stay apart in all that they make of them."""
+        sides = ((self._after, Region.of(site)), (self._before, region))
+        if all(never_parts(one.nodes) for _, one in sides):
+            return True
+        if any(holds_graphs(one.nodes) for _, one in sides):
+            return False
+        kept = self.sizes(site, region)
+        copied = {id_: _copied(array) if id_ not in kept else array for id_, array in values.items()}
+        try:
+            return all(
+                stay_apart(one.nodes, *(self._forms(side, one, v) for v in (values, copied))) for side, one in sides
+            )
+        except CannotRun as error:
+            if error.kind != "refused":
+                raise
+            return False
+
+    def sizes(self, site: Site, region: Region) -> set[int]:
+        """The values of the original (by id) fed to either side of a site that sizes are computed from."""
+        feeds = {bound.id: feed.id for bound, feed in zip(site.bounds, site.feeds, strict=True)}
+        theirs = sizes_among(site.nodes, site.bounds)
+        return {feeds[id_] for id_ in theirs} | sizes_among(region.nodes, region.bounds)
+
+    def _forms(self, side: Side, region: Region, values: Values) -> dict[int, tuple[int, ...]]:
+        """The shapes of what a region is fed and of what its nodes make that is needed, by id."""
+        piece = Piece(side.source)
+        part = _part(piece, region, "0:", values)
+        needed = {value.id for node in region.nodes for value in side.outline.needs[node.id]} | {region.target.id}
+        made = [v for node in region.nodes for v in node.outputs if v is not None and v.id in needed]
+        piece.outputs = [piece.add("Shape", [part.made(value)], f"shape {value.id}") for value in made]
+        found = self._run(side, piece, _fed(piece, values))
+        forms = {b.id: values[f.id].shape for b, f in zip(region.bounds, region.feeds, strict=True)}
+        return forms | {value.id: tuple(map(int, found[f"shape {value.id}"])) for value in made}
+
     def unit(self, region: Region, values: Values, units: Mapping[str, float]) -> float:
         """Half a unit of the coarsest float type that the original computes a region in."""
         types = {values[v.id].dtype.name for v in (region.target, *region.bounds) if v.id in values}
@@ -229,6 +266,12 @@ def _part(piece: Piece, region: Region, prefix: str, values: Values) -> Part:
         fed[bound.id] = f"{_FED}{feed.id}" if prefix else bound.name
         piece.feed(fed[bound.id], _element_type(values[feed.id]))
     return piece.part(region.nodes, fed, prefix)
+
+
+def _copied(array: Array) -> Array:
+    """Copies behind each other along the first axis, of what gets copies at all."""
+    has_noise = is_float(array) and array.dtype.kind != "c" and array.ndim
+    return np.concatenate([array] * COPIES) if has_noise else array
 
 
 def _fed(piece: Piece, values: Values) -> dict[str, Array]:
