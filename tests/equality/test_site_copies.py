@@ -36,7 +36,9 @@ LAYOUTS = {
     ),
     "the sizes of another value": "sh = Shape(z) t = Resize<mode = \"nearest\">(c,,,sh)",
     "an end": f"{N} e = Constant<value_ints = [0]>() t = Slice(c,i,n,e)",
-    "amounts": f"{N} q = Constant<value_ints = [0,0,0,0,0,0,0]>() p = Concat<axis = 0>(q,n) t = Pad<mode = \"edge\">(c,p)",
+    "amounts": (
+        f"{N} q = Constant<value_ints = [0,0,0,0,0,0,0]>() p = Concat<axis = 0>(q,n) t = Pad<mode = \"edge\">(c,p)"
+    ),
     "a float that says sizes": (
         f"{N} f = Cast<to = 1>(n) g1 = Constant<value_floats = [1.0,1.0]>() sc = Concat<axis = 0>(g1,f,f) "
         " t = Resize<mode = \"nearest\">(c,,sc)"
