@@ -233,6 +233,7 @@ KNOWS_OPERATORS = {
     "equality/reference.py",
     "equality/site_copies.py",
     "equality/site_noise.py",
+    "equality/stated_sizes.py",
     "equality/structure.py",
     "equality/upgrade.py",
 }

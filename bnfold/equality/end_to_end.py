@@ -19,7 +19,7 @@ from bnfold.equality.branches import Search, reaching
 from bnfold.equality.data import Data, data_batches
 from bnfold.equality.discrete import coarsest_half_unit, discrete_upstream
 from bnfold.equality.draws import draw
-from bnfold.equality.inputs import FILLS, Batch, CannotFeed, random_batches
+from bnfold.equality.inputs import FILLS, Batch, CannotFeed, advised, random_batches
 from bnfold.equality.measure import distance
 from bnfold.equality.nested import changes_its_constants, external_bytes
 from bnfold.equality.pair import Outcome, Pair, Sites, Stop, original_fails, upgrade_of
@@ -143,7 +143,8 @@ def _accepted(pair: Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batch
     try:
         refusal = yield from _accepted_random(pair, wanted)
     except CannotFeed as error:
-        refusal = Outcome("undecided", f"no random input can be made up: {error}", "inputs")
+        advice = advised(wanted.proto, wanted.dims)
+        refusal = Outcome("undecided", f"no random input can be made up{advice}: {error}", "inputs")
     if refusal is not None and not wanted.data:
         raise Stop(refusal)
     if refusal is not None:
@@ -170,8 +171,14 @@ def _accepted_random(pair: Pair, wanted: _Wanted) -> Generator[tuple[Batch, Outp
     tried: set[object] = set()
     refusal = None
     for integers, fills in itertools.product(_INTEGERS, FILLS):
+        try:
+            batches = wanted.random(fills, integers)
+        except CannotFeed:
+            if refusal is None:  # at the first sizes, where it is not for them being large
+                raise
+            continue
         accepted = False
-        for batch in wanted.random(fills, integers):
+        for batch in batches:
             # Without free dimensions or integers the next attempt would be the same one.
             kinds = {value.dtype.kind for value in batch.feeds.values()}
             attempt = (batch.label, integers if kinds & {"i", "u"} else 0)
@@ -189,7 +196,8 @@ def _accepted_random(pair: Pair, wanted: _Wanted) -> Generator[tuple[Batch, Outp
             yield batch, outputs
         if accepted:
             return None
-    return Outcome("undecided", f"onnxruntime runs the original on no random input: {refusal}", "inputs")
+    advice = advised(wanted.proto, wanted.dims)
+    return Outcome("undecided", f"onnxruntime runs the original on no random input{advice}: {refusal}", "inputs")
 
 
 def _compare_batch(pair: Pair, batch: Batch, before: Outputs, tally: Tally, sites: Sites | None) -> None:
