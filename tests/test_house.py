@@ -210,6 +210,7 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 
 KNOWS_OPERATORS = {
     "equality/bounds.py",
+    "equality/branches.py",
     "equality/conditions.py",
     "equality/constants.py",
     "equality/discrete.py",
@@ -236,6 +237,7 @@ KNOWS_OPERATORS = {
     "equality/stated_sizes.py",
     "equality/structure.py",
     "equality/upgrade.py",
+    "equality/watching.py",
 }
 """Besides ops/: the proof's own knowledge, which must not be that of the folding side."""
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
-from bnfold.equality.branches import Search, reaching
+from bnfold.equality.branches import Search, Unreached, reaching
 from bnfold.equality.data import Data, data_batches
 from bnfold.equality.discrete import coarsest_half_unit, discrete_upstream
 from bnfold.equality.draws import draw
@@ -85,14 +85,21 @@ def compare(  # noqa: PLR0913  # two models, how to run them, and each of the us
         _try_optimiser(pair, proto, tally, seed)
     except Stop as stop:
         return replace(stop.outcome, end_to_end=tally.end_to_end())
-    return replace(_judged(tally), batches=_one_of_each(tally, batches))
+    return replace(_judged(tally), batches=_one_of_each(tally, batches), unreached=tally.unreached)
 
 
 def _one_of_each(tally: Tally, data: tuple[Batch, ...]) -> tuple[Batch, ...]:
-    """The first random batch and the first of the data that both models ran on."""
+    """The first random batch and the first of the data that both models ran on, and one that shows what they do not.
+
+    That is one that reaches a branch, or a round of a loop, where outputs are apart behind a discrete operator: there
+    only the sites can say what that means.
+    """
     given = {id(batch) for batch in data}
+    reached = {id(batch) for batch in tally.reached}
     first = {id(one.batch) in given: one.batch for one in reversed(tally.measured)}
-    return tuple(first[origin] for origin in (False, True) if origin in first)
+    apart = [one for one in tally.measured if id(one.batch) in reached and one.operator and one.ratio > PASSES]
+    worst = [max(apart, key=lambda one: one.ratio).batch] if apart else []
+    return (*(first[origin] for origin in (False, True) if origin in first), *worst)
 
 
 def _compare_signatures(pair: Pair, proto: onnx.ModelProto, tally: Tally) -> None:
@@ -162,8 +169,21 @@ def _further(pair: Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batch,
     """Batches beyond those compared so far, that take the other branches of If nodes."""
     search = Search(pair.before, wanted.proto, pair.runner, pair.upgrade, wanted.seed, wanted.dims)
     tried = {id(one.batch): one.batch for one in tally.measured}
-    notes = yield from reaching(search, tuple(tried.values()), pair.original)
-    tally.notes.extend(notes)
+    unreached = yield from _noted(reaching(search, tuple(tried.values()), pair.original), tally.reached)
+    tally.notes.extend(unreached.notes)
+    tally.unreached = unreached.branches
+
+
+def _noted(
+    batches: Generator[tuple[Batch, Outputs], None, Unreached], known: list[Batch]
+) -> Generator[tuple[Batch, Outputs], None, Unreached]:
+    while True:
+        try:
+            batch, outputs = next(batches)
+        except StopIteration as stop:
+            return cast("Unreached", stop.value)
+        known.append(batch)
+        yield batch, outputs
 
 
 def _accepted_random(pair: Pair, wanted: _Wanted) -> Generator[tuple[Batch, Outputs], None, Outcome | None]:

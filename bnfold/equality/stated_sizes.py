@@ -188,10 +188,13 @@ def _gemm(node: onnx.NodeProto, operand: Operand) -> Pairs:
     yield _at(operand(0), ours), _at(operand(1), theirs)
 
 
-def _recurrent(_: onnx.NodeProto, operand: Operand) -> Pairs:
+def _recurrent(node: onnx.NodeProto, operand: Operand) -> Pairs:
+    layout = _number(node, "layout", 0)  # 0: [steps, batch, features] and [directions, batch, hidden]
     yield _at(operand(0), 2), _at(operand(1), 2)
     for state in (5, 6):
         yield _at(operand(state), 2), _at(operand(2), 2)
+        yield _at(operand(state), layout), _at(operand(1), 0)
+        yield _at(operand(state), 1 - layout), _at(operand(0), 1 - layout)
 
 
 def _joined(node: onnx.NodeProto, operand: Operand) -> Pairs:
