@@ -253,7 +253,8 @@ class SiteJudge:
                     break
                 taken = left
                 if attempt.copies > 1 and not attempt.is_map:
-                    taken = [i for i in left if self._runs.takes_copies(pairs[i][0].site, pairs[i][1], values)]
+                    takes = self._runs.take_copies([(pairs[i][0].site, pairs[i][1]) for i in left], values)
+                    taken = [i for i, takes_them in zip(left, takes, strict=True) if takes_them]
                 refused = self._add_noisy([pairs[i] for i in taken], [ours[i] for i in taken], values, attempt)
                 left = sorted({*left} - {*taken} | {taken[i] for i in refused}) if attempt.copies > 1 else left
 

@@ -160,23 +160,43 @@ class SiteRuns:
             for name, target, sized in zip(names, targets, sizes, strict=True)
         ]
 
-    def takes_copies(self, site: Site, region: Region, values: Values) -> bool:
-        """Whether copies of what both sides of a site are fed stay apart in all that they make of them."""
-        sides = ((self._after, Region.of(site)), (self._before, region))
-        if all(never_parts(one.nodes) for _, one in sides):
-            return True
-        if any(holds_graphs(one.nodes) for _, one in sides):
-            return False
-        kept = self.sizes(site, region)
-        copied = {id_: _copied(array) if id_ not in kept else array for id_, array in values.items()}
+    def take_copies(self, asked: Sequence[tuple[Site, Region]], values: Values) -> list[bool]:
+        """By site: whether copies of what both its sides are fed stay apart in all that they make of them."""
+        sizes = [self.sizes(*pair) for pair in asked]
+        told = {id_ for each in sizes for id_ in each}
+        takes: dict[int, bool] = {}
+        for place, (site, region) in enumerate(asked):
+            nodes = (*site.nodes, *region.nodes)
+            bounds = {value.id for value in (*site.feeds, *region.bounds)}
+            if bounds & (told - sizes[place]) or holds_graphs(nodes):  # a size elsewhere, and so no copies here
+                takes[place] = False
+            elif never_parts(nodes):
+                takes[place] = True
+        tried = [place for place in range(len(asked)) if place not in takes]
+        takes.update(zip(tried, self._stay_apart([asked[i] for i in tried], values, told), strict=True))
+        return [takes[place] for place in range(len(asked))]
+
+    def _stay_apart(self, asked: Sequence[tuple[Site, Region]], values: Values, kept: Container[int]) -> list[bool]:
+        """What running sites on copies shows, all at once; one by one where not all of them run."""
+        if not asked:
+            return []
+        sides = (
+            (self._after, [Region.of(site) for site, _ in asked]),
+            (self._before, [region for _, region in asked]),
+        )
+        fed = {value.id for _, regions in sides for region in regions for value in region.feeds}
+        copied = {id_: values[id_] if id_ in kept else _copied(values[id_]) for id_ in fed}
         try:
-            return all(
-                stay_apart(one.nodes, *(self._forms(side, one, v) for v in (values, copied))) for side, one in sides
-            )
+            found = [
+                zip(regions, *(self._forms(side, regions, given) for given in (values, copied)), strict=True)
+                for side, regions in sides
+            ]
         except CannotRun as error:
             if error.kind != "refused":
                 raise
-            return False
+            return [False] if len(asked) == 1 else [self._stay_apart([one], values, kept)[0] for one in asked]
+        ours, theirs = ([stay_apart(region.nodes, *forms) for region, *forms in side] for side in found)
+        return [one and other for one, other in zip(ours, theirs, strict=True)]
 
     def sizes(self, site: Site, region: Region) -> set[int]:
         """The values of the original (by id) fed to either side of a site that sizes are computed from."""
@@ -184,16 +204,22 @@ class SiteRuns:
         theirs = sizes_among(site.nodes, site.bounds)
         return {feeds[id_] for id_ in theirs} | sizes_among(region.nodes, region.bounds)
 
-    def _forms(self, side: Side, region: Region, values: Values) -> dict[int, tuple[int, ...]]:
-        """The shapes of what a region is fed and of what its nodes make that is needed, by id."""
+    def _forms(self, side: Side, regions: Sequence[Region], values: Values) -> list[dict[int, tuple[int, ...]]]:
+        """By region: the shapes of what it is fed and of what its nodes make that is needed, by id."""
         piece = Piece(side.source)
-        part = _part(piece, region, "0:", values)
-        needed = {value.id for node in region.nodes for value in side.outline.needs[node.id]} | {region.target.id}
-        made = [v for node in region.nodes for v in node.outputs if v is not None and v.id in needed]
-        piece.outputs = [piece.add("Shape", [part.made(value)], f"shape {value.id}") for value in made]
+        names: list[dict[int, str]] = []
+        for place, region in enumerate(regions):
+            part = _part(piece, region, f"{place}:", values)
+            needed = {value.id for node in region.nodes for value in side.outline.needs[node.id]} | {region.target.id}
+            made = [v for node in region.nodes for v in node.outputs if v is not None and v.id in needed]
+            names.append({v.id: piece.add("Shape", [part.made(v)], f"shape {place} {v.id}") for v in made})
+        piece.outputs = [name for each in names for name in each.values()]
         found = self._run(side, piece, _fed(piece, values))
-        forms = {b.id: values[f.id].shape for b, f in zip(region.bounds, region.feeds, strict=True)}
-        return forms | {value.id: tuple(map(int, found[f"shape {value.id}"])) for value in made}
+        forms = []
+        for region, each in zip(regions, names, strict=True):
+            fed = {b.id: values[f.id].shape for b, f in zip(region.bounds, region.feeds, strict=True)}
+            forms.append(fed | {id_: tuple(map(int, found[name])) for id_, name in each.items()})
+        return forms
 
     def unit(self, region: Region, values: Values, units: Mapping[str, float]) -> float:
         """Half a unit of the coarsest float type that the original computes a region in."""

@@ -74,6 +74,26 @@ def test_a_channel_that_is_off_shows_all_the_same(layout: str, tmp_path: Path, r
     assert found.divergence is not None
 
 
+@pytest.mark.parametrize(("nudge", "is_same"), [(1.0, True), (1 + 2e-5, False)])
+def test_one_that_takes_no_copies_is_no_hindrance_to_others(
+    nudge: float, is_same: bool, tmp_path: Path, runner: Runner
+) -> None:
+    """Two sites side by side: a Reshape that only suits one, and a Transpose that suits any number."""
+    scale, shift = affine(norm())
+    weight = kernel(1) * scale.reshape(-1, 1, 1, 1)
+    off = weight.copy()
+    off[3] *= nudge
+    text = "(float[1,8,5,5] x) => (y, z) {{ k = Constant<value_ints = [1,8,-1]>() {} }}"
+    plain = (
+        "c = Conv(x,w) t = Reshape(c,k) y = BatchNormalization(t,g,be,m,v) "
+        "d = Conv(x,w2) n = BatchNormalization(d,g,be,m,v) z = Transpose<perm = [0,2,3,1]>(n)"
+    )
+    folded = "c = Conv(x,w,b) y = Reshape(c,k) n = Conv(x,w2,b) z = Transpose<perm = [0,2,3,1]>(n)"
+    ours = model(text.format(plain), w=kernel(1), w2=kernel(1), **norm())
+    theirs = model(text.format(folded), w=weight, w2=off, b=shift)
+    assert compared(tmp_path, runner, ours, theirs).is_same is is_same
+
+
 def outlined(text: str) -> Outline:
     return Outline.of(Graph.of(read(model(text, w=kernel(1)))))
 
