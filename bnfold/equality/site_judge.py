@@ -251,10 +251,9 @@ class SiteJudge:
             for attempt in [layout] * layout.is_map + [Layout(copies)] + [Layout(1)] * min(copies, _MOST_RUNS):
                 if not left:
                     break
-                taken = left
-                if attempt.copies > 1 and not attempt.is_map:
-                    takes = self._runs.take_copies([(pairs[i][0].site, pairs[i][1]) for i in left], values)
-                    taken = [i for i, takes_them in zip(left, takes, strict=True) if takes_them]
+                ways = [(pairs[i][0].site, pairs[i][1]) for i in left] if attempt.is_stacked else []
+                takes = self._runs.take_copies(ways, values) if ways else [True] * len(left)
+                taken = [i for i, takes_them in zip(left, takes, strict=True) if takes_them]
                 refused = self._add_noisy([pairs[i] for i in taken], [ours[i] for i in taken], values, attempt)
                 left = sorted({*left} - {*taken} | {taken[i] for i in refused}) if attempt.copies > 1 else left
 
@@ -273,9 +272,8 @@ class SiteJudge:
         sites, regions = [judged.site for judged, _ in asked], [region for _, region in asked]
         bounds = {v.id for site in sites for v in site.feeds} | {v.id for region in regions for v in region.bounds}
         sizes = {id_ for site, region in zip(sites, regions, strict=True) for id_ in self._runs.sizes(site, region)}
-        noisy: Values = {
-            id_: values[id_] if id_ in sizes else with_noise(values[id_], self._random, layout) for id_ in bounds
-        }
+        noisy: Values = {id_: with_noise(values[id_], self._random, layout) for id_ in bounds}
+        noisy |= {id_: values[id_] for id_ in sizes}
         try:
             after, sized = self._runs.rewritten(sites, noisy), self._runs.sized(regions, noisy, with_targets=True)
         except CannotRun as error:
