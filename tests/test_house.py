@@ -210,6 +210,7 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 
 KNOWS_OPERATORS = {
     "equality/bounds.py",
+    "equality/branches.py",
     "equality/conditions.py",
     "equality/constants.py",
     "equality/discrete.py",
@@ -231,9 +232,12 @@ KNOWS_OPERATORS = {
     "equality/quantized.py",
     "equality/readers.py",
     "equality/reference.py",
+    "equality/site_copies.py",
     "equality/site_noise.py",
+    "equality/stated_sizes.py",
     "equality/structure.py",
     "equality/upgrade.py",
+    "equality/watching.py",
 }
 """Besides ops/: the proof's own knowledge, which must not be that of the folding side."""
 

@@ -18,7 +18,7 @@ from bnfold.equality.data_stream import Stream, first_batches
 from bnfold.equality.end_to_end import compare
 from bnfold.equality.examine import Subject as Examined
 from bnfold.equality.examine import examine, judged
-from bnfold.equality.inputs import DISTRIBUTIONS, FILLS, CannotFeed, random_batches
+from bnfold.equality.inputs import DISTRIBUTIONS, FILLS, CannotFeed, advised, random_batches
 from bnfold.equality.runner import CannotRun, Limits, Runner
 from bnfold.equality.verdict import Differs, EndToEnd, Same, Unknown, Verdict
 from bnfold.errors import Undecided, UsageError
@@ -281,5 +281,6 @@ class _Job:
                 refusal = error.sentence
             else:
                 return
-        sentence = f"onnxruntime cannot run the model for training: {refusal}"
+        advice = advised(written.proto, self.dims or {})
+        sentence = f"onnxruntime cannot run the model for training{advice}: {refusal}"
         raise Undecided(sentence, Unknown(sentence))

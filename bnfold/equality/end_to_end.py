@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
-from bnfold.equality.branches import Search, reaching
+from bnfold.equality.branches import Search, Unreached, reaching
 from bnfold.equality.data import Data, data_batches
 from bnfold.equality.discrete import coarsest_half_unit, discrete_upstream
 from bnfold.equality.draws import draw
-from bnfold.equality.inputs import FILLS, Batch, CannotFeed, random_batches
+from bnfold.equality.inputs import FILLS, Batch, CannotFeed, advised, random_batches
 from bnfold.equality.measure import distance
 from bnfold.equality.nested import changes_its_constants, external_bytes
 from bnfold.equality.pair import Outcome, Pair, Sites, Stop, original_fails, upgrade_of
@@ -85,14 +85,21 @@ def compare(  # noqa: PLR0913  # two models, how to run them, and each of the us
         _try_optimiser(pair, proto, tally, seed)
     except Stop as stop:
         return replace(stop.outcome, end_to_end=tally.end_to_end())
-    return replace(_judged(tally), batches=_one_of_each(tally, batches))
+    return replace(_judged(tally), batches=_one_of_each(tally, batches), unreached=tally.unreached)
 
 
 def _one_of_each(tally: Tally, data: tuple[Batch, ...]) -> tuple[Batch, ...]:
-    """The first random batch and the first of the data that both models ran on."""
+    """The first random batch and the first of the data that both models ran on, and one that shows what they do not.
+
+    That is one that reaches a branch, or a round of a loop, where outputs are apart behind a discrete operator: there
+    only the sites can say what that means.
+    """
     given = {id(batch) for batch in data}
+    reached = {id(batch) for batch in tally.reached}
     first = {id(one.batch) in given: one.batch for one in reversed(tally.measured)}
-    return tuple(first[origin] for origin in (False, True) if origin in first)
+    apart = [one for one in tally.measured if id(one.batch) in reached and one.operator and one.ratio > PASSES]
+    worst = [max(apart, key=lambda one: one.ratio).batch] if apart else []
+    return (*(first[origin] for origin in (False, True) if origin in first), *worst)
 
 
 def _compare_signatures(pair: Pair, proto: onnx.ModelProto, tally: Tally) -> None:
@@ -143,7 +150,8 @@ def _accepted(pair: Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batch
     try:
         refusal = yield from _accepted_random(pair, wanted)
     except CannotFeed as error:
-        refusal = Outcome("undecided", f"no random input can be made up: {error}", "inputs")
+        advice = advised(wanted.proto, wanted.dims)
+        refusal = Outcome("undecided", f"no random input can be made up{advice}: {error}", "inputs")
     if refusal is not None and not wanted.data:
         raise Stop(refusal)
     if refusal is not None:
@@ -161,8 +169,21 @@ def _further(pair: Pair, wanted: _Wanted, tally: Tally) -> Iterator[tuple[Batch,
     """Batches beyond those compared so far, that take the other branches of If nodes."""
     search = Search(pair.before, wanted.proto, pair.runner, pair.upgrade, wanted.seed, wanted.dims)
     tried = {id(one.batch): one.batch for one in tally.measured}
-    notes = yield from reaching(search, tuple(tried.values()), pair.original)
-    tally.notes.extend(notes)
+    unreached = yield from _noted(reaching(search, tuple(tried.values()), pair.original), tally.reached)
+    tally.notes.extend(unreached.notes)
+    tally.unreached = unreached.branches
+
+
+def _noted(
+    batches: Generator[tuple[Batch, Outputs], None, Unreached], known: list[Batch]
+) -> Generator[tuple[Batch, Outputs], None, Unreached]:
+    while True:
+        try:
+            batch, outputs = next(batches)
+        except StopIteration as stop:
+            return cast("Unreached", stop.value)
+        known.append(batch)
+        yield batch, outputs
 
 
 def _accepted_random(pair: Pair, wanted: _Wanted) -> Generator[tuple[Batch, Outputs], None, Outcome | None]:
@@ -170,8 +191,14 @@ def _accepted_random(pair: Pair, wanted: _Wanted) -> Generator[tuple[Batch, Outp
     tried: set[object] = set()
     refusal = None
     for integers, fills in itertools.product(_INTEGERS, FILLS):
+        try:
+            batches = wanted.random(fills, integers)
+        except CannotFeed:
+            if refusal is None:  # at the first sizes, where it is not for them being large
+                raise
+            continue
         accepted = False
-        for batch in wanted.random(fills, integers):
+        for batch in batches:
             # Without free dimensions or integers the next attempt would be the same one.
             kinds = {value.dtype.kind for value in batch.feeds.values()}
             attempt = (batch.label, integers if kinds & {"i", "u"} else 0)
@@ -189,7 +216,8 @@ def _accepted_random(pair: Pair, wanted: _Wanted) -> Generator[tuple[Batch, Outp
             yield batch, outputs
         if accepted:
             return None
-    return Outcome("undecided", f"onnxruntime runs the original on no random input: {refusal}", "inputs")
+    advice = advised(wanted.proto, wanted.dims)
+    return Outcome("undecided", f"onnxruntime runs the original on no random input{advice}: {refusal}", "inputs")
 
 
 def _compare_batch(pair: Pair, batch: Batch, before: Outputs, tally: Tally, sites: Sites | None) -> None:

@@ -11,8 +11,10 @@
 
 Where every site agrees, a ratio up to 10 counts as within, and nothing is drawn for it.
 
-A certificate decides instead of an Unknown of the last row, where no output is a number, and where a value came near to
-what it stands for and nothing behind it shows whether that is undone: it has recomputed every number.
+Where a branch of an If differs between the two files and no input tried takes it, Same is Unknown.
+
+A certificate decides there, and instead of an Unknown of the last row, where no output is a number, and where a value
+came near to what it stands for and nothing behind it shows whether that is undone: it has recomputed every number.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from bnfold.equality.runner import CannotRun, Runner
 from bnfold.equality.site_runs import Side
 from bnfold.equality.sites import Comparison, Divergence, SiteOutcome
 from bnfold.equality.tally import DIFFERS
+from bnfold.equality.unreached import unlike
 from bnfold.equality.verdict import Counterexample, Differs, EndToEnd, Same, SiteBySite, Unknown, Verdict
 from bnfold.graph import Graph
 from bnfold.model import ModelFile
@@ -51,11 +54,15 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What running both models showed; `sites` is None where they were not compared, and `why_not` says why."""
+    """What running both models showed; `sites` is None where they were not compared, and `why_not` says why.
+
+    `unseen` says which branch differs between the two files and never ran, if one does.
+    """
 
     outcome: Outcome
     sites: SiteOutcome | None
     why_not: str = ""
+    unseen: str = ""
 
     @property
     def end_to_end(self) -> EndToEnd | None:
@@ -95,7 +102,10 @@ def examine(  # noqa: PLR0913  # two models, how to run them, and each of the us
         light=light(Source(Graph.of(before.file), before.path)),
         sites=sites,
     )
-    return Examination(outcome, sites.outcome, sites.why_not) if outcome.batches else Examination(outcome, None)
+    if not outcome.batches:
+        return Examination(outcome, None)
+    unseen = unlike(before.file, after.file, outcome.unreached)
+    return Examination(outcome, sites.outcome, sites.why_not, unseen)
 
 
 @dataclass(eq=False)
@@ -155,6 +165,13 @@ def _of_gates(outcome: SiteOutcome, gates: Mapping[str, Gates]) -> SiteOutcome:
 
 def judged(found: Examination, *, is_certified: bool = False, offer: str = "") -> Verdict:
     """The verdict of an examination. `offer` says what else could decide where running cannot."""
+    verdict = _by_running(found, is_certified=is_certified, offer=offer)
+    if isinstance(verdict, Same) and found.unseen and not is_certified:
+        return Unknown(found.unseen, found.end_to_end)
+    return verdict
+
+
+def _by_running(found: Examination, *, is_certified: bool, offer: str) -> Verdict:
     outcome, sites = found.outcome, found.sites
     apart = None if sites is None else sites.divergence
     if apart is not None and (apart.is_seen or not is_certified):

@@ -17,6 +17,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from bnfold.equality.readers import Readers, Use
+from bnfold.equality.stated_sizes import name_of, stated_sizes
 from bnfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,9 +28,14 @@ if TYPE_CHECKING:
 Distribution = Literal["normal", "wide", "uniform"]
 
 DISTRIBUTIONS: Final[tuple[Distribution, ...]] = ("normal", "wide", "uniform")
-# Sizes of free dimensions: 1 and 2 first; the others, in order, only while onnxruntime accepts none.
-FILLS: Final = ((2, 1), (8,), (16,), (32,), (64,), (224,))
+# Sizes of dimensions that are free and stated nowhere: 1 and 2 first; the others, in order, only while onnxruntime
+# accepts none. The last ones are usual sizes of images.
+FILLS: Final = ((2, 1), (8,), (16,), (32,), (64,), (224,), (28,), (96,), (128,), (256,), (299,))
 _MOST_ELEMENTS: Final = 1 << 28
+_MANY: Final = 8  # from here on images are few
+_FEW_IMAGES: Final = 2
+_RANK_OF_IMAGES: Final = 4
+_FEW_NAMES: Final = 4  # in a sentence
 _SMALL_INTEGERS: Final = 8
 _FARTHEST: Final = (1 << 31) - 1  # where a Slice may end, whatever is sliced
 # What a caller may feed by numpy; others (strings, sequences, 4 bits) come from the user's data or not at all.
@@ -87,10 +93,10 @@ def random_batches(
 ) -> tuple[Batch, ...]:
     """Batches of random feeds for the inputs of `model` that are no initializers.
 
-    A symbolic dimension is `dims[name]`, or else the first of `fills` in three batches, one for each distribution,
-    and each further one of `fills` in one batch more. Integers of no known meaning stay below `integers`; if that is 1,
-    those of a known meaning are the least that they may be. The first batch holds true in every bool input, the second
-    false. A model that is fed nothing gets one empty batch.
+    A symbolic dimension is `dims[name]`, or else what the model states of it, or else the first of `fills` in three
+    batches, one for each distribution, and each further one of `fills` in one batch more. Integers of no known meaning
+    stay below `integers`; if that is 1, those of a known meaning are the least that they may be. The first batch holds
+    true in every bool input, the second false. A model that is fed nothing gets one empty batch.
 
     Raises `CannotFeed` for an input that is no tensor, holds strings, or has no known rank, and `UsageError` for a
     name in `dims` that no input has.
@@ -100,7 +106,8 @@ def random_batches(
     if not ports:
         return (Batch(label="no inputs", feeds={}),)
     readers = Readers(model)
-    free = has_free_dims(model, dims)
+    known = {**stated_sizes(model, ports, dims), **dims}
+    free = any(name not in known for name in free_dims(model))
     sizes = [(fills[0], distribution) for distribution in DISTRIBUTIONS]
     if free:
         sizes.extend((fill, DISTRIBUTIONS[0]) for fill in fills[1:])
@@ -108,16 +115,32 @@ def random_batches(
     return tuple(
         Batch(
             label=f"{recipe.distribution}, free dimensions {recipe.fill}" if free else recipe.distribution,
-            feeds=_drawn(ports, dims, recipe, readers),
+            feeds=_drawn(ports, known, recipe, readers),
         )
         for recipe in recipes
     )
 
 
+def free_dims(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The dimensions of inputs that the model gives no length, by name; `x[1]` is one of x that has none."""
+    found = ((port, axis) for port in fed_inputs(model) for axis, dim in enumerate(_dims(port)) if not _is_fixed(dim))
+    return tuple(dict.fromkeys(name_of(port, axis) for port, axis in found))
+
+
 def has_free_dims(model: onnx.ModelProto, dims: Mapping[str, int]) -> bool:
     """Whether an input has a dimension that neither the model nor `dims` gives a length."""
-    every = (dim for port in fed_inputs(model) for dim in _dims(port))
-    return any(not dim.HasField("dim_value") and dim.dim_param not in dims for dim in every)
+    return any(name not in dims for name in free_dims(model))
+
+
+def advised(model: onnx.ModelProto, dims: Mapping[str, int]) -> str:
+    """What a user can do where sizes were guessed and none fits; begins with a space, empty where none was."""
+    ports = fed_inputs(model)
+    known = {**stated_sizes(model, ports, dims), **dims}
+    guessed = [name for name in free_dims(model) if name not in known]
+    if not guessed:
+        return ""
+    names = ", ".join(guessed[:_FEW_NAMES]) + (" and others" if len(guessed) > _FEW_NAMES else "")
+    return f" (the size of {names} was guessed; --dim {guessed[0]}=SIZE, in Python dims=, gives one)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +164,28 @@ def fed_inputs(model: onnx.ModelProto) -> tuple[onnx.ValueInfoProto, ...]:
 def _drawn(
     ports: tuple[onnx.ValueInfoProto, ...], dims: Mapping[str, int], recipe: _Recipe, readers: Readers
 ) -> dict[str, np.ndarray]:
-    names = {dim.dim_param for port in ports for dim in _dims(port) if not dim.HasField("dim_value")}
-    lengths = {name: dims.get(name, recipe.fill) for name in names}
-    return {
-        port.name: _random(port, _shape(port, dims, recipe.fill), recipe, readers.use(port.name, lengths))
-        for port in ports
-    }
+    lengths = dict(dims)
+    for port in ports:
+        for axis, dim in enumerate(_dims(port)):
+            if not _is_fixed(dim):
+                lengths.setdefault(name_of(port, axis), _length(port, axis, recipe.fill))
+    return {port.name: _random(port, _shape(port, lengths), recipe, readers.use(port.name, lengths)) for port in ports}
+
+
+def _length(port: onnx.ValueInfoProto, axis: int, fill: int) -> int:
+    """The length of a dimension of which nothing is known: images are large, or many, and not both."""
+    is_batch = axis == 0 and len(_dims(port)) >= _RANK_OF_IMAGES
+    return min(fill, _FEW_IMAGES) if is_batch and fill > _MANY else fill
+
+
+def _is_fixed(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    return bool(dim.HasField("dim_value") and dim.dim_value >= 0)
 
 
 def check_dims(model: onnx.ModelProto, dims: Mapping[str, int]) -> None:
     """Raise `UsageError` for a dimension that no input has, or that cannot be so long."""
     ports = fed_inputs(model)
-    known = {dim.dim_param for port in ports for dim in _dims(port) if dim.dim_param}
+    known = {*free_dims(model), *(dim.dim_param for port in ports for dim in _dims(port) if dim.dim_param)}
     for name, length in dims.items():
         if name not in known:
             held = ", ".join(map(repr, sorted(known))) or "none"
@@ -165,17 +198,16 @@ def _dims(port: onnx.ValueInfoProto) -> tuple[onnx.TensorShapeProto.Dimension, .
     return tuple(port.type.tensor_type.shape.dim)
 
 
-def _shape(port: onnx.ValueInfoProto, dims: Mapping[str, int], fill: int) -> tuple[int, ...]:
+def _shape(port: onnx.ValueInfoProto, lengths: Mapping[str, int]) -> tuple[int, ...]:
     if not port.type.HasField("tensor_type"):
         raise CannotFeed(f"input {port.name!r} is no tensor")
     if not port.type.tensor_type.HasField("shape"):
         raise CannotFeed(f"input {port.name!r} declares no rank")
     shape = tuple(
-        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dims.get(dim.dim_param, fill)
-        for dim in _dims(port)
+        dim.dim_value if _is_fixed(dim) else lengths[name_of(port, axis)] for axis, dim in enumerate(_dims(port))
     )
     if math.prod(shape) > _MOST_ELEMENTS:
-        raise CannotFeed(f"input {port.name!r} would have {math.prod(shape)} elements")
+        raise CannotFeed(f"input {port.name!r} would have {math.prod(shape)} elements, {list(shape)}")
     return shape
 
 

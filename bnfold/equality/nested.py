@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import onnx
 
@@ -27,6 +27,22 @@ def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from graph.node
     for function in model.functions:
         yield from function.node
+
+
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """These nodes and all in their bodies."""
+    for node in nodes:
+        yield node
+        for body in bodies_of(node):
+            yield from all_nodes(body.node)
+
+
+def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, with its functions' nodes in the place of their calls if any of them holds a graph."""
+    from onnx import inliner  # noqa: PLC0415  # most who walk a model need not import it
+
+    held = (body for function in model.functions for node in function.node for body in bodies_of(node))
+    return inliner.inline_local_functions(model) if any(True for _ in held) else model
 
 
 def changes_its_constants(model: onnx.ModelProto) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
+    from bnfold.equality.conditions import Place
     from bnfold.equality.prepare import Copy, Upgrade
     from bnfold.equality.runner import Runner, Signature
     from bnfold.equality.tally import Outputs
@@ -37,7 +38,8 @@ class Outcome:
     ratio from 4 to 10, or no draws could be made), `discrete` (only outputs behind a discrete operator are apart),
     `nothing` (outputs are empty, NaN or infinite everywhere), `random` (the original disagrees with itself), `inputs`
     (none could be made up), or the kind of a `CannotRun`. `end_to_end` is None if nothing was compared. `batches` are
-    one random batch and one of the data, as far as both models ran on any.
+    one random batch and one of the data, as far as both models ran on any, and what else the sites should see.
+    `unreached` are branches of If nodes that no input tried took.
     """
 
     word: Word
@@ -46,6 +48,7 @@ class Outcome:
     counterexample: Counterexample | None = None
     end_to_end: EndToEnd | None = None
     batches: tuple[Batch, ...] = field(default=(), compare=False, repr=False)
+    unreached: tuple[Place, ...] = field(default=(), compare=False)
 
 
 class Stop(Exception):

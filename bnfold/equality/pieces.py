@@ -197,8 +197,12 @@ class Part:
         del copy.input[:], copy.output[:]
         copy.input.extend("" if v is None else self.name(v) for v in node.inputs)
         # What is a target of this part and bounds another is made here all the same, under its own name.
-        copy.output.extend("" if v is None else self.prefix + v.name for v in node.outputs)
+        copy.output.extend("" if v is None else self.made(v) for v in node.outputs)
         return copy
+
+    def made(self, value: Value) -> str:
+        """What a value that a node of this part puts out is called, whatever else is fed."""
+        return self.prefix + value.name
 
     def captured(self, values: Iterable[Value]) -> None:
         """Take in the initializers that bodies capture."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from bnfold.equality.nested import graphs_of
+from bnfold.equality.stated_sizes import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["index", "dims", "lengths", "axes", "parts", "ones", "zeros", "count", "positive", "spread", "ends"]
 Dim = int | str | None
-"""A length, the name of a symbolic one ("" for one without a name), or None if nothing is known."""
+"""A length, the name of a symbolic one (see `name_of`), or None if nothing is known."""
 
 # Operators behind which a value is still the same number, read at the first place.
 _CARRIERS: Final = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand"})
@@ -125,7 +126,7 @@ class Readers:
         fed = {port.name for port in graph.input} if is_main else set()
         for port in (*graph.input, *graph.output, *graph.value_info):
             if port.name not in self._shapes and port.type.tensor_type.HasField("shape"):
-                self._shapes[port.name] = tuple(_dims(port, free="" if port.name in fed else None))
+                self._shapes[port.name] = tuple(_dims(port, is_fed=port.name in fed))
         self._shapes.update(entry for node in graph.node for entry in _constant_shapes(node))
 
     def _reading(self, name: str) -> Iterator[_Reader]:
@@ -205,12 +206,12 @@ def _attribute(node: onnx.NodeProto, name: str, otherwise: int) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == name), otherwise)
 
 
-def _dims(port: onnx.ValueInfoProto, *, free: str | None) -> Iterator[Dim]:
-    for dim in port.type.tensor_type.shape.dim:
+def _dims(port: onnx.ValueInfoProto, *, is_fed: bool) -> Iterator[Dim]:
+    for axis, dim in enumerate(port.type.tensor_type.shape.dim):
         if dim.HasField("dim_value"):
             yield dim.dim_value if dim.dim_value >= 0 else None
         else:
-            yield dim.dim_param or free
+            yield dim.dim_param or (name_of(port, axis) if is_fed else None)
 
 
 def _constant_shapes(node: onnx.NodeProto) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -258,8 +258,11 @@ class SiteJudge:
             for attempt in [layout] * layout.is_map + [Layout(copies)] + [Layout(1)] * min(copies, _MOST_RUNS):
                 if not left:
                     break
-                refused = self._add_noisy([pairs[i] for i in left], [ours[i] for i in left], values, attempt)
-                left = [left[i] for i in refused] if attempt.copies > 1 else left
+                ways = [(pairs[i][0].site, pairs[i][1]) for i in left] if attempt.is_stacked else []
+                takes = self._runs.take_copies(ways, values) if ways else [True] * len(left)
+                taken = [i for i, takes_them in zip(left, takes, strict=True) if takes_them]
+                refused = self._add_noisy([pairs[i] for i in taken], [ours[i] for i in taken], values, attempt)
+                left = sorted({*left} - {*taken} | {taken[i] for i in refused}) if attempt.copies > 1 else left
 
     def _stride(self, site: Site, region: Region, values: Values) -> int:
         """How noise may lie in maps for both sides of a site (see `stride_of_maps`), which must be of one size."""
@@ -275,7 +278,9 @@ class SiteJudge:
         """Add what both sides make of noisy copies; the places of those that did not take them, or need more."""
         sites, regions = [judged.site for judged, _ in asked], [region for _, region in asked]
         bounds = {v.id for site in sites for v in site.feeds} | {v.id for region in regions for v in region.bounds}
+        sizes = {id_ for site, region in zip(sites, regions, strict=True) for id_ in self._runs.sizes(site, region)}
         noisy: Values = {id_: with_noise(values[id_], self._random, layout) for id_ in bounds}
+        noisy |= {id_: values[id_] for id_ in sizes}
         try:
             after, sized = self._runs.rewritten(sites, noisy), self._runs.sized(regions, noisy, with_targets=True)
         except CannotRun as error:
@@ -304,10 +309,11 @@ class SiteJudge:
         special = specially_different(y, z)
         if special is not None:
             return replace(judged, excess=special, after=after)
-        squares = 0.0
+        squares, sizes = 0.0, self._runs.sizes(judged.site, region)
         for draw in range(DRAWS):
             random = np.random.default_rng([self._seed, draw])
-            moved = {v.id: _rounded_otherwise(values[v.id], unit, random) for v in region.bounds}
+            moved = {v.id: _rounded_otherwise(values[v.id], unit, random) for v in region.bounds if v.id not in sizes}
+            moved |= {id_: values[id_] for id_ in sizes}
             drawn = self._runs.jittered(region, moved, DRAWS * self._seed + draw).astype(np.float64)
             squares += float(np.nansum(np.square(drawn - y))) / DRAWS if drawn.shape == y.shape else 0.0
         d = np.where(np.isfinite(y), z - y, 0.0)

@@ -41,6 +41,11 @@ class Layout:
         """Whether copies lie side by side in one map."""
         return self.stride > 0
 
+    @property
+    def is_stacked(self) -> bool:
+        """Whether there are copies, and they lie along the first axis."""
+        return self.copies > 1 and not self.is_map
+
     def times(self, rank: int) -> tuple[int, ...]:
         """How often a value lies behind itself along each axis."""
         if not self.is_map:

@@ -16,10 +16,12 @@ from onnx import TensorProto, helper
 
 from bnfold.equality.counterparts import Site
 from bnfold.equality.magnitudes import Magnitudes, NoMagnitude, Size
+from bnfold.equality.measure import is_float
 from bnfold.equality.outline import Outline
 from bnfold.equality.pieces import Part, Piece, Source, holds_graphs
 from bnfold.equality.prepare import Copy
 from bnfold.equality.runner import CannotRun, Runner
+from bnfold.equality.site_copies import COPIES, never_parts, sizes_among, stay_apart
 from bnfold.nodes import Node, Value
 from bnfold.shapes import Shapes
 
@@ -100,10 +102,12 @@ class SiteRuns:
         piece = Piece(self._before.source)
         part = piece.part(nodes, {}, "")
         part.captured(value for node in nodes for value in self._before.outline.needs[node.id])
-        for value in bounds:
-            piece.feed(value.name, _element_type(feeds[value.name]))
+        part.captured(targets.values())  # an initializer may be all that an output is
+        given = {v.name: feeds[v.name] for v in bounds if v.name in feeds}
+        for name, array in given.items():
+            piece.feed(name, _element_type(array))
         piece.outputs = [value.name for value in targets.values()]
-        outputs = self._run(self._before, piece, {v.name: feeds[v.name] for v in bounds})
+        outputs = self._run(self._before, piece, given)
         return found | {v.id: outputs[v.name] for v in targets.values() if v.name in outputs}
 
     def rewritten(self, sites: Sequence[Site], values: Values) -> dict[int, Array]:
@@ -155,6 +159,67 @@ class SiteRuns:
             Sized(found[name], sized.size, value=found.get(target)) if name else sized
             for name, target, sized in zip(names, targets, sizes, strict=True)
         ]
+
+    def take_copies(self, asked: Sequence[tuple[Site, Region]], values: Values) -> list[bool]:
+        """By site: whether copies of what both its sides are fed stay apart in all that they make of them."""
+        sizes = [self.sizes(*pair) for pair in asked]
+        told = {id_ for each in sizes for id_ in each}
+        takes: dict[int, bool] = {}
+        for place, (site, region) in enumerate(asked):
+            nodes = (*site.nodes, *region.nodes)
+            bounds = {value.id for value in (*site.feeds, *region.bounds)}
+            if bounds & (told - sizes[place]) or holds_graphs(nodes):  # a size elsewhere, and so no copies here
+                takes[place] = False
+            elif never_parts(nodes):
+                takes[place] = True
+        tried = [place for place in range(len(asked)) if place not in takes]
+        takes.update(zip(tried, self._stay_apart([asked[i] for i in tried], values, told), strict=True))
+        return [takes[place] for place in range(len(asked))]
+
+    def _stay_apart(self, asked: Sequence[tuple[Site, Region]], values: Values, kept: Container[int]) -> list[bool]:
+        """What running sites on copies shows, all at once; one by one where not all of them run."""
+        if not asked:
+            return []
+        sides = (
+            (self._after, [Region.of(site) for site, _ in asked]),
+            (self._before, [region for _, region in asked]),
+        )
+        fed = {value.id for _, regions in sides for region in regions for value in region.feeds}
+        copied = {id_: values[id_] if id_ in kept else _copied(values[id_]) for id_ in fed}
+        try:
+            found = [
+                zip(regions, *(self._forms(side, regions, given) for given in (values, copied)), strict=True)
+                for side, regions in sides
+            ]
+        except CannotRun as error:
+            if error.kind != "refused":
+                raise
+            return [False] if len(asked) == 1 else [self._stay_apart([one], values, kept)[0] for one in asked]
+        ours, theirs = ([stay_apart(region.nodes, *forms) for region, *forms in side] for side in found)
+        return [one and other for one, other in zip(ours, theirs, strict=True)]
+
+    def sizes(self, site: Site, region: Region) -> set[int]:
+        """The values of the original (by id) fed to either side of a site that sizes are computed from."""
+        feeds = {bound.id: feed.id for bound, feed in zip(site.bounds, site.feeds, strict=True)}
+        theirs = sizes_among(site.nodes, site.bounds)
+        return {feeds[id_] for id_ in theirs} | sizes_among(region.nodes, region.bounds)
+
+    def _forms(self, side: Side, regions: Sequence[Region], values: Values) -> list[dict[int, tuple[int, ...]]]:
+        """By region: the shapes of what it is fed and of what its nodes make that is needed, by id."""
+        piece = Piece(side.source)
+        names: list[dict[int, str]] = []
+        for place, region in enumerate(regions):
+            part = _part(piece, region, f"{place}:", values)
+            needed = {value.id for node in region.nodes for value in side.outline.needs[node.id]} | {region.target.id}
+            made = [v for node in region.nodes for v in node.outputs if v is not None and v.id in needed]
+            names.append({v.id: piece.add("Shape", [part.made(v)], f"shape {place} {v.id}") for v in made})
+        piece.outputs = [name for each in names for name in each.values()]
+        found = self._run(side, piece, _fed(piece, values))
+        forms = []
+        for region, each in zip(regions, names, strict=True):
+            fed = {b.id: values[f.id].shape for b, f in zip(region.bounds, region.feeds, strict=True)}
+            forms.append(fed | {id_: tuple(map(int, found[name])) for id_, name in each.items()})
+        return forms
 
     def unit(self, region: Region, values: Values, units: Mapping[str, float]) -> float:
         """Half a unit of the coarsest float type that the original computes a region in."""
@@ -227,6 +292,12 @@ def _part(piece: Piece, region: Region, prefix: str, values: Values) -> Part:
         fed[bound.id] = f"{_FED}{feed.id}" if prefix else bound.name
         piece.feed(fed[bound.id], _element_type(values[feed.id]))
     return piece.part(region.nodes, fed, prefix)
+
+
+def _copied(array: Array) -> Array:
+    """Copies behind each other along the first axis, of what gets copies at all."""
+    has_noise = is_float(array) and array.dtype.kind != "c" and array.ndim
+    return np.concatenate([array] * COPIES) if has_noise else array
 
 
 def _fed(piece: Piece, values: Values) -> dict[str, Array]:

@@ -21,6 +21,7 @@ from bnfold.equality.verdict import Accuracy, Counterexample, EndToEnd, OutputCo
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from bnfold.equality.conditions import Place
     from bnfold.equality.inputs import Batch
 
 Outputs = dict[str, np.ndarray]
@@ -116,6 +117,8 @@ class Tally:
     samples: int = 0
     repeatable: bool = False
     sites_agree: bool = False
+    reached: list[Batch] = field(default_factory=list)
+    unreached: tuple[Place, ...] = ()
 
     def leaves_open(self, one: Measured) -> bool:
         """Whether an output that is further apart than passes was not drawn for, since every site agrees."""
