@@ -172,6 +172,16 @@ PADDING = _reason(
     "pad(a*x + s) = a*pad(x) + s fails at the border, where it is 0 on the left and s on the right",
     changes_function=True,
 )
+SIZE_UNKNOWN = _reason(
+    "padding-unknown",
+    "whether anything is padded depends on a size that is not known",
+    "With auto_pad SAME_UPPER or SAME_LOWER, and a kernel that is not larger than the stride, a Conv or AveragePool "
+    "pads for some sizes of its data and not for others; with ceil_mode=1 an AveragePool hangs over for some. "
+    "A shift before it goes where nothing is padded. The file does not say how large the data are.",
+    "give the model static shapes (fixed input dimensions, `onnx.shape_inference`) if they are fixed in use, or write "
+    "auto_pad=NOTSET with pads of zero (ceil_mode=0) where the sizes are such that nothing is padded",
+    "SAME pads where kernel > (size - 1) mod stride + 1",
+)
 SHIFT = _reason(
     "shift-stays",
     "an operator on the way lets a scale pass, and no shift",
