@@ -146,6 +146,12 @@ def _padding() -> Example:
     return Example(before, "Conv", edged, same=False)
 
 
+def _padding_unknown() -> Example:
+    line = 'y = Conv <auto_pad = "SAME_UPPER", strides = [2,2]> (n, W)'
+    text, held = BEFORE.replace("LINE", line).replace("5,5", "6,W1"), NORM3 | {"W": weights(C, 3, 2, 2)}
+    return Example(model(text, **held), "Conv", model(text.replace("W1", "8"), **held))
+
+
 def _shift() -> Example:
     line = "c = Relu (r)"
     return Example(through(line, POSITIVE), "Relu", through(line, CENTRED | {"g": POSITIVE["g"]}), same=False)
@@ -292,6 +298,7 @@ EXAMPLES: dict[str, Callable[[], Example]] = {
     "mismatch": _mismatch,
     "blocked": _blocked,
     "padding": _padding,
+    "padding-unknown": _padding_unknown,
     "shift-stays": _shift,
     "negative-scale": _negative,
     "rounded": _rounded,
