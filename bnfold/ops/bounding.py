@@ -236,7 +236,7 @@ def _attribute(node: Node, name: str, new: float) -> AttributeProto:
 def clip(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """a scale above zero and a shift that are the same everywhere, its bounds changed; everything where it has none
 
-    Not, where it has bounds: an affine that differs between channels, a scale that is negative or zero.
+    Not: where it has bounds, an affine that differs between channels, or a scale that is negative or zero.
     """
     if _bounds_nothing(facts, node):
         return Passed((Passage(0, affine),))
