@@ -152,6 +152,14 @@ def _padding_unknown() -> Example:
     return Example(model(text, **held), "Conv", model(text.replace("W1", "8"), **held))
 
 
+def _constant_stays() -> Example:
+    place = weights(5, 5)
+    scale = (NORM3["g"] / np.sqrt(NORM3["v"] + np.float32(1e-5))).reshape(3, 1, 1)
+    before = ahead("t = Add (n, k)  y = Conv (t, W)", k=place)
+    moved = BEFORE.replace("LINE", "y = Conv (n, W)").replace("n =", "u = Add (x, k)  n =").replace("(x, g", "(u, g")
+    return Example(before, "Add", conv(moved, NORM3, k=place / scale))
+
+
 def _shift() -> Example:
     line = "c = Relu (r)"
     return Example(through(line, POSITIVE), "Relu", through(line, CENTRED | {"g": POSITIVE["g"]}), same=False)
@@ -299,6 +307,7 @@ EXAMPLES: dict[str, Callable[[], Example]] = {
     "blocked": _blocked,
     "padding": _padding,
     "padding-unknown": _padding_unknown,
+    "constant-stays": _constant_stays,
     "shift-stays": _shift,
     "negative-scale": _negative,
     "rounded": _rounded,

@@ -138,6 +138,19 @@ def test_a_window_that_ends_outside_counts_what_is_there() -> None:
     folded(behind(line, SCALE))
 
 
+@pytest.mark.parametrize(("how", "said"), [('auto_pad = "SAME_UPPER"', "SAME_UPPER"), ("ceil_mode = 1", "ceil_mode=1")])
+def test_whether_a_pool_counts_a_padding_may_depend_on_the_size(how: str, said: str) -> None:
+    """Where a window hangs over, versions of onnxruntime divide by other numbers: only SAME is shown to be wrong."""
+    line = COUNTED.format(f", strides = [2, 2], {how}")
+    unknown = behind(line, POSITIVE)
+    unknown.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "M"
+    refused = refusal(unknown, "padding-unknown", "AveragePool")
+    assert said in refused.detail
+    assert "SAME" not in how or clearly_wrong(unknown, naive(unknown), inputs(unknown, M=5), 27)
+    even = behind(line, POSITIVE)
+    assert_same_function(even, folded(even).proto, inputs(even), 27 * 36)
+
+
 RESIZES = {
     "a number that stays by rounding": ('Resize <mode = "linear"> (c, , scales)', np.array([1, 1.2, 1, 1], np.float32)),
     "a size that stays by an aspect": (
