@@ -187,8 +187,8 @@ CONSTANT_STAYS = _reason(
     "a constant is added on the way, and no scale goes forward past it",
     "(a*x + s) + c is a*(x + (s + c)/a): the constant would have to be divided by the scale. One that is the same for "
     "all positions is an affine itself, and goes. One that differs between them (a code of the positions, say) would "
-    "have to become a number for each channel and position, and there is none where a channel's scale is zero: it stays "
-    "as it is. A shift alone goes past any constant.",
+    "have to become a number for each channel and position, and there is none where a channel's scale is zero: it "
+    "stays as it is. A shift alone goes past any constant.",
     "add the constant before the BatchNormalization, divided by its scale (scale / sqrt(var + epsilon)): that is the "
     "same function, and the BatchNormalization then stands before what reads it",
     "(a*x + s) + c = a*(x + c/a) + s",
