@@ -6,6 +6,7 @@ all if that is above zero, half of it at each end, and an odd rest at the end (U
 
 from __future__ import annotations
 
+from bnfold.affine import Dim
 from bnfold.equality.constants import Constants, int_of, ints_of, text_of
 from bnfold.nodes import Node
 
@@ -26,7 +27,7 @@ def reads_padding(constants: Constants, node: Node, kernel: Sizes) -> bool:
         return True
     strides, spread = (ints_of(node, name) or (1,) * len(kernel) for name in ("strides", "dilations"))
     data = node.input(0)
-    sizes = None if data is None else constants.sizes(data)
+    sizes = None if data is None else constants.shapes.proven(data)
     if sizes is None or len(sizes) != len(kernel) + 2:
         sizes = (None,) * (len(kernel) + 2)
     if len(strides) != len(kernel) or len(spread) != len(kernel) or min((*strides, *spread), default=0) < 1:
@@ -37,22 +38,24 @@ def reads_padding(constants: Constants, node: Node, kernel: Sizes) -> bool:
     return any(_ends_behind(*axis) for axis in each)
 
 
-def _is_padded(size: int, stride: int, step: int, extent: int | None) -> bool:
+def _is_padded(size: int, stride: int, step: int, extent: Dim) -> bool:
     """Along one axis, with SAME. With a dilation, runtimes do not agree on what it means."""
     if size == 1:
         return False  # the last window begins inside the data, and ends there
-    if extent is None or step != 1:
+    if not isinstance(extent, int) or step != 1:
         return True
     windows = -(-extent // stride)
     return (windows - 1) * stride + size - extent > 0
 
 
-def _ends_behind(size: int, stride: int, step: int, extent: int | None) -> bool:
+def _ends_behind(size: int, stride: int, step: int, extent: Dim) -> bool:
     """Along one axis, without pads, where the number of windows is rounded up."""
     if stride == 1:
         return False
-    over = None if extent is None else extent - ((size - 1) * step + 1)
-    return over is None or over < 0 or over % stride != 0
+    if not isinstance(extent, int):
+        return True
+    over = extent - ((size - 1) * step + 1)
+    return over < 0 or over % stride != 0
 
 
 def pads_of(node: Node, kernel: Sizes) -> Sizes | None:

@@ -178,7 +178,8 @@ SIZE_UNKNOWN = _reason(
     "With auto_pad SAME_UPPER or SAME_LOWER, and a kernel that is not larger than the stride, a Conv or AveragePool "
     "pads for some sizes of its data and not for others; with ceil_mode=1 an AveragePool hangs over for some. "
     "A shift before it goes where nothing is padded. The file does not say how large the data are.",
-    "give the model static shapes (fixed input dimensions, `onnx.shape_inference`) if they are fixed in use, or write "
+    "give the inputs of the model static sizes if they are fixed in use (what is noted of values between is not relied "
+    "on), or write "
     "auto_pad=NOTSET with pads of zero (ceil_mode=0) where the sizes are such that nothing is padded",
     "SAME pads where kernel > (size - 1) mod stride + 1",
 )

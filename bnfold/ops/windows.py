@@ -64,9 +64,9 @@ def _along(size: int, stride: int, step: int, extent: Dim, *, same: bool) -> Pad
 
 
 def _extents(facts: Facts, node: Node, count: int) -> tuple[Dim, ...]:
-    """The sizes of the axes over which the windows go, as far as known."""
+    """The sizes of the axes over which the windows go, as far as the model's inputs say them."""
     value = node.input(0)
-    shape = None if value is None else facts.shape(value)
+    shape = None if value is None else facts.shapes.proven(value)
     return (None,) * count if shape is None or len(shape) != count + 2 else shape[2:]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import onnx
 import pytest
 from folding_draws import examples
+from folding_support import fold, model, norm, weights
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
@@ -97,6 +98,30 @@ def test_a_window_reads_outside_exactly_where_a_walk_over_its_places_does(window
     else:
         assert planner is (Padded.NOWHERE if never else Padded.SOMEWHERE if surely else Padded.UNKNOWN)
     assert certificate is not never
+
+
+STALE = """(float[1,4,{},6] x) => (float[1,6,3,3] y) {{ n = BatchNormalization (x, g, be, m, v)
+    y = Conv <auto_pad = "SAME_UPPER", strides = [2,2]> (n, W) }}"""
+
+
+@pytest.mark.parametrize(("size", "code"), [("H", "padding-unknown"), ("5", "padding"), ("6", None)])
+def test_what_is_noted_of_values_between_is_not_relied_on(size: str, code: str | None) -> None:
+    """Tools that free an input leave the sizes that they inferred before."""
+    before = model(STALE.format(size), W=weights(6, 4, 2, 2), **norm(4))
+    before.graph.value_info.append(onnx.helper.make_tensor_value_info("n", onnx.TensorProto.FLOAT, [1, 4, 6, 6]))
+    graph = Graph.of(read(before))
+    assert proof.reads_padding(Constants(graph), graph.nodes[1], (2, 2)) is (code is not None)
+    assert [one.reason.code for one in fold(before).plan.refusals] == ([] if code is None else [code])
+
+
+def test_nor_is_what_a_body_says_of_its_data() -> None:
+    body = """z = If (c) <then_branch = t () => (float[1,6,3,3] a) {{ n = BatchNormalization (x, g, be, m, v)
+        a = Conv <auto_pad = "SAME_UPPER", strides = [2,2]> (n, W) }}, else_branch = e () => (float[1,6,3,3] b) {{
+        b = Conv <strides = [2,2]> (x, W) }}>"""
+    text = f"(float[1,4,{{}},6] x, bool c) => (float[1,6,3,3] y) {{{{ {body}  y = Relu (z) }}}}"
+    for size in ("H", "6"):
+        assert not fold(model(text.format(size), W=weights(6, 4, 2, 2), **norm(4))).plan.moves
+        assert fold(model(text.format(size), W=weights(6, 4, 1, 1), **norm(4))).plan.moves
 
 
 @pytest.mark.parametrize(
