@@ -36,13 +36,35 @@ def witness(  # noqa: PLR0913  # each of a user's wishes by its own name, the sa
     `assume_inference`, `max_bytes`: as for `plan`. `seed` of the drawn inputs: the same gives the same.
     Raises InputRefused for what is no model, UsageError for a glob that names nothing.
     """
+    found, _ = witnesses_and_rest(
+        model, at=at, only=only, skip=skip, bn_only=bn_only, freeze_inputs=freeze_inputs, inline=inline,
+        assume_inference=assume_inference, seed=seed, max_bytes=max_bytes,
+    )  # fmt: skip
+    return found
+
+
+def witnesses_and_rest(  # noqa: PLR0913  # likewise
+    model: Source,
+    *,
+    at: Sequence[str],
+    only: Sequence[str],
+    skip: Sequence[str],
+    bn_only: bool,
+    freeze_inputs: bool,
+    inline: bool,
+    assume_inference: bool,
+    seed: int,
+    max_bytes: int | None,
+) -> tuple[tuple[Witness, ...], int]:
+    """The witnesses, and how many affines that are written by hand stay and were not asked about (without `at`)."""
     if seed < 0:
         raise UsageError(f"the seed is {seed}, and must be 0 or more")
     subject = subject_of(read(model, max_bytes=max_bytes), inline=inline, freeze_inputs=freeze_inputs)
     graph = Graph.of(subject.model)
     selection = Selection(tuple(only), tuple(skip))
     decided = make_plan(graph, selection, bn_only=bn_only, assume_inference=assume_inference)
-    return witnesses_of(graph, decided, _asked(graph, decided, at), seed)
+    rest = 0 if at else len(decided.by_hand.refusals)
+    return witnesses_of(graph, decided, _asked(graph, decided, at), seed), rest
 
 
 def _asked(graph: Graph, decided: Plan, at: Sequence[str]) -> tuple[Refusal, ...]:

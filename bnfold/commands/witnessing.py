@@ -67,18 +67,19 @@ def witness(  # noqa: PLR0913  # one parameter per option
 ) -> None:
     """What shows that a BatchNormalization that stays could not go: a fact, or what the nearest fold would give.
 
-    Without --at, of all BatchNormalizations that fold would leave. Nothing is written.
+    Without --at, of all BatchNormalizations that fold would leave; of what is written by hand (Mul, Add, Sub, Div, Neg
+    by a constant) it is said how many stay, and --at '*' shows them. Nothing is written.
     """
     del config, no_config  # read before everything else
     outlet = prepare(format_, report, quiet=quiet, verbose=verbose)
     given = stdin_bytes(max_bytes) if model == "-" else model
-    from bnfold import api  # noqa: PLC0415  # heavy: only once the options are known to be sound
+    from bnfold.api.witnesses import witnesses_and_rest  # noqa: PLC0415  # heavy: only once the options are sound
     from bnfold.report.witnesses import witnessed  # noqa: PLC0415  # likewise
 
     with told_everywhere("witness", outlet, model=model):
-        found = api.witness(
+        found, rest = witnesses_and_rest(
             given, at=at or (), only=only or (), skip=skip or (), bn_only=bn_only, freeze_inputs=freeze_inputs,
             inline=inline, assume_inference=assume_inference, seed=seed, max_bytes=max_bytes,
         )  # fmt: skip
-        document = witnessed(model, found)
+        document = witnessed(model, found, rest)
     raise typer.Exit(answer(document, outlet))

@@ -17,6 +17,7 @@ from bnfold.equality.claim import DeviationError, UncertainError
 from bnfold.equality.constants import Constants, attribute, float_of, int_of, ints_of, product, text_of
 from bnfold.equality.layout import Labels
 from bnfold.equality.quantized import stored_shape
+from bnfold.equality.windows import pads_of, reads_padding
 from bnfold.nodes import Node
 
 Shape = tuple[int, ...]
@@ -109,9 +110,8 @@ def conv(constants: Constants, node: Node, rank: int | None) -> LinearMap:
     outputs = np.arange(shape[0] if group > 1 else 1)  # in one group all see the same channels
     first = outputs // max(1, shape[0] // group) * shape[1]
     channel = first[:, None] + np.arange(shape[1])[None, :]
-    padded = text_of(node, "auto_pad") not in {"", "NOTSET", "VALID"} or any(ints_of(node, "pads") or ())
     channel = channel.reshape(-1, shape[1], *[1] * (len(shape) - 2))
-    data = DataSide(0, (1,), channel, (shape[1] * group,), sees_all=not padded)
+    data = DataSide(0, (1,), channel, (shape[1] * group,), sees_all=not reads_padding(constants, node, shape[2:]))
     return LinearMap(along(1, shape[0], len(shape)), cell, 1, 2, vector_bias=True, data=(data,))
 
 
@@ -124,9 +124,8 @@ def sees_own_place(node: Node, shape: Shape) -> bool:
     """Whether each output of a Conv lies where its data do, and one tap sees the data of its own place and channel."""
     kernel = shape[2:]
     spread = ints_of(node, "dilations") or (1,) * len(kernel)
-    pads = ints_of(node, "pads") or (0,) * (2 * len(kernel))
-    plain = node.op == "Conv" and text_of(node, "auto_pad") in {"", "NOTSET"} and len(pads) == 2 * len(kernel)
-    if not plain or any(stride != 1 for stride in ints_of(node, "strides") or ()):
+    pads = pads_of(node, kernel) if node.op == "Conv" else None
+    if pads is None or any(stride != 1 for stride in ints_of(node, "strides") or ()):
         return False
     if shape[0] != shape[1] * int_of(node, "group", 1) or len(spread) != len(kernel):
         return False
@@ -141,7 +140,9 @@ def own_places(node: Node, shape: Shape) -> tuple[Labels, ...]:
     """Where those taps stand in the weight: one index array for each of its axes."""
     kernel = shape[2:]
     spread = ints_of(node, "dilations") or (1,) * len(kernel)
-    pads = ints_of(node, "pads") or (0,) * (2 * len(kernel))
+    pads = pads_of(node, kernel)
+    if pads is None:
+        raise UncertainError(f"the padding of {node.site} is not written down")
     channels = np.arange(shape[0])
     centers = (np.full(shape[0], first // step) for first, step in zip(pads[: len(kernel)], spread, strict=True))
     return (channels, channels % shape[1], *centers)
@@ -165,11 +166,14 @@ def _covers_all(node: Node, shape: Shape) -> bool:
     kernel = shape[2:]
     spread = ints_of(node, "dilations") or (1,) * len(kernel)
     pads = ints_of(node, "pads") or (0,) * (2 * len(kernel))
-    plain = text_of(node, "auto_pad") in {"", "NOTSET"} and ints_of(node, "output_shape") is None
+    plain = ints_of(node, "output_shape") is None and (ints_of(node, "kernel_shape") or kernel) == kernel
     single = all(stride == 1 for stride in ints_of(node, "strides") or ()) and not any(
         ints_of(node, "output_padding") or ()
     )
     reach = [(size - 1) * step for size, step in zip(kernel, spread, strict=True)]
+    if text_of(node, "auto_pad") in {"VALID", "SAME_UPPER", "SAME_LOWER"}:  # one tap: one place is read for each
+        return plain and single and not any(pads) and all(size == 1 for size in kernel)
+    plain = plain and text_of(node, "auto_pad") in {"", "NOTSET"}
     return plain and single and all(pad >= needed for pad, needed in zip(pads, (*reach, *reach), strict=True))
 
 

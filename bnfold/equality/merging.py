@@ -14,7 +14,7 @@ import numpy as np
 
 from bnfold.equality.ahead import DataStep
 from bnfold.equality.claim import Claim, DeviationError, Link, Merging, Tree, UncertainError
-from bnfold.equality.constants import Constants, int_of, ints_of, text_of
+from bnfold.equality.constants import Constants, int_of, ints_of
 from bnfold.equality.layout import Labels
 from bnfold.equality.linear import is_convolution
 from bnfold.equality.passes import summed_sign
@@ -22,6 +22,7 @@ from bnfold.equality.reference import linear_map
 from bnfold.equality.references import Branch, Reference, Side
 from bnfold.equality.steps import Step
 from bnfold.equality.trees_beside import merged_trees
+from bnfold.equality.windows import pads_of
 from bnfold.graph import Graph
 from bnfold.nodes import Node
 
@@ -109,14 +110,11 @@ def _seen_taps(home: Node, node: Node, ours: tuple[int, ...], theirs: tuple[int,
 
 
 def _axes(node: Node, kernel: tuple[int, ...]) -> list[_Axis]:
-    count, automatic = len(kernel), text_of(node, "auto_pad")
-    pads = ints_of(node, "pads") or (0,) * (2 * count)
-    if automatic not in {"", "NOTSET", "VALID"}:
+    count, pads = len(kernel), pads_of(node, kernel)
+    if pads is None:
         raise UncertainError(f"the padding of {node.site} is not written down")
-    if automatic == "VALID":
-        pads = (0,) * (2 * count)
     strides, steps = (ints_of(node, name) or (1,) * count for name in ("strides", "dilations"))
-    if len(pads) != 2 * count or len(strides) != count or len(steps) != count or min((*strides, *steps)) < 1:
+    if len(strides) != count or len(steps) != count or min((*strides, *steps)) < 1:
         raise DeviationError(f"the attributes of {node.site} do not fit its kernel")
     if min(pads) < 0:
         raise UncertainError(f"{node.site} cuts its data")

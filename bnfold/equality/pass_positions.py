@@ -7,6 +7,7 @@ import numpy as np
 from bnfold.equality.claim import DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants, attribute, float_of, int_of, ints_of, text_of
 from bnfold.equality.passing import Carried, Passing, anywhere_along, first_alone
+from bnfold.equality.windows import reads_padding
 from bnfold.nodes import Node
 
 # Operators on each element.
@@ -36,6 +37,32 @@ _WIDER = frozenset(
     | {(kind, kind) for kind in (_HALF, _BRAIN, _SINGLE, _DOUBLE)}
 )
 
+
+def clip(constants: Constants, node: Node) -> Passing:
+    """Clip: all that it is given, where it has no bounds; one that has some is a home of whatever passes it."""
+    if node.scope.opset >= 11:
+        ends = [_bound(constants, node, index) for index in (1, 2)]
+    else:
+        data = node.input(0)
+        kind = None if data is None else constants.shapes.element_type(data)
+        if node.scope.opset < 6 or kind not in {_HALF, _SINGLE}:
+            raise UncertainError(f"whether {node.site} bounds its data is not said")
+        largest = float(np.finfo(np.float32).max)  # by default, and no finite number lies beyond it
+        ends = [float_of(node, name, sign * np.inf) for name, sign in (("min", -1), ("max", 1))]
+        ends = [sign * np.inf if end == sign * largest else end for end, sign in zip(ends, (-1, 1), strict=True)]
+    if ends != [-np.inf, np.inf]:
+        raise DeviationError(f"a claim passes {node.site}, whose bounds stay")
+    return Passing()
+
+
+def _bound(constants: Constants, node: Node, index: int) -> float:
+    value = node.input(index)
+    if value is None:
+        return (-np.inf, np.inf)[index - 1]
+    given = constants.floats(value)
+    return float(given.reshape(())) if given.size == 1 else np.nan
+
+
 # Operators over positions.
 
 
@@ -48,9 +75,8 @@ def pooled(constants: Constants, link: Link, carried: Carried, unknown: int) -> 
 
 def average_pool(constants: Constants, node: Node) -> Passing:
     """AveragePool: the mean over a window; with count_include_pad, zeros of the padding are in it."""
-    del constants
     counted = int_of(node, "count_include_pad", 0)
-    return Passing(shift=not (counted and (_pads(node) or int_of(node, "ceil_mode", 0))))
+    return Passing(shift=not (counted and reads_padding(constants, node, ints_of(node, "kernel_shape") or ())))
 
 
 def max_pool(constants: Constants, node: Node) -> Passing:
@@ -59,11 +85,6 @@ def max_pool(constants: Constants, node: Node) -> Passing:
     if any(value is not None for value in node.outputs[1:]):
         raise DeviationError(f"a claim passes {node.site}, which puts out indices too")
     return Passing(negative=False)
-
-
-def _pads(node: Node) -> bool:
-    automatic = text_of(node, "auto_pad")
-    return automatic not in {"", "NOTSET", "VALID"} or any(ints_of(node, "pads") or ())
 
 
 def reduced(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
@@ -76,8 +97,8 @@ def reduced(constants: Constants, link: Link, carried: Carried, unknown: int) ->
 
 
 def pad(constants: Constants, node: Node) -> Passing:
-    """Pad: what is added is copied from the value, or a constant, which has to be zero then."""
-    if text_of(node, "mode") not in {"", "constant"}:
+    """Pad: what is added is copied from the value, or a constant, which has to be zero then; less than none is cut."""
+    if text_of(node, "mode") not in {"", "constant"} or all(amount <= 0 for amount in _padding(constants, node)):
         return Passing()
     operand, old = node.input(2), attribute(node, "value")
     value = old.f if old is not None else 0.0
@@ -86,7 +107,7 @@ def pad(constants: Constants, node: Node) -> Passing:
         value = float(given.reshape(())) if given.size == 1 else np.nan
     if value != 0:
         raise DeviationError(f"{node.site} pads with {value:g}")
-    return Passing(shift=not any(_padding(constants, node)))
+    return Passing(shift=False)
 
 
 def padded(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
@@ -116,11 +137,16 @@ def _pad_axes(constants: Constants, node: Node, rank: int) -> tuple[int, ...]:
 
 
 def resize(constants: Constants, node: Node) -> Passing:
-    """Resize: weights of an interpolation sum to one; outside of a cropped image stands another value."""
+    """Resize: weights of an interpolation sum to one; outside of a cropped image stands a number, zero by default."""
     del constants
-    if text_of(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
-        raise UncertainError(f"{node.site} crops its value")
-    return Passing()
+    if text_of(node, "coordinate_transformation_mode") != _CROP:
+        return Passing()
+    if float_of(node, "extrapolation_value", 0.0) != 0:
+        raise DeviationError(f"{node.site} crops its value, and outside of it stands a number that is not zero")
+    return Passing(shift=False)
+
+
+_CROP = "tf_crop_and_resize"
 
 
 def resized(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
@@ -142,6 +168,12 @@ def _keeps_axis(constants: Constants, node: Node, axis: int, rank: int) -> bool:
     downwards = text_of(node, "nearest_mode") in {"", "round_prefer_floor", "floor"}
     if text_of(node, "coordinate_transformation_mode") == "tf_half_pixel_for_nn" and not (nearest and downwards):
         return False  # half a place further, even where the size stays
+    if text_of(node, "coordinate_transformation_mode") == _CROP:
+        region = node.input(1)
+        bounds = () if region is None else tuple(map(float, constants.array(region).reshape(-1)))
+        first = places.index(axis)
+        if len(bounds) != 2 * len(places) or (bounds[first], bounds[first + len(places)]) != (0.0, 1.0):
+            return False  # a part of it, or more
     factors = _factors(constants, node)
     if factors is not None:
         return len(factors) == len(places) and factors[places.index(axis)] == 1

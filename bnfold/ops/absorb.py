@@ -45,15 +45,17 @@ class Fed:
     """Where the data of a linear operator come in: which input, on which axes of it the channels lie, and in the view.
 
     `sees_all`: whether every output sees every tap of the weight, so that a shift of the data is one of the output, and
-    `why` not. `factor`: what the product of weight and data is multiplied by (Gemm's alpha). `sizes` are those of the
-    axes, where they are several; `rank` is that of the data where it is stated, and not the output's, `least_rank` the
-    least that it may be; `grows` is by how much the output's is larger, where that is known.
+    `why` not; `may_see_all`: that depends on a size that is not known. `factor`: what the product of weight and data is
+    multiplied by (Gemm's alpha). `sizes` are those of the axes, where they are several; `rank` is that of the data
+    where it is stated, and not the output's, `least_rank` the least that it may be; `grows` is by how much the output's
+    is larger, where that is known.
     """
 
     data_input: int
     axes: tuple[int, ...]
     view_axis: int
     sees_all: bool = True
+    may_see_all: bool = False
     factor: float = 1.0
     sizes: tuple[int, ...] | None = None
     rank: int | None = None

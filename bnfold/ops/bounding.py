@@ -18,7 +18,7 @@ import numpy as np
 from onnx import AttributeProto, helper
 
 from bnfold.affine import Affine, Float64
-from bnfold.nodes import Node
+from bnfold.nodes import Node, Value
 from bnfold.ops.facts import Array, Constant, Facts
 from bnfold.ops.home import Furnishing, NewConstant
 from bnfold.ops.linear import LINEAR, Ways
@@ -234,14 +234,36 @@ def _attribute(node: Node, name: str, new: float) -> AttributeProto:
 
 @register("passing", PASSING, "Clip")
 def clip(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
-    """a scale above zero and a shift that are the same everywhere, its bounds changed
+    """a scale above zero and a shift that are the same everywhere, its bounds changed; everything where it has none
 
-    Not: an affine that differs between channels, a scale that is negative or zero.
+    Not: where it has bounds, an affine that differs between channels, or a scale that is negative or zero.
     """
-    del facts
+    if _bounds_nothing(facts, node):
+        return Passed((Passage(0, affine),))
     one = uniform(affine)
     if one is None:
         return Obstacle(BLOCKED, f"{node.op} bounds all channels by the same numbers", node)
     if one.scale.reshape(()) <= 0:
         return Obstacle(NEGATIVE, f"{node.op} lets no scale pass that is not above zero", node)
     return Passed((Passage(0, one),), keeps=True)
+
+
+def _bounds_nothing(facts: Facts, node: Node) -> bool:
+    """Whether a Clip has no bound, or infinite ones: then it gives back what it is given."""
+    if node.scope.opset >= FIRST_OPSET_WITH_BOUNDS_AS_INPUTS:
+        return all(_is_endless(facts, node.input(index), end) for index, end in ((1, -np.inf), (2, np.inf)))
+    kind = _type_of_data(facts, node)
+    if node.scope.opset < FIRST_OPSET_OF_CLIP or kind not in ATTRIBUTES_ACT_IN or kind == DOUBLE:
+        return False
+    return all(node.float_attribute(name, none) in {none, np.copysign(np.inf, none)} for name, none in NO_BOUND.items())
+
+
+def _is_endless(facts: Facts, value: Value | None, end: float) -> bool:
+    """Whether a bound is missing, or infinite on its own side."""
+    found = None if value is None else facts.constant(value)
+    if found is None:
+        return True
+    if not isinstance(found, Constant) or found.dtype not in FLOAT_TYPES:
+        return False
+    number = found.array()
+    return number.size == 1 and float(number.reshape(())) == end

@@ -13,6 +13,7 @@ from itertools import product
 from bnfold.nodes import Node
 from bnfold.ops.absorb import Linear
 from bnfold.ops.quantized import Dequantized
+from bnfold.ops.windows import pads_of
 
 Axis = tuple[int, int, int, int, int]
 """Along one axis: the size of the kernel, its stride, its dilation, and the padding before and behind."""
@@ -55,12 +56,9 @@ def _along(wide: Axis, narrow: Axis) -> list[int] | None:
 
 def _axes(linear: Linear) -> list[Axis] | None:
     node, kernel = linear.node, linear.weight.dims[2:]
-    automatic = node.string_attribute("auto_pad", "NOTSET")
-    if automatic not in {"NOTSET", "VALID"}:
-        return None
-    pads = (0,) * (2 * len(kernel)) if automatic == "VALID" else _ints(node, "pads", 2 * len(kernel), 0)
+    pads = pads_of(node, kernel)
     strides, steps = (_ints(node, name, len(kernel), 1) for name in ("strides", "dilations"))
-    if len(pads) != 2 * len(kernel) or len(strides) != len(kernel) or len(steps) != len(kernel):
+    if pads is None or len(strides) != len(kernel) or len(steps) != len(kernel):
         return None
     if min(pads) < 0 or min(strides) < 1 or min(steps) < 1:
         return None

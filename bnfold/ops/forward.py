@@ -28,9 +28,10 @@ from bnfold.ops.passing import (
     squeezed_axes,
     target_shape,
 )
-from bnfold.ops.positions import may_pad, reduced_axes
+from bnfold.ops.positions import reduced_axes
 from bnfold.ops.reasons import BLOCKED, LAYOUT, NEGATIVE, PADDING, SEVERAL, SHIFT, Obstacle
 from bnfold.ops.table import register
+from bnfold.ops.windows import counted_padding
 
 Ahead = Callable[[Facts, Node, int, Affine], Affine | Obstacle | None]
 Function = TypeVar("Function", bound=Ahead)
@@ -204,12 +205,11 @@ def _pooled(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
 
     Not: a negative scale before a MaxPool; a shift with count_include_pad and a padding; indices that are put out.
     """
-    del facts
     if index or any(size != 1 for size in affine.shape[2:]):
         return Obstacle(LAYOUT, f"{node.op} acts along an axis where it differs", node)
-    counted = node.op == "AveragePool" and node.int_attribute("count_include_pad", 0)
-    if counted and (may_pad(node) or node.int_attribute("ceil_mode", 0)) and affine.has_shift:
-        return Obstacle(PADDING, "AveragePool counts the zeros of its padding, which a shift would change", node)
+    counted = counted_padding(facts, node) if affine.has_shift else None
+    if counted is not None:
+        return counted
     if "Max" in node.op and np.any(affine.scale < 0):
         return Obstacle(NEGATIVE, f"{node.op} lets no negative scale pass", node)
     return affine

@@ -20,7 +20,7 @@ from bnfold.ops.elementwise import FIRST_OPSET_WITH_BROADCASTING
 from bnfold.ops.facts import Facts
 from bnfold.ops.joining import aligned, sign_of
 from bnfold.ops.passing import known_rank, known_size
-from bnfold.ops.reasons import BLOCKED, LAYER, LAYOUT, NEGATIVE, OLD_OPSET, SHIFT, Obstacle
+from bnfold.ops.reasons import BLOCKED, CONSTANT_STAYS, LAYER, LAYOUT, NEGATIVE, OLD_OPSET, SHIFT, Obstacle
 from bnfold.ops.table import register
 
 Arriving = Mapping[int, Affine]
@@ -80,9 +80,13 @@ def added(facts: Facts, node: Node, arriving: Arriving) -> Affine | Obstacle:
     """of values: a scale that all of them bear alike; a shift of any of them, where none bears a scale, or all do; its
     sign turns where the value is taken away
 
-    Not: a scale of some of them, or of one that is enlarged where the affine differs.
+    Not: a scale of some of them, or of one that is enlarged where the affine differs; a scale beside a constant that is
+    not alike for all positions.
     """
     scaled = any(np.any(affine.scale != 1) for affine in arriving.values())
+    others = [value for index, value in enumerate(node.inputs) if index not in arriving and value is not None]
+    if scaled and others and all(facts.is_constant(value) for value in others):
+        return Obstacle(CONSTANT_STAYS, f"what {node.op} adds is constant, and would be divided by the scale", node)
     if scaled and len(arriving) < len(node.inputs):
         return Obstacle(BLOCKED, f"{node.op} of several values lets no scale of one of them pass", node)
     each = _aligned(facts, node, arriving) if scaled else _at_joined_rank(facts, node, arriving)

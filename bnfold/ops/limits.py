@@ -12,6 +12,7 @@ from bnfold.ops.facts import Constant, max_size
 from bnfold.ops.quantized import Dequantized
 from bnfold.ops.reasons import AXIS, BLOCKED, NOT_FINITE, OVERFLOW, PADDING, PRECISION, QUANTIZED, Obstacle
 from bnfold.ops.rounding import LARGEST, imprecise, rounded
+from bnfold.ops.windows import size_unknown
 
 if TYPE_CHECKING:
     from bnfold.ops.absorb import Linear
@@ -55,7 +56,10 @@ def fed_obstacle(linear: Linear, before: Affine, index: int) -> Obstacle | None:
     if before.has_shift and not fed.sees_all:
         if fed.why or linear.rank is None:
             return Obstacle(AXIS, fed.why or "a shift would be another one for each matrix of the constant", node)
-        detail = f"not every output of {node.op} sees every tap (it pads), as a shift before it would need"
+        if fed.may_see_all:
+            return size_unknown(node)
+        how = "strides, or keeps what hangs over" if node.op == "ConvTranspose" else "pads"
+        detail = f"not every output of {node.op} sees every tap (it {how}), as a shift before it would need"
         return Obstacle(PADDING, detail, node)
     if before.has_shift and isinstance(linear.bias, Dequantized):
         return Obstacle(QUANTIZED, "the bias is stored as integers, which take no shift", node)

@@ -23,6 +23,7 @@ from bnfold.ops.quantized import Dequantized, dequantized
 from bnfold.ops.reasons import BIAS, BLOCKED, LAYER, LAYOUT, NOT_CONSTANT, TYPE, Obstacle
 from bnfold.ops.rounding import FLOAT_TYPES
 from bnfold.ops.table import register
+from bnfold.ops.windows import SAME, Padded, padded, pads_of
 
 Ways = tuple[Home, ...] | Obstacle
 LINEAR: dict[str, Callable[[Facts, Node], Ways]] = {}
@@ -68,11 +69,13 @@ def conv(facts: Facts, node: Node) -> Ways:
 
     Not: a weight or bias that is computed, sparse or overridable; a bias that is not one value per output.
 
-    Ahead: constant weight; a scale, and a shift where nothing is padded. Not: a shift before a padding, or beside a
-    bias of integers; a quantised weight; what is not one value per channel of the data.
+    Ahead: constant weight; a scale, and a shift where nothing is padded (of auto_pad SAME: a kernel of one, or one that
+    fits into the stride where the size allows it). Not: a shift before a padding, or beside a bias of integers; a
+    quantised weight; what is not one value per channel of the data.
 
-    Beside: stride 1, a padding that keeps the size, as many outputs as channels: a scale is one more tap, a shift goes
-    to the bias, and the sum goes. Not: a quantised weight; auto_pad; where something else reads what lies between.
+    Beside: stride 1, a padding that keeps the size, written or SAME, as many outputs as channels: a scale is one more
+    tap, a shift goes to the bias, and the sum goes. Not: a quantised weight; auto_pad SAME with dilations; where
+    something else reads what lies between.
     """
     group = node.int_attribute("group", 1)
 
@@ -80,19 +83,21 @@ def conv(facts: Facts, node: Node) -> Ways:
         outputs, inputs, *kernel = weight.shape
         return weight.reshape(group, outputs // group, inputs, math.prod(kernel))
 
-    return _convolution(facts, node, view, weight_axis=0, sees_all=not _pads(node), center=_center)
+    return _convolution(facts, node, view, weight_axis=0, padding=_conv_padding, center=_center)
+
+
+def _conv_padding(facts: Facts, node: Node, dims: tuple[int, ...]) -> Padded:
+    return padded(facts, node, dims[2:])
 
 
 def _center(node: Node, dims: tuple[int, ...], group: int) -> int | None:
     """The place, in the flat kernel, of the tap that an output has for the data of its own place; None for no such."""
     outputs, inputs, *kernel = dims
     ones = [1] * len(kernel)
-    pads, steps = node.ints_attribute("pads") or [0] * 2 * len(kernel), node.ints_attribute("dilations") or ones
-    if node.string_attribute("auto_pad", "NOTSET") != "NOTSET" or any(
-        n != 1 for n in node.ints_attribute("strides") or ()
-    ):
+    pads, steps = pads_of(node, tuple(kernel)), node.ints_attribute("dilations") or ones
+    if pads is None or any(n != 1 for n in node.ints_attribute("strides") or ()):
         return None
-    if outputs != inputs * group or len(pads) != 2 * len(kernel) or len(steps) != len(kernel):
+    if outputs != inputs * group or len(steps) != len(kernel):
         return None
     index = 0
     for size, step, first, last in zip(kernel, steps, pads, pads[len(kernel) :], strict=False):
@@ -119,7 +124,7 @@ def conv_transpose(facts: Facts, node: Node) -> Ways:
         return weight.reshape(group, inputs // group, outputs, math.prod(kernel)).swapaxes(1, 2)
 
     weight_axis = 1 if group == 1 else None
-    return _convolution(facts, node, view, weight_axis=weight_axis, sees_all=_covers(node))
+    return _convolution(facts, node, view, weight_axis=weight_axis, padding=_overhang)
 
 
 @register("linear", LINEAR, "BatchNormalization")
@@ -143,31 +148,33 @@ def normalization(facts: Facts, node: Node) -> Ways:
     return (Linear(node, weight, 1, view, rank=None, axes=(1,), weight_axis=0, bias=bias, bias_input=2, least_rank=2),)
 
 
-def _pads(node: Node) -> bool:
-    """Whether zeros of a padding may be read."""
-    automatic = node.string_attribute("auto_pad", "NOTSET")
-    return automatic not in {"NOTSET", "VALID"} or any(node.ints_attribute("pads") or ())
+def _overhang(facts: Facts, node: Node, dims: tuple[int, ...]) -> Padded:
+    """Whether some output of a ConvTranspose misses a tap: none does with stride 1 and all that hangs over cut off."""
+    del facts
+    kernel, automatic = dims[2:], node.string_attribute("auto_pad", "NOTSET")
+    steps = node.ints_attribute("dilations") or (1,) * len(kernel)
+    pads = node.ints_attribute("pads") or (0,) * 2 * len(kernel)
+    stated = node.ints_attribute("kernel_shape")
+    if (stated is not None and stated != kernel) or len(steps) != len(kernel) or len(pads) != 2 * len(kernel):
+        return Padded.SOMEWHERE
+    if any(stride != 1 for stride in node.ints_attribute("strides") or ()):
+        return Padded.SOMEWHERE
+    if any(node.ints_attribute("output_padding") or ()) or node.ints_attribute("output_shape") is not None:
+        return Padded.SOMEWHERE
+    if automatic != "NOTSET":  # with a kernel of one, nothing hangs over, and SAME keeps the size as it is
+        alone = automatic in SAME | {"VALID"} and set(kernel) == {1} and not any(pads)
+        return Padded.NOWHERE if alone else Padded.SOMEWHERE
+    reach = [(size - 1) * step for size, step in zip(kernel, steps, strict=True)]
+    covers = all(pad >= needed for pad, needed in zip(pads, [*reach, *reach], strict=True))
+    return Padded.NOWHERE if covers else Padded.SOMEWHERE
 
 
-def _covers(node: Node) -> bool:
-    """Whether every output of a ConvTranspose sees every tap: stride 1, and all that hangs over is cut off."""
-    kernel, pads = node.ints_attribute("kernel_shape"), node.ints_attribute("pads")
-    dilations, strides = node.ints_attribute("dilations"), node.ints_attribute("strides")
-    if kernel is None or any(stride != 1 for stride in strides or ()):
-        return False
-    if node.string_attribute("auto_pad", "NOTSET") != "NOTSET" or node.ints_attribute("output_shape") is not None:
-        return False
-    if any(node.ints_attribute("output_padding") or ()):
-        return False
-    reach = [(size - 1) * step for size, step in zip(kernel, dilations or [1] * len(kernel), strict=True)]
-    return all(pad >= needed for pad, needed in zip(pads or [0] * 2 * len(kernel), [*reach, *reach], strict=True))
-
-
+Padding = Callable[[Facts, Node, tuple[int, ...]], Padded]
 Center = Callable[[Node, tuple[int, ...], int], int | None]
 
 
 def _convolution(  # noqa: PLR0913  # in what the two convolutions differ
-    facts: Facts, node: Node, view: View, *, weight_axis: int | None, sees_all: bool, center: Center | None = None
+    facts: Facts, node: Node, view: View, *, weight_axis: int | None, padding: Padding, center: Center | None = None
 ) -> Ways:
     group = node.int_attribute("group", 1)
     weight = weight_of(facts, node, 1, rank=None)
@@ -180,6 +187,7 @@ def _convolution(  # noqa: PLR0913  # in what the two convolutions differ
     bias = bias_of(facts, node)
     if isinstance(bias, Obstacle):
         return bias
+    where = padding(facts, node, weight.dims)
     return with_fitting_bias(
         Linear(
             node,
@@ -191,7 +199,7 @@ def _convolution(  # noqa: PLR0913  # in what the two convolutions differ
             weight_axis=weight_axis,
             bias=bias,
             bias_input=2,
-            fed=Fed(0, axes=(1,), view_axis=2, sees_all=sees_all),
+            fed=Fed(0, axes=(1,), view_axis=2, sees_all=where is Padded.NOWHERE, may_see_all=where is Padded.UNKNOWN),
             center=None if center is None else center(node, weight.dims, group),
         )
     )

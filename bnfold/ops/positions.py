@@ -19,11 +19,13 @@ from bnfold.ops.facts import Constant, Facts
 from bnfold.ops.passing import PASSING, Passage, Passed, alone, input_shape, known_size, normalised
 from bnfold.ops.reasons import BLOCKED, LAYOUT, NEGATIVE, PADDING, ROUNDED, SEVERAL, SHIFT, Obstacle
 from bnfold.ops.table import register
+from bnfold.ops.windows import counted_padding
 
 FIRST_OPSET_WITH_PADS_AS_INPUT = 11
 FIRST_OPSET_WITH_A_REGION_TO_RESIZE = 11
 FIRST_OPSET_WITH_REDUCED_AXES_AS_INPUT = 18
 FIRST_OPSET_WITH_SUMMED_AXES_AS_INPUT = 13
+CROPPING = "tf_crop_and_resize"
 _WIDER: dict[int, frozenset[int]] = {
     TensorProto.FLOAT16: frozenset({TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}),
     TensorProto.BFLOAT16: frozenset({TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}),
@@ -61,12 +63,11 @@ def cast(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 def mean_pool(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """everything; a scale alone where the zeros of a padding are counted
 
-    Not: a shift with count_include_pad and a padding.
+    Not: a shift with count_include_pad and a padding, or a window that hangs over.
     """
-    del facts
-    counted = node.op == "AveragePool" and node.int_attribute("count_include_pad", 0)
-    if counted and (may_pad(node) or node.int_attribute("ceil_mode", 0)) and affine.has_shift:
-        return Obstacle(PADDING, "AveragePool counts the zeros of its padding, which a shift would change", node)
+    counted = counted_padding(facts, node) if affine.has_shift else None
+    if counted is not None:
+        return counted
     return _over(node, affine, range(2, affine.rank)) or alone(Passage(0, affine))
 
 
@@ -126,8 +127,8 @@ def reduction(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 
 @register("passing", PASSING, "Pad")
 def pad(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
-    """everything where the value itself is repeated or reflected; a scale alone where zeros are added; what is the same
-    everywhere, the constant changed
+    """everything where the value itself is repeated, reflected or cut; a scale alone where zeros are added; what is the
+    same everywhere, the constant changed
 
     Not: another constant than zero, or a shift, where it differs between channels; a padding that is not known, or
     along an axis where the affine differs.
@@ -135,8 +136,8 @@ def pad(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     sizes = _pads(facts, node)
     if sizes is None:
         return Obstacle(LAYOUT, "how much is padded is not known", node)
-    fills = node.string_attribute("mode", "constant") == "constant"
-    changes = fills and (_pad_value(facts, node) != 0 or (any(sizes) and affine.has_shift))
+    fills = node.string_attribute("mode", "constant") == "constant" and any(size > 0 for size in sizes)
+    changes = fills and (_pad_value(facts, node) != 0 or affine.has_shift)
     one = uniform(affine) if changes else None
     if changes and one is None:
         what = "another number than zero, or one that is not known" if _pad_value(facts, node) != 0 else "zeros"
@@ -154,12 +155,14 @@ def pad(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 
 @register("passing", PASSING, "Resize", "Upsample")
 def resize(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
-    """everything, along axes that keep their size
+    """everything, along axes that keep their size; a scale alone where zeros stand outside of a crop
 
-    Not: an axis that may be resized and along which the affine differs; tf_crop_and_resize.
+    Not: an axis that may be resized or cut and along which the affine differs; with tf_crop_and_resize a shift, or
+    another number outside.
     """
-    if node.string_attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize":
-        return Obstacle(PADDING, "outside of the crop stands another value", node)
+    crops = node.string_attribute("coordinate_transformation_mode", "") == CROPPING
+    if crops and (affine.has_shift or node.float_attribute("extrapolation_value", 0.0) != 0):
+        return Obstacle(PADDING, "outside of the data, a crop has a number that would not bear the affine", node)
     for axis in (axis for axis, size in enumerate(affine.shape) if size != 1):
         if not _keeps_axis(facts, node, axis, affine.rank):
             return Obstacle(LAYOUT, f"axis {axis} may be resized", node)
@@ -175,6 +178,13 @@ def _keeps_axis(facts: Facts, node: Node, axis: int, rank: int) -> bool:
         if node.string_attribute("mode", "nearest") != "nearest":
             return False
         if node.string_attribute("nearest_mode", "round_prefer_floor") not in {"round_prefer_floor", "floor"}:
+            return False
+    if node.string_attribute("coordinate_transformation_mode", "") == CROPPING:
+        region = None if (operand := node.input(1)) is None else facts.constant(operand)
+        if not isinstance(region, Constant) or region.dims != (2 * len(axes),):
+            return False
+        place, ends = axes.index(axis), region.array().astype(np.float64)
+        if ends[place] != 0 or ends[place + len(axes)] != 1:
             return False
     scales = _scales(facts, node)
     if scales is None:
@@ -199,12 +209,6 @@ def _keeps_size(facts: Facts, node: Node, axis: int) -> bool:
     value, output = node.input(0), node.output(0)
     sizes = [None if v is None else known_size(facts, v, axis) for v in (value, output)]
     return sizes[0] is not None and sizes[0] == sizes[1]
-
-
-def may_pad(node: Node) -> bool:
-    """Whether a window may lie over a padding."""
-    automatic = node.string_attribute("auto_pad", "NOTSET")
-    return automatic not in {"NOTSET", "VALID"} or any(node.ints_attribute("pads") or ())
 
 
 def _pads(facts: Facts, node: Node) -> tuple[int, ...] | None:

@@ -172,6 +172,28 @@ PADDING = _reason(
     "pad(a*x + s) = a*pad(x) + s fails at the border, where it is 0 on the left and s on the right",
     changes_function=True,
 )
+SIZE_UNKNOWN = _reason(
+    "padding-unknown",
+    "whether anything is padded depends on a size that is not known",
+    "With auto_pad SAME_UPPER or SAME_LOWER, and a kernel that is not larger than the stride, a Conv or AveragePool "
+    "pads for some sizes of its data and not for others; with ceil_mode=1 an AveragePool hangs over for some. "
+    "A shift before it goes where nothing is padded. The file does not say how large the data are.",
+    "give the inputs of the model static sizes if they are fixed in use (what is noted of values between is not relied "
+    "on), or write "
+    "auto_pad=NOTSET with pads of zero (ceil_mode=0) where the sizes are such that nothing is padded",
+    "SAME pads where kernel > (size - 1) mod stride + 1",
+)
+CONSTANT_STAYS = _reason(
+    "constant-stays",
+    "a constant is added on the way, and no scale goes forward past it",
+    "(a*x + s) + c is a*(x + (s + c)/a): the constant would have to be divided by the scale. One that is the same for "
+    "all positions is an affine itself, and goes. One that differs between them (a code of the positions, say) would "
+    "have to become a number for each channel and position, and there is none where a channel's scale is zero: it "
+    "stays as it is. A shift alone goes past any constant.",
+    "add the constant before the BatchNormalization, divided by its scale (scale / sqrt(var + epsilon)): that is the "
+    "same function, and the BatchNormalization then stands before what reads it",
+    "(a*x + s) + c = a*(x + c/a) + s",
+)
 SHIFT = _reason(
     "shift-stays",
     "an operator on the way lets a scale pass, and no shift",

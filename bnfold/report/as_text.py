@@ -101,6 +101,8 @@ def _block(block: Block, document: Document, width: int | None) -> Iterator[_Row
     for section in block.sections:
         if document.verbose or not section.is_detail:
             yield from _section(section, document, width)
+        elif section.instead and section.lines:
+            yield _Row(((f"  {shown(section.instead)}", "dim"),), hang=4)
     for paragraph in block.prose:
         yield _Row(())
         yield _Row(((shown(paragraph), ""),), is_prose=True)

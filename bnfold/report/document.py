@@ -49,8 +49,8 @@ class Line:
 class Section:
     """Lines under a title: as a `list`, in `groups` by code, the largest first, or as a `table` in their own order.
 
-    Of a section that `is_detail` text shows nothing unless all is asked for. `joint` stands in text between a place and
-    its sentence.
+    Of a section that `is_detail` text shows nothing unless all is asked for, or only `instead`. `joint` stands in text
+    between a place and its sentence.
     """
 
     title: str
@@ -58,6 +58,7 @@ class Section:
     layout: Layout
     is_detail: bool = False
     joint: str = ": "
+    instead: str = ""
 
 
 @dataclass(frozen=True, slots=True)

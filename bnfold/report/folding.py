@@ -17,6 +17,7 @@ from bnfold.report.several import outcome_of
 from bnfold.result import Done, FoldResult, exit_code
 
 TO_FOLD = "to fold"
+WHY_BY_HAND = "left, by hand: -v says why each stays, and bnfold witness MODEL --at NAME what shows it"
 SHOWN = "the folded model is the same function"
 
 
@@ -38,7 +39,7 @@ def folded(done: Sequence[Done], *, check: bool = False, verbose: bool = False) 
 def planned(name: str, plan: Plan, *, verbose: bool = False) -> Document:
     """The answer of `bnfold plan`."""
     cases = (Case("the model is read"), *_cases(plan, "note"))
-    facts, sections = tuple(_count_facts(plan, TO_FOLD)), tuple(_sections(plan, "note", TO_FOLD))
+    facts, sections = tuple(_count_facts(plan, TO_FOLD)), tuple(_sections(plan, "note", TO_FOLD, WHY_BY_HAND))
     ours = plan.batch_norms
     return Document(
         "plan",
@@ -122,12 +123,13 @@ def _verified(same: Same) -> str:
     return f"{same.word}, by the certificate and by running both models in onnxruntime"
 
 
-def _sections(plan: Plan, level: Level, folded: str) -> Iterator[Section]:
-    """What goes, and what stays; of what is written by hand nothing is told."""
+def _sections(plan: Plan, level: Level, folded: str, instead: str = "") -> Iterator[Section]:
+    """What goes, and what stays; of what is written by hand nothing is told but `instead`, unless all is asked for."""
     ours, by_hand = plan.batch_norms, plan.by_hand
     yield Section(folded, tuple(_moved(move) for move in plan.moves), "list", is_detail=True, joint=" ")
     yield Section("left", tuple(_left(refusal, level) for refusal in ours.refusals), "groups")
-    yield Section("left, by hand", tuple(_left(one, None) for one in by_hand.refusals), "groups", is_detail=True)
+    hand = tuple(_left(one, None) for one in by_hand.refusals)
+    yield Section("left, by hand", hand, "groups", is_detail=True, instead=instead)
 
 
 def _moved(move: Move) -> Line:

@@ -11,11 +11,18 @@ MOST_NAMES = 4
 """Names of what shows a fact that are written out."""
 
 
-def witnessed(name: str, found: Sequence[Witness]) -> Document:
-    """The answer of `bnfold witness`: a block for each, in the order of the plan."""
-    heads = (Block(name, name, closing=() if found else ("nothing stays",)),)
-    blocks = (*heads, *(_block(name, one) for one in found))
-    return Document("witness", blocks, lambda: {"model": name, "witnesses": [one.to_json() for one in found]})
+def witnessed(name: str, found: Sequence[Witness], by_hand: int = 0) -> Document:
+    """The answer of `bnfold witness`: a block for each, in the order of the plan.
+
+    `by_hand`: how many affines that are written by hand stay besides, of which nothing is told.
+    """
+    nothing = "no BatchNormalization stays" if by_hand else "nothing stays"
+    more = f"{by_hand} written by hand (Mul, Add, Sub, Div, Neg by a constant) stay: --at '*' shows them too"
+    closing = (*([] if found else [nothing]), *([more] if by_hand else []))
+    blocks = (Block(name, name, closing=closing), *(_block(name, one) for one in found))
+    return Document(
+        "witness", blocks, lambda: {"model": name, "witnesses": [one.to_json() for one in found], "by_hand": by_hand}
+    )
 
 
 def _block(name: str, one: Witness) -> Block:

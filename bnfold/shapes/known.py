@@ -12,13 +12,14 @@ can follow: a model that has functions is inferred with it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from functools import cached_property
 
 import onnx
 
 from bnfold.affine import Dim
 from bnfold.graph import Graph
-from bnfold.nodes import Scope, Value, value_infos
+from bnfold.nodes import Scope, Value, nested_graphs, value_infos
 from bnfold.shapes.recovery import recovered
 from bnfold.shapes.types import Key, Types, element_of, shape_of
 
@@ -38,6 +39,28 @@ class Shapes:
     def element_type(self, value: Value) -> int | None:
         """The TensorProto data type of a value, or None where it is not known."""
         return element_of(self._graph, self._types, value)
+
+    def proven(self, value: Value) -> tuple[Dim, ...] | None:
+        """The dimensions that follow from the inputs of the model, whatever else the file notes of its shapes.
+
+        A runtime holds a caller to what the inputs are said to be, and no one to what is noted of values between: tools
+        that free an input leave such notes as they were. None in nested graphs and functions.
+        """
+        return shape_of(self._graph, self._proven, value) if value.scope is self._graph.scopes[0] else None
+
+    @cached_property
+    def _proven(self) -> Types:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(_without_defaults(self._graph.model.proto, self._graph))
+        _forget(proto.graph, is_body=False)
+        for function in proto.functions:
+            del function.value_info[:]
+            _forget_bodies(function.node)
+        try:
+            return _types(self._graph, onnx.shape_inference.infer_shapes(proto, data_prop=bool(proto.functions)))
+        except Exception as error:  # noqa: BLE001  # likewise
+            logger.info("shape inference failed, no shapes are proven: %s", error)
+            return {}
 
     @cached_property
     def _types(self) -> Types:
@@ -59,6 +82,21 @@ def _types(graph: Graph, model: onnx.ModelProto) -> dict[Key, onnx.TypeProto]:
         if body is not None:
             types.update({(scope.path, info.name): info.type for info in value_infos(body)})
     return types
+
+
+def _forget(graph: onnx.GraphProto, *, is_body: bool) -> None:
+    """Take away what is noted of shapes, but for the inputs of the model."""
+    del graph.value_info[:]
+    for entry in (*graph.output, *(graph.input if is_body else ())):
+        if entry.type.HasField("tensor_type"):
+            entry.type.tensor_type.ClearField("shape")
+    _forget_bodies(graph.node)
+
+
+def _forget_bodies(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        for _, _, _, body in nested_graphs(node):
+            _forget(body, is_body=True)
 
 
 def _without_defaults(model: onnx.ModelProto, graph: Graph) -> onnx.ModelProto:

@@ -27,6 +27,8 @@ FACTS: Mapping[str, str] = {
     "other-readers": "another reader",
     "graph-output": "an output of the graph",
     "outer-scope": "another graph",
+    "constant-stays": "a constant on the way",
+    "padding-unknown": "a size that is not known",
     "layout-lost": "shapes that mix or are not known",
     "broken-bias": "a bias that does not fit",
     "broken-layer": "a weight that does not fit",

@@ -152,7 +152,12 @@ def test_wrong_numbers_are_refused(name: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("attributes", "holds"),
     [("", True), (",pads=[0,0]", True), (',auto_pad="VALID"', True), (",pads=[1,1]", False), (",pads=[0,1]", False),
-     (',auto_pad="SAME_UPPER"', False), (',auto_pad="SAME_LOWER"', False), (",strides=[2],dilations=[2]", True)],
+     (',auto_pad="SAME_UPPER"', False), (',auto_pad="SAME_LOWER"', False), (",strides=[2],dilations=[2]", True),
+     (',auto_pad="SAME_UPPER",strides=[5]', True), (',auto_pad="SAME_LOWER",strides=[5]', True),
+     (',auto_pad="SAME_UPPER",strides=[3]', False), (',auto_pad="SAME_UPPER",strides=[7]', False),
+     (',auto_pad="SAME_UPPER",strides=[5],dilations=[2]', False),
+     (',auto_pad="SAME_UPPER",strides=[5],pads=[0,1]', False),
+     (',auto_pad="OTHER",strides=[5]', False)],
 )  # fmt: skip
 def test_a_shift_arrives_only_where_every_output_sees_every_tap(attributes: str, holds: bool) -> None:
     checked = conv(attributes).right.certificate()
@@ -168,15 +173,14 @@ def test_a_shift_arrives_only_where_every_output_sees_every_tap(attributes: str,
      ("strides=[2],pads=[2,2],output_padding=[1]", False), ('auto_pad="SAME_UPPER"', False),
      ("pads=[2,2],output_shape=[6]", False)],
 )  # fmt: skip
-def test_so_does_one_at_a_transposed_convolution(attributes: str, holds: bool) -> None:
+@pytest.mark.parametrize("stated", ["kernel_shape=[3],", ""])
+def test_so_does_one_at_a_transposed_convolution(attributes: str, stated: str, holds: bool) -> None:
     right = conv_transpose().right
     models = []
     for model in (right.before, right.after):
         other = copied(model)
         node = next(node for node in other.graph.node if node.op_type == "ConvTranspose")
-        text = (
-            f"t (float[1,4,8] i) => (float[1,4,6] o) {{ o = ConvTranspose<group=2,kernel_shape=[3],{attributes}>(i) }}"
-        )
+        text = f"t (float[1,4,8] i) => (float[1,4,6] o) {{ o = ConvTranspose<group=2,{stated}{attributes}>(i) }}"
         del node.attribute[:]
         node.attribute.extend(onnx.parser.parse_graph(text).node[0].attribute)
         models.append(other)
@@ -218,7 +222,9 @@ PASSES = {
     "Relu(n)": "", "LeakyRelu<alpha=0.2>(n)": "", "PRelu(n,slope)": "", "Abs(n)": "", "Mul(n,z)": "both",
     "Mul(z,n)": "both", "Div(n,z)": "both", "Div(z,n)": None, "Add(n,z)": None, "Sub(n,z)": None, "Max(n,z)": None,
     "Sigmoid(n)": None, "Softmax<axis=1>(n)": None, "Exp(n)": None, "Sum(n,z)": None, "Tanh(n)": None,
-    "Clip(n)": None,
+    "Clip(n)": "both shift",
+    'AveragePool<kernel_shape=[2,2],strides=[2,3],auto_pad="SAME_LOWER",count_include_pad=1>(n)': "both shift",
+    'AveragePool<kernel_shape=[2,2],strides=[2,5],auto_pad="SAME_LOWER",count_include_pad=1>(n)': "both",
 }  # fmt: skip
 
 
@@ -230,6 +236,21 @@ def test_what_an_operator_lets_pass(operator: str, sign: bool, shift: bool) -> N
     allowed = what is not None and (not sign or "both" in what) and (not shift or "shift" in what)
     checked = passing(operator, sign=sign, shift=shift).certificate()
     assert checked.holds is allowed, (checked.failure, checked.uncertain)
+
+
+POOL = "AveragePool<kernel_shape=[{}],strides=[2,2],count_include_pad=1,{}>(n)"
+
+
+@pytest.mark.parametrize(
+    ("size", "how", "sizes", "holds"),
+    [("2,2", 'auto_pad="SAME_UPPER"', "6,6", True), ("2,2", 'auto_pad="SAME_UPPER"', "H,6", False),
+     ("1,2", 'auto_pad="SAME_UPPER"', "H,6", True), ("2,2", 'auto_pad="SAME_UPPER"', "6,7", False),
+     ("2,2", "ceil_mode=1", "8,6", True), ("2,2", "ceil_mode=1", "6,W", False), ("2,2", "ceil_mode=1", "7,6", False)],
+)  # fmt: skip
+def test_whether_something_is_padded_may_depend_on_the_size(size: str, how: str, sizes: str, holds: bool) -> None:
+    interface = f"(float[2,4,{sizes}] x) => (float[] y)"
+    checked = passing(POOL.format(size, how), sign=True, shift=True, interface=interface).certificate()
+    assert checked.holds is holds, (checked.failure, checked.uncertain)
 
 
 @pytest.mark.parametrize(

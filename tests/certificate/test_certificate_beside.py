@@ -68,6 +68,10 @@ KINDS = {
     "the other operand": layer(total="y = Add(n,c)"),
     "a difference": layer(total="y = Sub(c,n)", sign=-1.0),
     "Sum": layer(total="y = Sum(n,c)"),
+    **{
+        f"SAME_{end}, a kernel of {kernel}": layer(f'Conv<group=2,auto_pad="SAME_{end}">', kernel=kernel, place=place)
+        for end, kernel, place in (("UPPER", 2, 0), ("LOWER", 2, 1), ("UPPER", 3, 1), ("UPPER", 4, 1), ("LOWER", 4, 2))
+    },
 }
 
 
@@ -93,7 +97,10 @@ def test_other_numbers_do_not_hold(name: str, wrong: str) -> None:
     ("conv", "why"),
     [
         ("Conv<group=2,pads=[1,1],strides=[1]>", None),
-        ("Conv<group=2,auto_pad=\"SAME_UPPER\">", "a padding that is not written down"),
+        ("Conv<group=2,auto_pad=\"SAME_UPPER\">", None),
+        ("Conv<group=2,auto_pad=\"SAME_UPPER\",dilations=[2]>", "SAME and a dilation, of which runtimes disagree"),
+        ("Conv<group=2,auto_pad=\"SAME_UPPER\",strides=[2]>", "the places are others"),
+        ("Conv<group=2,auto_pad=\"VALID\">", "the size changes"),
         ("Conv<group=2,pads=[1,1],dilations=[2]>", "the size changes"),
         ("Conv<group=2,pads=[1,1],strides=[2]>", "the places are others"),
         ("Conv<group=2>", "the size changes"),

@@ -10,7 +10,7 @@ from certificate_folds import copied, put
 from certificate_pairs import Arrays, Draw, Pair, fed_otherwise, merged, pair_of, read_besides, wide
 
 INTERFACE = "(float[1,4,7] x) => (float[1,4,z] y)"
-WIDE, NARROW = "Conv<group=2,pads=[1,1]>", "Conv<group=2>"
+WIDE, NARROW, SAME = "Conv<group=2,pads=[1,1]>", "Conv<group=2>", 'Conv<group=2,auto_pad="SAME_{}">'
 
 
 def put_at(weight: np.ndarray, other: np.ndarray, taps: list[int], sign: float = 1.0) -> np.ndarray:
@@ -60,6 +60,10 @@ KINDS = {
     "in steps": layer("Conv<group=2,pads=[1,1],strides=[2]>", "Conv<group=2,strides=[2]>"),
     "the other operand": layer(total="y = Add(d,c)"),
     "a difference": layer(total="y = Sub(c,d)", sign=-1.0),
+    "SAME, written": layer(one=SAME.format("UPPER")),
+    "SAME, a kernel of one": layer(other=SAME.format("UPPER")),
+    "SAME, the odd place at the end": layer(other=SAME.format("UPPER"), taps=(1, 2)),
+    "SAME, the odd place at the beginning": layer(SAME.format("UPPER"), SAME.format("LOWER"), taps=(0, 1)),
 }
 
 
@@ -85,8 +89,11 @@ def test_other_numbers_do_not_hold(name: str, wrong: str) -> None:
         (WIDE, "Conv<group=2,strides=[2]>", "other places"),
         ("Conv<group=2,pads=[2,2],dilations=[2]>", "Conv<group=2,pads=[1,-1]>", "a tap between two"),
         ("Conv<group=2,pads=[3,-1]>", NARROW, "a tap that the wide one has not"),
-        ("Conv<group=2,auto_pad=\"SAME_UPPER\">", NARROW, "a padding that is not written down"),
-        (WIDE, "Conv<group=2,auto_pad=\"SAME_LOWER\">", "the same of the other one"),
+        (SAME.format("UPPER"), NARROW, None),
+        (SAME.format("UPPER"), "Conv<group=2,auto_pad=\"VALID\">", None),
+        ("Conv<group=2,auto_pad=\"SAME_UPPER\",strides=[2]>", "Conv<group=2,strides=[2]>", "what SAME pads"),
+        (WIDE, "Conv<group=2,auto_pad=\"SAME_LOWER\",dilations=[2]>", "the same of the other one"),
+        ("Conv<group=2,auto_pad=\"VALID\">", "Conv<group=2,auto_pad=\"VALID\">", "other sizes"),
     ],
 )  # fmt: skip
 def test_only_convolutions_whose_taps_see_the_same_are_one(one: str, other: str, why: str | None) -> None:

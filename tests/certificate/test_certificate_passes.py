@@ -77,6 +77,8 @@ def through(
 
 
 PADS = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+CUTS = np.array([0, 0, -1, 0, 0, 0, 0, -2])
+LARGEST = 3.4028234663852886e38
 SCALES = np.array([1, 1, 2, 2], np.float32)
 CROP = 'Resize<coordinate_transformation_mode="tf_crop_and_resize",extrapolation_value={}>(c,roi,scales)'
 ROI = np.array([0, 0, 0, 0, 1, 1, 2, 2], np.float32)
@@ -86,11 +88,26 @@ RIGHT = {
     "PRelu": through("PRelu(c,k)", shift=False, k=np.full((4, 1, 1), -0.5)),
     "pads that are not counted": through("AveragePool<kernel_shape=[2,2],pads=[1,1,0,0]>(c)", negative=True),
     "no pads to count": through(COUNTED.format(""), negative=True),
+    "SAME that pads nothing": through(COUNTED.format(',auto_pad="SAME_UPPER",strides=[2,2]'), negative=True),
+    "SAME of single places": through(
+        'AveragePool<kernel_shape=[1,1],count_include_pad=1,auto_pad="SAME_LOWER">(c)', negative=True
+    ),
+    "a window that ends with the data": through(COUNTED.format(",ceil_mode=1,strides=[2,2]"), negative=True),
     "a scale where pads are counted": through(COUNTED.format(",pads=[1,1,0,0]"), shift=False, negative=True),
     "MaxPool": through("MaxPool<kernel_shape=[2,2],pads=[1,1,0,0]>(c)"),
     "ReduceSum": through("ReduceSum(c,axes)", gain=16, negative=True, axes=[2, -1]),
     "ReduceMean": through("ReduceMean<axes=[2,3]>(c)", negative=True),
     "a scale through zeros": through("Pad(c,pads)", shift=False, negative=True, pads=PADS),
+    "rows and columns cut away": through("Pad(c,cuts,k)", negative=True, cuts=CUTS, k=3.0),
+    "a scale where some are cut and some padded": through("Pad(c,pads)", shift=False, pads=CUTS + PADS),
+    "no bounds": through("Clip(c)", negative=True),
+    "endless bounds": through("Clip(c,lo,hi)", negative=True, lo=-np.inf, hi=np.inf),
+    "no bounds, as attributes": through("Clip(c)", negative=True, opset=10),
+    "the largest bounds, as attributes": through(f"Clip<max={LARGEST!r},min=-{LARGEST!r}>(c)", negative=True, opset=10),
+    "a crop with zeros outside": through(CROP.format("0.0"), shift=False, negative=True, roi=ROI, scales=SCALES),
+    "a crop of named axes": through(
+        CROP.format("0.0").replace("<", "<axes=[3,2],"), shift=False, opset=18, roi=[0, -0.5, 1, 2.0], scales=[1, 2.0]
+    ),
     "reflection": through('Pad<mode="reflect">(c,pads)', negative=True, pads=PADS),
     "Resize": through('Resize<mode="cubic">(c,,scales)', negative=True, scales=SCALES),
     "Resize to sizes": through('Resize<mode="linear">(c,,,sizes)', negative=True, sizes=[2, 4, 7, 3]),
@@ -108,7 +125,27 @@ WRONG = {
     "PRelu with a shift": (through("PRelu(c,k)", k=np.full((4, 1, 1), -0.5)), "lets no shift pass"),
     "pads that are counted": (through(COUNTED.format(",pads=[1,1,0,0]")), "lets no shift pass"),
     "pads of SAME that are counted": (through(COUNTED.format(',auto_pad="SAME_UPPER"')), "lets no shift pass"),
-    "a window beyond the end": (through(COUNTED.format(",ceil_mode=1,strides=[2,2]")), "lets no shift pass"),
+    "SAME that does not come out even": (
+        through(COUNTED.format(',auto_pad="SAME_LOWER",strides=[3,2]')), "lets no shift pass"
+    ),
+    "pads beside SAME": (
+        through(COUNTED.format(',auto_pad="SAME_LOWER",strides=[2,2],pads=[0,0,1,0]')), "lets no shift pass"
+    ),
+    "SAME that spreads": (
+        through(COUNTED.format(',auto_pad="SAME_LOWER",strides=[2,2],dilations=[2,1]'), opset=19), "lets no shift pass"
+    ),
+    "a window beyond the end": (through(COUNTED.format(",ceil_mode=1,strides=[2,3]")), "lets no shift pass"),
+    "a shift where some are cut and some padded": (through("Pad(c,pads)", pads=CUTS + PADS), "lets no shift pass"),
+    "another number where some are cut and some padded": (
+        through("Pad(c,pads,k)", shift=False, pads=CUTS + PADS, k=3.0), "pads with 3"
+    ),
+    "channels cut away": (through("Pad(c,cuts)", cuts=[0, -1, 0, 0, 0, 0, 0, 0]), UNFIT),
+    "one bound": (through("Clip(c,lo)", lo=-9e9), "whose bounds stay"),
+    "the other bound": (through("Clip(c,,hi)", hi=9e9), "whose bounds stay"),
+    "bounds that are exchanged": (through("Clip(c,lo,hi)", lo=np.inf, hi=-np.inf), "whose bounds stay"),
+    "a bound that is no number": (through("Clip(c,lo)", lo=np.nan), "whose bounds stay"),
+    "one bound, as attribute": (through("Clip<max=9.0>(c)", opset=10), "whose bounds stay"),
+    "a shift that a crop leaves out": (through(CROP.format("0.0"), roi=ROI, scales=SCALES), "lets no shift pass"),
     "MaxPool of negatives": (through("MaxPool<kernel_shape=[2,2]>(c)", negative=True), "a negative scale passes"),
     "GlobalMaxPool of negatives": (through("GlobalMaxPool(c)", negative=True), "a negative scale passes"),
     "LpPool of a shift": (through("LpPool<kernel_shape=[2,2]>(c)"), "lets no shift pass"),
@@ -121,9 +158,15 @@ WRONG = {
     "padded channels": (
         through("Pad(c,pads)", shift=False, pads=[0, 1, 0, 0, 0, -1, 0, 0]), UNFIT
     ),
-    "a crop": (through(CROP.format("5.0"), shift=False, roi=ROI, scales=SCALES), "crops its value"),
+    "a crop": (through(CROP.format("5.0"), shift=False, roi=ROI, scales=SCALES), "that is not zero"),
     "a crop of the channels": (
-        through(CROP.format("0.0"), shift=False, roi=np.array([0, 1, 0, 0, 1, 0, 1, 1.0]), scales=SCALES), "crops"
+        through(CROP.format("0.0"), shift=False, roi=np.array([0, 1, 0, 0, 1, 0, 1, 1.0]), scales=SCALES), UNFIT
+    ),
+    "a crop to a part of the channels": (
+        through(CROP.format("0.0"), shift=False, roi=np.array([0, 0, 0, 0, 1, 0.5, 1, 1.0]), scales=SCALES), UNFIT
+    ),
+    "a region of other axes": (
+        through(CROP.format("0.0"), shift=False, opset=18, roi=[0, 0, 1, 1.0], scales=SCALES), UNFIT
     ),
     "channels that keep their number by rounding": (
         through('Resize<mode="linear">(c,,scales)', scales=np.array([1, 1.2, 1, 1])), UNFIT

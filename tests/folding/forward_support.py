@@ -79,6 +79,19 @@ class Layer:
         return sums[0], sums[1]
 
 
+def pads_anything(how: str, kernel: list[int], step: list[int], extents: list[int], width: list[int]) -> bool:
+    """Whether a window of a Conv without dilations reads something that is not there, place by place."""
+    if not how.startswith("SAME"):
+        return any(width)
+    begins = [range(0, n, s) for n, s in zip(extents, step, strict=True)]  # ceil(n / s) of them
+    return any(n < r[-1] + k for n, r, k in zip(extents, begins, kernel, strict=True))
+
+
+def shape_of(kernel: list[int]) -> st.SearchStrategy[str]:
+    """The attribute that says again what the weight says, or nothing."""
+    return st.sampled_from(["", f", kernel_shape = {kernel}"])
+
+
 @st.composite
 def convolutions(
     draw: st.DrawFn, kind: Kind, *, like: Layer | None = None, prefix: str = "", pads: bool | None = None
@@ -95,8 +108,9 @@ def convolutions(
     auto = how in {"VALID", "SAME_UPPER", "SAME_LOWER"}
     if how.startswith("SAME"):
         spread = [1] * dims  # onnxruntime 1.31 and others disagree about SAME with dilations
+        step = [draw(st.integers(1, 3)) for _ in range(dims)]
     width = [0] * 2 * dims if how != "pads" else [draw(st.integers(0, 2)) for _ in range(2 * dims)]
-    written = f"group = {group}, strides = {step}, dilations = {spread}, kernel_shape = {kernel}"
+    written = f"group = {group}, strides = {step}, dilations = {spread}" + draw(shape_of(kernel))
     written += f', auto_pad = "{how}"' if auto else f", pads = {width}" if how else ""
     weight = draw(arrays((outputs, inputs // group, *kernel), kind.data))
     tensors = {f"{prefix}W": weight}
@@ -107,7 +121,7 @@ def convolutions(
     return Layer(
         f"Conv <{written}> ({{x}}, {', '.join(tensors)})", tensors, (2, inputs, *extents), 1,
         channel=np.broadcast_to(channel, weight.shape), cell=np.arange(outputs).reshape(-1, *[1] * (dims + 1)),
-        sees_all=how in {"", "pads = 0", "VALID"} or not any(width + [1] * auto), op="Conv",
+        sees_all=not pads_anything(how, kernel, step, extents, width), op="Conv",
         fan_in=math.prod(weight.shape[1:]),
     )  # fmt: skip
 
@@ -126,7 +140,7 @@ def transposed(draw: st.DrawFn, kind: Kind) -> Layer:
         pads = [draw(st.integers(0, far)) for far in reach + reach]
         more = [draw(st.integers(0, one - 1)) for one in step]
     whole = step == [1] * dims and pads == reach + reach
-    written = f"group = {group}, strides = {step}, dilations = {spread}, kernel_shape = {kernel}, pads = {pads}"
+    written = f"group = {group}, strides = {step}, dilations = {spread}, pads = {pads}" + draw(shape_of(kernel))
     written += f", output_padding = {more}" if any(more) else ""
     weight = draw(arrays((inputs, each, *kernel), kind.data))
     tensors = {"W": weight, **({"b": draw(arrays((each * group,), kind.data))} if draw(st.booleans()) else {})}

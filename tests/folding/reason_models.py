@@ -146,6 +146,20 @@ def _padding() -> Example:
     return Example(before, "Conv", edged, same=False)
 
 
+def _padding_unknown() -> Example:
+    line = 'y = Conv <auto_pad = "SAME_UPPER", strides = [2,2]> (n, W)'
+    text, held = BEFORE.replace("LINE", line).replace("5,5", "6,W1"), NORM3 | {"W": weights(C, 3, 2, 2)}
+    return Example(model(text, **held), "Conv", model(text.replace("W1", "8"), **held))
+
+
+def _constant_stays() -> Example:
+    place = weights(5, 5)
+    scale = (NORM3["g"] / np.sqrt(NORM3["v"] + np.float32(1e-5))).reshape(3, 1, 1)
+    before = ahead("t = Add (n, k)  y = Conv (t, W)", k=place)
+    moved = BEFORE.replace("LINE", "y = Conv (n, W)").replace("n =", "u = Add (x, k)  n =").replace("(x, g", "(u, g")
+    return Example(before, "Add", conv(moved, NORM3, k=place / scale))
+
+
 def _shift() -> Example:
     line = "c = Relu (r)"
     return Example(through(line, POSITIVE), "Relu", through(line, CENTRED | {"g": POSITIVE["g"]}), same=False)
@@ -292,6 +306,8 @@ EXAMPLES: dict[str, Callable[[], Example]] = {
     "mismatch": _mismatch,
     "blocked": _blocked,
     "padding": _padding,
+    "padding-unknown": _padding_unknown,
+    "constant-stays": _constant_stays,
     "shift-stays": _shift,
     "negative-scale": _negative,
     "rounded": _rounded,

@@ -27,9 +27,9 @@ BACK = "(float[2,3,4,4] x) => (float[] y) {{ c = Conv (x, W) p = {} y = {} }}"
 AHEAD = "(float[2,3,4,4] x) => (float[] y) {{ n = {} p = {} y = Conv (p, W) }}"
 
 
-def used(text: str, **more: object) -> onnx.ModelProto:
+def used(text: str, opset: int = 17, **more: object) -> onnx.ModelProto:
     words = text.replace("(", " ").replace(")", " ").replace(",", " ").split()
-    return model(text, **{name: array for name, array in (HELD | more).items() if name in words})
+    return model(text, opset=opset, **{name: array for name, array in (HELD | more).items() if name in words})
 
 
 def folds(before: onnx.ModelProto, ops: list[str]) -> None:
@@ -49,6 +49,39 @@ def test_channels_that_bear_different_affines_have_one_number(line: str) -> None
         used(BACK.format(line, "Mul (p, k)"), k=np.full((4, 1, 1), 1.5, np.float32)),
         ["Conv", line.split(maxsplit=1)[0]],
     )
+
+
+INF = np.float32(np.inf)
+MOST = "3.4028234663852886e38"
+
+
+@pytest.mark.parametrize(
+    ("line", "more"),
+    [("Clip (c)", {}), ("Clip (c, lo, hi)", {"lo": -INF, "hi": INF}), ("Clip (c, lo)", {"lo": -INF}),
+     ("Clip <old = 1> (c)", {}), (f"Clip <old = 1, max = {MOST}> (c)", {}), (f"Clip <old = 1, min = -{MOST}> (c)", {})],
+)  # fmt: skip
+def test_a_clip_without_bounds_lets_everything_pass(line: str, more: dict[str, object]) -> None:
+    opset = 10 if "old" in line else 17
+    line = line.replace("<old = 1> ", "").replace("old = 1, ", "")
+    behind, ahead = BACK.format(line, "BatchNormalization (p, g, be, m, v)"), AHEAD.format("Neg (x)", line)
+    for text, held in ((behind, norm(4)), (ahead.replace("Clip (c", "Clip (n").replace("> (c)", "> (n)"), {})):
+        before = used(text, opset=opset, **held, **more)
+        done = fold(before)
+        assert sorted(done.ops) == ["Clip", "Conv"]
+        checked = certified(before, done)
+        assert (checked.failure, checked.uncertain) == (None, None)
+        for node in before.graph.node:
+            if node.op_type == "Clip":
+                node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output))
+        assert_same_function(before, done.proto, inputs(before), 64)
+
+
+@pytest.mark.parametrize(
+    "more", [{"lo": -INF, "hi": np.float32(9)}, {"lo": INF, "hi": INF}, {"lo": -INF, "hi": np.float32(np.nan)}]
+)
+def test_one_bound_is_enough_to_keep_it(more: dict[str, object]) -> None:
+    norms = "BatchNormalization (p, g, be, m, v)"
+    refusal(used(BACK.format("Clip (c, lo, hi)", norms), **norm(4), **more), "blocked", "Clip")
 
 
 def test_a_scale_below_zero_would_exchange_the_bounds() -> None:

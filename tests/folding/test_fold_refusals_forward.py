@@ -67,11 +67,40 @@ def test_a_padding_of_zeros_is_not_shifted(padding: str) -> None:
     before = model(image(f"n = {NORM} y = Conv <{padding}> (n, W, b)"), **CONV, **norm(4))
     refusal(before, "padding", "Conv")
     assert clearly_wrong(before, as_if(before, in_conv(before)), inputs(before), 36)
-    for near in ("pads = [0,0,0,0]", 'auto_pad = "VALID"', "strides = [2,2]"):
+    for near in (
+        "pads = [0,0,0,0]",
+        'auto_pad = "VALID"',
+        "strides = [2,2]",
+        'auto_pad = "SAME_LOWER", strides = [3,3]',
+    ):
         legal = model(image(f"n = {NORM} y = Conv <{near}> (n, W, b)"), **CONV, **norm(4))
         forward(legal, inputs(legal), 36)
     scale = model(image(f"n = Mul (x, k) y = Conv <{padding}> (n, W, b)"), **CONV, k=w(4, 1, 1))
     forward(scale, inputs(scale), 36)
+
+
+TF = '(float[2,4,{}] x) => (float[] y) {{{{ n = {} y = Conv <auto_pad = "{{}}", strides = [2,2]> (n, W, b) }}}}'
+
+
+@pytest.mark.parametrize("how", ["SAME_UPPER", "SAME_LOWER"])
+def test_whether_same_pads_is_known_where_the_size_is(how: str) -> None:
+    held = {"W": w(6, 4, 2, 2), "b": w(6), **norm(4)}
+    odd, even, unknown = (model(TF.format(size, NORM).format(how), **held) for size in ("6,5", "6,4", "6,M"))
+    refusal(odd, "padding", "Conv")
+    assert clearly_wrong(odd, as_if(odd, in_conv(odd)), inputs(odd), 16)
+    forward(even, inputs(even), 16)
+    refused = refusal(unknown, "padding-unknown", "Conv")
+    assert "depends on a size that is not known" in refused.detail
+    assert clearly_wrong(unknown, as_if(unknown, in_conv(unknown)), inputs(unknown, M=5), 16)
+    one = model(TF.format("6,M", NORM).format(how), **(held | {"W": w(6, 4, 1, 1)}))
+    forward(one, inputs(one, M=7), 4)
+    three = model(TF.format("6,M", NORM).format(how), **(held | {"W": w(6, 4, 3, 3)}))
+    refusal(three, "padding", "Conv")  # larger than the stride: it pads, whatever the size
+
+
+def test_pads_beside_same_are_read_by_some() -> None:
+    text = image(f'n = {NORM} y = Conv <auto_pad = "SAME_UPPER", pads = [0,0,1,0]> (n, W, b)')
+    refusal(model(text, **(CONV | {"W": w(6, 4, 1, 1)}), **norm(4)), "padding", "Conv")
 
 
 @pytest.mark.parametrize(
@@ -80,8 +109,9 @@ def test_a_padding_of_zeros_is_not_shifted(padding: str) -> None:
      "pads = [2,2,2,2], dilations = [2,2]", "pads = [2,2,2,2], strides = [2,2], output_padding = [1,1]",
      'auto_pad = "SAME_UPPER"', "output_shape = [6,6]"],
 )  # fmt: skip
-def test_what_hangs_over_at_a_transposed_convolution_sees_fewer_taps(how: str) -> None:
-    text = "n = {} y = ConvTranspose <kernel_shape = [3,3]{}> (n, W, b)"
+@pytest.mark.parametrize("stated", ["kernel_shape = [3,3], ", ""])
+def test_what_hangs_over_at_a_transposed_convolution_sees_fewer_taps(how: str, stated: str) -> None:
+    text = f"n = {{}} y = ConvTranspose <{stated}group = 1{{}}> (n, W, b)"
     held = {"W": w(4, 6, 3, 3), "b": w(6)}
     before = model(image(text.format(NORM, f", {how}" if how else "")), **held, **norm(4))
     refusal(before, "padding", "ConvTranspose")
@@ -91,6 +121,21 @@ def test_what_hangs_over_at_a_transposed_convolution_sees_fewer_taps(how: str) -
     assert clearly_wrong(before, wrong, inputs(before), 36)
     legal = model(image(text.format(NORM, ", pads = [2,2,2,2]")), **held, **norm(4))
     forward(legal, inputs(legal), 36)
+
+
+@pytest.mark.parametrize("how", ["group = 2", 'auto_pad = "VALID"', 'auto_pad = "SAME_UPPER"', "pads = [0,1,0,0]"])
+def test_a_transposed_convolution_of_single_places_misses_none(how: str) -> None:
+    each = 6 // (2 if "group" in how else 1)
+    text = f"n = {NORM} y = ConvTranspose <{how}> (n, W, b)"
+    before = model(image(text), W=w(4, each, 1, 1), b=w(6), **norm(4))
+    forward(before, inputs(before), 4)
+    strided = model(image(text.replace("<", "<strides = [2,2], ")), W=w(4, each, 1, 1), b=w(6), **norm(4))
+    refusal(strided, "padding", "ConvTranspose")
+
+
+def test_a_kernel_that_the_weight_contradicts_is_not_believed() -> None:
+    text = f"n = {NORM} y = ConvTranspose <kernel_shape = [1,1]> (n, W, b)"
+    refusal(model(image(text), W=w(4, 6, 3, 3), b=w(6), **norm(4)), "padding", "ConvTranspose")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ def behind(line: str, parameters: dict[str, np.ndarray], opset: int = 17, **held
     return model(text, opset=opset, W=W, **held, **parameters)
 
 
+CROP = 'Resize <coordinate_transformation_mode = "tf_crop_and_resize"> (c, roi, scales)'
 COUNTED = "AveragePool <kernel_shape = [2, 2], count_include_pad = 1{}> (c)"
 CASES = {  # the line, what does not pass and the code, and what nearly the same does
     "Relu, a shift": (("Relu (c)", POSITIVE), "shift-stays", ("Relu (c)", SCALE)),
@@ -45,7 +46,12 @@ CASES = {  # the line, what does not pass and the code, and what nearly the same
         (COUNTED.format(", pads = [1, 1, 1, 1]"), POSITIVE), "padding", (COUNTED.format(", pads = [1, 1, 1, 1]"), SCALE)
     ),
     "AveragePool, counted pads of SAME": (
-        (COUNTED.format(', auto_pad = "SAME_UPPER"'), POSITIVE), "padding", (COUNTED.format(""), POSITIVE)
+        (COUNTED.format(', auto_pad = "SAME_UPPER"'), POSITIVE), "padding",
+        (COUNTED.format(', auto_pad = "SAME_UPPER", strides = [2, 2]'), POSITIVE),
+    ),
+    "AveragePool, a counted place beyond the end": (
+        (COUNTED.format(', auto_pad = "SAME_LOWER", strides = [3, 3]'), POSITIVE), "padding",
+        (COUNTED.format(", strides = [2, 2], ceil_mode = 1"), POSITIVE),
     ),
     "MaxPool, a negative scale": (
         ("MaxPool <kernel_shape = [2, 2]> (c)", NEGATIVE), "negative-scale",
@@ -65,6 +71,8 @@ CASES = {  # the line, what does not pass and the code, and what nearly the same
         ("ReduceL2 <axes = [3]> (c)", NEGATIVE), "negative-scale", ("ReduceL2 <axes = [3]> (c)", SCALE)
     ),
     "Pad, a shift": (("Pad (c, pads)", POSITIVE), "padding", ('Pad <mode = "edge"> (c, pads)', POSITIVE)),
+    "Clip, a bound": (("Clip (c, one)", POSITIVE), "blocked", ("Clip (c)", POSITIVE)),
+    "Resize, a crop with a shift": ((CROP, POSITIVE), "padding", (CROP, SCALE)),
     "Pad, another number": (("Pad (c, pads, one)", SCALE), "padding", ("Pad (c, pads)", SCALE)),
     "Resize, a crop": (
         ('Resize <coordinate_transformation_mode = "tf_crop_and_resize", extrapolation_value = 9.0> (c, roi, scales)',
@@ -74,6 +82,8 @@ CASES = {  # the line, what does not pass and the code, and what nearly the same
 }  # fmt: skip
 HELD = {
     "pads": PADS,
+    "both": np.array([0, 0, 1, -1, 0, 0, -1, 0]),
+    "cuts": np.array([0, 0, 0, -1, 0, 0, -1, 0]),
     "one": np.float32(1).reshape(()),
     "scales": SCALES,
     "roi": np.array([0, 0, 0, 0, 1, 1, 2, 2], np.float32),
@@ -82,6 +92,17 @@ HELD = {
 
 def held(line: str) -> dict[str, np.ndarray]:
     return {name: value for name, value in HELD.items() if f", {name}" in line}
+
+
+@pytest.mark.parametrize(("line", "parameters"), [("Pad (c, both)", POSITIVE), ("Pad (c, both, one)", SCALE)])
+def test_what_is_cut_passes_and_what_is_padded_besides_does_not(line: str, parameters: dict[str, np.ndarray]) -> None:
+    before = behind(line, parameters, **held(line))
+    refusal(before, "padding", "Pad")
+    assert clearly_wrong(before, naive(before), inputs(before), 27)
+    passes = behind(
+        line.replace("both", "cuts"), NEGATIVE | {"be": POSITIVE["be"]}, **held(line.replace("both", "cuts"))
+    )
+    assert_same_function(passes, folded(passes).proto, inputs(passes), 27 * 36)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -115,6 +136,19 @@ def test_a_window_that_ends_outside_counts_what_is_there() -> None:
     before = behind(line, POSITIVE)
     refusal(before, "padding", "AveragePool")
     folded(behind(line, SCALE))
+
+
+@pytest.mark.parametrize(("how", "said"), [('auto_pad = "SAME_UPPER"', "SAME_UPPER"), ("ceil_mode = 1", "ceil_mode=1")])
+def test_whether_a_pool_counts_a_padding_may_depend_on_the_size(how: str, said: str) -> None:
+    """Where a window hangs over, versions of onnxruntime divide by other numbers: only SAME is shown to be wrong."""
+    line = COUNTED.format(f", strides = [2, 2], {how}")
+    unknown = behind(line, POSITIVE)
+    unknown.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "M"
+    refused = refusal(unknown, "padding-unknown", "AveragePool")
+    assert said in refused.detail
+    assert "SAME" not in how or clearly_wrong(unknown, naive(unknown), inputs(unknown, M=5), 27)
+    even = behind(line, POSITIVE)
+    assert_same_function(even, folded(even).proto, inputs(even), 27 * 36)
 
 
 RESIZES = {

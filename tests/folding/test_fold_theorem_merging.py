@@ -60,12 +60,13 @@ def layer(
 
 def lines(name: str, held: dict[str, Array], kernel: list[Axis], strides: list[int], group: int) -> list[str]:
     operands = ["x", *(one for one in (f"W{name}", f"b{name}") if one in held)]
-    found = [f"c{name} = {conv(kernel, strides, group, operands)}"]
-    if f"{name}g" in held:
-        found.append(
-            f"n{name} = BatchNormalization (c{name}, {', '.join(name + part for part in ('g', 'be', 'm', 'v'))})"
-        )
-    return found
+    return [f"c{name} = {conv(kernel, strides, group, operands)}", *lines_behind(name, held)]
+
+
+def lines_behind(name: str, held: dict[str, Array]) -> list[str]:
+    if f"{name}g" not in held:
+        return []
+    return [f"n{name} = BatchNormalization (c{name}, {', '.join(name + part for part in ('g', 'be', 'm', 'v'))})"]
 
 
 def exact(name: str, held: dict[str, Array]) -> tuple[Array, Array]:
@@ -124,6 +125,38 @@ def test_two_convolutions_of_the_same_data_that_are_added_are_one(which: str, da
     assert rounded_once(new_bias, of_one + sign * of_other, np.abs(of_one) + np.abs(of_other) + terms)
 
 
+@examples(60)
+@given(st.data())
+def test_two_that_pad_on_their_own_are_one_where_one_covers_the_other(data: st.DataObject) -> None:
+    """An output at p sees p - before ... p - before + size - 1: of SAME_LOWER the longer part lies before."""
+    kind, dims = data.draw(kinds()), data.draw(st.integers(1, 2))
+    lines, seen, held = [], list[list[range]](), dict[str, Array]()
+    for name in "pq":
+        kernel = [data.draw(st.integers(1, 4)) for _ in range(dims)]
+        held |= layer(data, name, kind, (2, 2), [(size, 1, 0, 0) for size in kernel])
+        end = data.draw(st.sampled_from(["SAME_UPPER", "SAME_LOWER"] + ["VALID"] * (set(kernel) == {1})))
+        before = [size // 2 if end == "SAME_LOWER" else (size - 1) // 2 for size in kernel]
+        seen.append([range(-first, size - first) for first, size in zip(before, kernel, strict=True)])
+        operands = ", ".join(["x", *(one for one in (f"W{name}", f"b{name}") if one in held)])
+        found = lines_behind(name, held)
+        lines += [f'c{name} = Conv <auto_pad = "{end}"> ({operands})', *found]
+    p, q = (f"n{name}" if f"{name}g" in held else f"c{name}" for name in "pq")
+    extents = ",".join(["6"] * dims)
+    text = f"({kind.text}[2,2,{extents}] x) => ({kind.text}[] y) {{ {' '.join(lines)} y = Add ({p}, {q}) }}"
+    before_it = model(text, opset=kind.opset, **held)
+    covered = any(
+        all(set(theirs) <= set(ours) for ours, theirs in zip(one, other, strict=True))
+        for one, other in (seen, seen[::-1])
+    )
+    event("one" if covered else "two")
+    if not covered:
+        assert fold(before_it, merge_branches=True).plan.merges == ()
+        return
+    done = proven(before_it, inputs(before_it), held["Wp"][0].size + held["Wq"][0].size + 6, merge_branches=True)
+    assert done.ops == ["Conv"]
+    certified(before_it, done)
+
+
 BLOCKS = {
     "three, the widest last": "t = Add (d, e) s = Add (t, c) z = BatchNormalization (s, g, be, m, v) y = Relu (z)",
     "three, the widest first": "t = Add (c, d) s = Add (t, e) z = BatchNormalization (s, g, be, m, v) y = Relu (z)",
@@ -177,7 +210,11 @@ def test_what_went_forward_into_both_is_in_the_one(data: st.DataObject) -> None:
         ("C3 (x, W) d = Conv (x, U) s = Add (c, d) y = Add (s, d)", "one is read twice"),
         ("C3 (x, W) d = Conv (x, U) t = Relu (d) y = Add (c, t)", "a nonlinearity between"),
         ("C3 (x, W) d = Conv <pads = [1,1,1,1]> (x, U) y = Add (c, d)", "another size"),
-        ('c = Conv <auto_pad = "SAME_UPPER"> (x, W) d = Conv (x, U) y = Add (c, d)', "a padding not written down"),
+        ('c = Conv <auto_pad = "SAME_UPPER"> (x, W) d = Conv (x, U) y = Add (c, d)', None),
+        ('c = Conv <auto_pad = "SAME_UPPER", strides = [2,2]> (x, W) d = Conv <strides = [2,2]> (x, U) y = Add (c, d)',
+         "what SAME pads depends on the size"),
+        ('c = Conv <auto_pad = "SAME_UPPER", dilations = [2,2]> (x, W) d = Conv (x, U) y = Add (c, d)', "spread"),
+        ('c = Conv <auto_pad = "VALID"> (x, W) d = Conv (x, U) y = Add (c, d)', "another size"),
         ("C3 (x, h) d = Conv (x, U) y = Add (c, d)", "a weight that is computed"),
         ("C3 (x, W) d = Conv <group = 4> (x, G) y = Add (c, d)", "other groups"),
         ("c = Conv <pads = [0,1,0,1]> (x, R) d = Conv <pads = [1,0,1,0]> (x, C) y = Add (c, d)", "neither covers"),

@@ -93,13 +93,15 @@ def cast(spot: Spot, op: str) -> None:
 # --- windows --------------------------------------------------------------------------------------------------------
 
 
-def window(spot: Spot, dilated_since: int, ceiled_since: int) -> tuple[list[str], bool, bool]:
-    """Attributes of a pooling operator, whether it may pad, and whether it rounds up."""
+def window(spot: Spot, dilated_since: int, ceiled_since: int) -> tuple[list[str], bool]:
+    """Attributes of a pooling operator, and whether a window reads what is not there."""
     rank = len(spot.extents)
     kernel = [spot.one_of(*range(1, min(3, n) + 1)) for n in spot.extents]
     found = [f"kernel_shape = {kernel}"]
+    strides, steps = [1] * rank, [1] * rank
     if spot.maybe():
-        found.append(f"strides = {[spot.draw(st.integers(1, min(2, k))) for k in kernel]}")
+        strides = [spot.draw(st.integers(1, k)) for k in kernel]  # onnxruntime fails on SAME with larger ones
+        found.append(f"strides = {strides}")
     automatic = spot.one_of("", "", "VALID", "SAME_UPPER", "SAME_LOWER")
     pads = [0] * 2 * rank
     if automatic:
@@ -109,18 +111,22 @@ def window(spot: Spot, dilated_since: int, ceiled_since: int) -> tuple[list[str]
         found.append(f"pads = {pads}")
     if spot.opset >= dilated_since and spot.maybe() and not automatic:
         wide = [k == 2 and n > 2 for k, n in zip(kernel, spot.extents, strict=True)]
-        found.append(f"dilations = {[spot.one_of(1, 2) if possible else 1 for possible in wide]}")
+        steps = [int(str(spot.one_of(1, 2))) if possible else 1 for possible in wide]
+        found.append(f"dilations = {steps}")
     ceiled = spot.opset >= ceiled_since and spot.maybe() and not automatic
     if ceiled:
         found.append("ceil_mode = 1")
-    return found, any(pads) or automatic.startswith("SAME"), ceiled
+    ends = [n - (k - 1) * d for k, d, n in zip(kernel, steps, spot.extents, strict=True)]
+    if automatic.startswith("SAME"):  # a window begins at each multiple of the stride
+        return found, any(max(range(0, n, s)) >= end for n, s, end in zip(spot.extents, strides, ends, strict=True))
+    return found, any(pads) or (ceiled and any((end - 1) % s for s, end in zip(strides, ends, strict=True)))
 
 
 @row("AveragePool")
 def average_pool(spot: Spot, op: str) -> None:
-    found, padded, ceiled = window(spot, 19, 10)
+    found, padded = window(spot, 19, 10)
     counted = spot.maybe()
-    spot.shifts = not (counted and (padded or ceiled))
+    spot.shifts = not (counted and padded)
     spot.write(op, *found, f"count_include_pad = {int(counted)}")
 
 
@@ -170,7 +176,10 @@ def pad(spot: Spot, op: str) -> None:
     for axis in [axis for axis in range(2, rank) if spot.maybe()]:
         for place in (axis, axis + rank):
             pads[place] = spot.draw(st.integers(-1 if mode == "constant" and spot.shape[axis] > 2 else 0, 1))
-    spot.shifts = mode != "constant" or not any(pads)
+    if mode == "constant" and spot.one_of(True, False, False):
+        pads = [min(amount, 0) for amount in pads]
+    cuts = not any(amount > 0 for amount in pads)
+    spot.shifts = mode != "constant" or cuts
     attributes, operands = [] if mode == "constant" and spot.maybe() else [f'mode = "{mode}"'], ""
     if spot.opset < 11:
         attributes.append(f"pads = {pads}")
@@ -178,7 +187,7 @@ def pad(spot: Spot, op: str) -> None:
         spot.tensors["pads"] = np.array(pads, np.int64)
         operands = ", pads"
         if spot.maybe():
-            spot.tensors["zero"] = np.zeros((), spot.kind)
+            spot.tensors["zero"] = np.full((), 3.0 if cuts and spot.maybe() else 0.0, spot.kind)
             operands += ", zero"
         if spot.opset >= 18 and spot.maybe():
             given = [axis for axis in spot.draw(st.permutations(range(rank))) if pads[axis] or pads[axis + rank]] or [
@@ -217,7 +226,18 @@ def resize(spot: Spot, op: str) -> None:
         attributes.append(f"axes = {[*range(2, rank)]}")
         name = "sizes" if "sizes" in spot.tensors else "scales"
         spot.tensors[name] = spot.tensors[name][2:]
+    if spot.opset >= 13 and rank == 4 and mode != "cubic" and spot.maybe():
+        cropped(spot, attributes, "axes" in attributes[-1])
+        operands = operands.replace(", ,", ", region,", 1)
     spot.write(op, *attributes, operands=operands)
+
+
+def cropped(spot: Spot, attributes: list[str], places_alone: bool) -> None:
+    """A region of the data, or beyond, outside of which zeros stand."""
+    attributes[1:] = ['coordinate_transformation_mode = "tf_crop_and_resize"', *attributes[2:]]
+    region = np.array([[0, 0, spot.one_of(0.0, -0.5, 0.25), 0], [1, 1, spot.one_of(1.0, 1.5), spot.one_of(0.75, 2.0)]])
+    spot.tensors["region"] = np.float32(region[:, 2:] if places_alone else region).reshape(-1)
+    spot.shifts = False
 
 
 @row("Upsample")

@@ -24,6 +24,10 @@ def convolutions(draw: st.DrawFn, group: int, dims: int) -> tuple[str, list[int]
     begin = [place * step for place, step in zip(places, spread, strict=True)]
     end = [(size - 1 - place) * step for size, place, step in zip(kernel, places, spread, strict=True)]
     steps, found = [1] * dims, True
+    if draw(st.integers(0, 3)) == 0:
+        end = draw(st.sampled_from(["UPPER", "LOWER"]))
+        own = [(size - 1) // 2 if end == "UPPER" else size // 2 for size in kernel]
+        return f'Conv <group = {group}, auto_pad = "SAME_{end}">', kernel, own
     match draw(st.sampled_from(["right", "right", "right", "elsewhere", "stride", "between"])):
         case "elsewhere" if any(step > 1 for step in spread):  # its place is between two taps, the size is kept
             axis = next(i for i, step in enumerate(spread) if step > 1)
@@ -134,7 +138,9 @@ def test_a_block_with_two_convolutions_and_an_identity_is_two_convolutions(data:
         ("c = Conv <pads = [1,1,1,1]> (x, W) s = Add (c, n) y = Add (s, c)", "the convolution is read twice"),
         ("c = Conv <pads = [1,1,1,1]> (x, W) s = Add (c, n) y = Add (s, n)", "the affine is read twice"),
         ("c = Conv <pads = [1,1,1,1]> (x, W) t = Relu (c) y = Add (t, n)", "a nonlinearity between"),
-        ('c = Conv <auto_pad = "SAME_UPPER"> (x, W) y = Add (c, n)', "a padding that is not written down"),
+        ('c = Conv <auto_pad = "SAME_UPPER", strides = [2,2]> (x, W) y = Add (c, n)', "other places"),
+        ('c = Conv <auto_pad = "SAME_UPPER", dilations = [2,2]> (x, W) y = Add (c, n)', "SAME and a dilation"),
+        ('c = Conv <auto_pad = "VALID"> (x, W) y = Add (c, n)', "another size"),
         ("c = ConvTranspose <pads = [1,1,1,1]> (x, W) y = Add (c, n)", "not a Conv"),
         ("c = Conv <pads = [1,1,1,1]> (x, h) y = Add (c, n)", "a weight that is computed"),
     ],

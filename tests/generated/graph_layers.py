@@ -105,7 +105,7 @@ def conv(g: Builder, x: Flow, sees_all: bool) -> Flow:
     size = int(g.pick(1, 2, 3)) if smallest >= 3 else 1
     group = int(g.pick(*[d for d in (1, 1, 2, 3, x.channels) if x.channels % d == 0]))
     out = group * g.between(1, max(1, 6 // group))
-    if not sees_all and g.chance(0.15):
+    if (not sees_all or size == 1) and g.chance(0.15):
         made = g.floats(g.normal(out, x.channels // group, *[size] * count, fan_in=size**count * x.channels), "w")
         attributes = {"auto_pad": g.pick("SAME_UPPER", "SAME_LOWER"), "group": group, "kernel_shape": [size] * count}
         return x.as_(g.node("Conv", x.name, made, **attributes), x.shape[0], out, *x.spatial)
@@ -128,8 +128,8 @@ def conv_transpose(g: Builder, x: Flow, sees_all: bool) -> Flow:
         raise Unfit
     names = [weight, g.floats(g.normal(each * group), "b")] if g.chance(0.5) else [weight]
     made = g.node(
-        "ConvTranspose", x.name, *names, kernel_shape=[size] * count, strides=[stride] * count,
-        pads=[pads] * 2 * count, group=group,
+        "ConvTranspose", x.name, *names, strides=[stride] * count, pads=[pads] * 2 * count, group=group,
+        **({"kernel_shape": [size] * count} if g.chance(0.5) else {}),
     )  # fmt: skip
     return x.as_(made, x.shape[0], each * group, *sizes)
 

@@ -160,6 +160,8 @@ def parametric(g: Builder, op: str, x: Flow) -> Flow:
 @_operator("Clip", back=UNIFORM_POSITIVE, types=NOT_DOUBLE)
 def clip(g: Builder, op: str, x: Flow) -> Flow:
     low, high = float(g.pick(0.0, -1.0)), float(g.pick(6.0, 2.0))
+    if g.chance(0.15):
+        return x.as_(g.node(op, x.name))  # without any bound
     if g.opset < 11:
         said = {"min": low, "max": float(g.pick(high, high, np.finfo(np.float32).max))}
         return x.as_(g.node(op, x.name, **dict([*said.items()][: 1 + g.chance(0.8)])))
@@ -170,6 +172,10 @@ def clip(g: Builder, op: str, x: Flow) -> Flow:
 @_operator("AveragePool", kinds=(IMAGE,), types=NOT_DOUBLE)
 def average(g: Builder, op: str, x: Flow) -> Flow:
     counted = int(g.chance(0.3))
+    if counted and not any(n % 2 for n in x.spatial) and g.chance(0.3):
+        two, how = [2] * len(x.spatial), str(g.pick("SAME_UPPER", "SAME_LOWER"))
+        made = g.node(op, x.name, kernel_shape=two, strides=two, auto_pad=how, count_include_pad=1)
+        return x.as_(made, *x.shape[:2], *(n // 2 for n in x.spatial))
     return _window(g, op, x, count_include_pad=counted)
 
 
@@ -237,11 +243,16 @@ def norm(g: Builder, op: str, x: Flow) -> Flow:
 
 @_operator("Pad", kinds=(IMAGE,), types=NOT_DOUBLE)
 def pad(g: Builder, op: str, x: Flow) -> Flow:
-    """By the value itself, which lets everything pass, or by zeros; before opset 11 now and then by another number."""
+    """By the value itself, which lets everything pass, or by zeros; before opset 11 now and then by another number.
+
+    Or less than nothing: then it only cuts.
+    """
     mode = str(g.pick("reflect", "edge", "edge", "constant")) if min(x.spatial) > 1 else "edge"
     count = len(x.spatial)
     sizes = [0, 0, *[1] * count] * 2
     shape = [*x.shape[:2], *(n + 2 for n in x.spatial)]
+    if mode == "constant" and min(x.spatial) > 3 and g.chance(0.4):
+        sizes, shape = [0, 0, *[-1] * count, 0, 0, *[0] * count], [*x.shape[:2], *(n - 1 for n in x.spatial)]
     if g.opset < 11:
         number = {"value": float(g.pick(0.5, -1.0))} if mode == "constant" and g.chance(0.5) else {}
         return x.as_(g.node(op, x.name, mode=mode, pads=sizes, **number), *shape)

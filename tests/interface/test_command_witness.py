@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 from command_line import Answer
 
@@ -46,6 +47,36 @@ def test_a_fact_is_a_sentence(cli: Cli) -> None:
 def test_where_nothing_stays_that_is_said(cli: Cli) -> None:
     assert cli("witness", "m.onnx").out.endswith("nothing stays\n")
     assert cli("witness", "m.onnx", "--format", "json").json["witnesses"] == []
+
+
+def by_hand() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[2,3] x) => (float[2,3] y)
+        <float[3] k = {1.0, 2.0, 3.0}> { r = Sigmoid (x) [one] m = Mul (r, k) [two] y = Add (m, k) }"""
+    onnx.save(onnx.parser.parse_model(text), "hand.onnx")
+
+
+def test_what_is_written_by_hand_is_counted_and_shown_when_asked(cli: Cli, desk: Path) -> None:
+    del desk
+    by_hand()
+    answer = cli("witness", "hand.onnx")
+    assert "no BatchNormalization stays\n" in answer.out
+    assert "written by hand (Mul, Add, Sub, Div, Neg by a constant) stay: --at '*' shows them too" in answer.out
+    left = len(bnfold.plan("hand.onnx").by_hand.refusals)
+    assert left
+    assert cli("witness", "hand.onnx", "--format", "json").json["by_hand"] == left
+    shown = cli("witness", "hand.onnx", "--at", "*", "--format", "json").json
+    assert (len(shown["witnesses"]), shown["by_hand"]) == (left, 0)
+    assert "--at" not in cli("witness", "blocked.onnx").out
+
+
+def test_a_plan_says_how_to_see_why_what_is_written_by_hand_stays(cli: Cli, desk: Path) -> None:
+    del desk
+    by_hand()
+    hint = "  left, by hand: -v says why each stays, and bnfold witness MODEL --at NAME what shows it"
+    assert hint in cli("plan", "hand.onnx").out.splitlines()
+    verbose = cli("plan", "hand.onnx", "-v").out
+    assert "  left, by hand\n" in verbose
+    assert "-v says" not in verbose + cli("plan", "blocked.onnx").out
 
 
 @pytest.mark.parametrize(
