@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+from bnfold.beside import summands
 from bnfold.choosing import Choice, Verdicts, refused
 from bnfold.decided import Decided, fed_to, not_free
 from bnfold.graph import Graph
@@ -125,7 +126,7 @@ class _Planning:
         at = self.facts.graph.at
         changed = {mover, *(at(arrival.home).id for arrival in move.all_arrivals)}
         if move.joint is not None:
-            changed.add(at(move.joint).id)
+            changed.update(at(site).id for site in (move.joint, *move.climb))
         self.woken.update(*(self.watchers.pop(id_) for id_ in changed & self.watchers.keys()))
 
     def look_again(self) -> None:
@@ -138,22 +139,27 @@ class _Planning:
                     self.choose(node)
 
     def beside(self, joint: Node) -> None:
-        """Where one of two values that are added is an affine that stayed, it may be a tap of what makes the other one.
+        """Where a value that is added is an affine that stayed, it may be a tap of what makes another one.
 
         It is decided here, when all that stands before the sum has been, and what stands behind it has not.
         """
-        if not is_sum(joint):
-            return
-        for value in (value for value in joint.inputs if value is not None):
-            row = list(islice(self.row(value, joint), LONGEST_ROW))
+        if is_sum(joint):
+            while joint.id not in self.decided.gone and self.tapped(joint):
+                continue
+
+    def tapped(self, joint: Node) -> bool:
+        """Whether one more of the values that a sum adds up, by way of others too, has become a tap."""
+        for summand in summands(self.facts, self.decided, joint):
+            row = list(islice(self.row(summand.value, summand.joint), LONGEST_ROW))
             sites = {affine.node.site for affine in row}
             settled = (self.verdicts.get(affine.node.id) for affine in row)
             if any(isinstance(each, Move) and not each.goes_within(sites) for each in settled):
                 continue
-            moves = sideways(self.facts, self.decided, row, joint)
+            moves = sideways(self.facts, self.decided, row, summand)
             self.note({self.facts.graph.at(move.site).id: move for move in moves})
             if moves:
-                return
+                return True
+        return False
 
     def row(self, value: Value, reader: Node) -> Iterator[AffineOp]:
         """The affines in a row before a value, the nearest first, each read by the next one alone."""
