@@ -152,10 +152,12 @@ class _Planning:
         for summand in summands(self.facts, self.decided, joint):
             row = list(islice(self.row(summand.value, summand.joint), LONGEST_ROW))
             sites = {affine.node.site for affine in row}
-            settled = (self.verdicts.get(affine.node.id) for affine in row)
-            if any(isinstance(each, Move) and not each.goes_within(sites) for each in settled):
+            verdicts = [(affine.node.id, self.verdicts.get(affine.node.id)) for affine in row]
+            moved = {id_: verdict for id_, verdict in verdicts if isinstance(verdict, Move)}
+            if not all(move.goes_within(sites) for move in moved.values()):
                 continue
-            moves = sideways(self.facts, self.decided, row, summand)
+            settled = {id_: [each.home for each in move.all_arrivals] for id_, move in moved.items()}
+            moves = sideways(self.facts, self.decided, row, summand, settled)
             self.note({self.facts.graph.at(move.site).id: move for move in moves})
             if moves:
                 return True

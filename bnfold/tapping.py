@@ -13,7 +13,7 @@ loses it: it goes too where one value is left.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,36 +23,57 @@ from bnfold.beside import Found, Summand, convolutions_beside
 from bnfold.decided import Decided, fed_to
 from bnfold.fitting import meant as meant_by
 from bnfold.moves import Arrival, Move
+from bnfold.nodes import Site
 from bnfold.ops.affine import AffineOp
 from bnfold.ops.facts import Facts
 from bnfold.ops.joining import sign_of
-from bnfold.ops.reasons import Obstacle
+from bnfold.ops.reasons import LAYOUT, Obstacle
 from bnfold.ops.taking import home_with
 
 LONGEST_ROW = 8
 """How many affines in a row may go sideways together."""
 
 
-def sideways(facts: Facts, decided: Decided, row: Sequence[AffineOp], summand: Summand) -> list[Move]:
+Settled = Mapping[int, Collection[Site]]
+"""Where those of a row settled that have gone, by their ids."""
+
+
+def sideways(facts: Facts, decided: Decided, row: Sequence[AffineOp], summand: Summand, settled: Settled) -> list[Move]:
     """The moves of the last affines of a row that makes a summand, if they become a tap together; else none.
 
     `row` has the nearest one first; each but that is read by the one before it alone. All settle in the one that acts
-    on the data, which goes with them; where one had settled in another of them, this takes the place of that.
+    on the data, which goes with them; where one had settled in another of them, this takes the place of that. What has
+    gone behind the sum may have come to them since: then their own moves stay as they are, or the row stays.
     """
-    meant = [meant_by(facts, decided, affine) for affine in row]
+    meant = [_whole(facts, decided, affine) for affine in row]
     for place, first in enumerate(row):
+        if summand.climb and first.node.id in settled:
+            continue
         whole, moves = meant[place], list[Move]()
         for affine, own in zip(reversed(row[:place]), reversed(meant[:place]), strict=True):
             if isinstance(whole, Obstacle) or isinstance(own, Obstacle) or whole.rank != own.rank:
                 break
-            whole = own @ whole
-            moves.append(Move(affine.node.site, (Arrival(first.node.site, own),), (), affine.data))
-        if isinstance(whole, Obstacle) or len(moves) < place:
-            continue
-        found = Sideways(facts, decided, first, summand, row[:place]).search(whole)
-        if found is not None:
-            return [*moves, found]
+            has_gone = affine.node.id in settled
+            if has_gone and summand.climb and set(settled[affine.node.id]) != {first.node.site}:
+                break
+            whole = whole if has_gone else own @ whole
+            if not (has_gone and summand.climb):
+                moves.append(Move(affine.node.site, (Arrival(first.node.site, own),), (), affine.data))
+        else:
+            found = None
+            if isinstance(whole, Affine):
+                found = Sideways(facts, decided, first, summand, row[:place]).search(whole)
+            if found is not None:
+                return [*moves, found]
     return []
+
+
+def _whole(facts: Facts, decided: Decided, affine: AffineOp) -> Affine | Obstacle:
+    """An affine, and what it has taken over."""
+    own, taken = meant_by(facts, decided, affine), decided.homes.get(affine.node.id)
+    if isinstance(own, Obstacle) or taken is None:
+        return own
+    return taken @ own if taken.rank == own.rank else Obstacle(LAYOUT, "it has taken over another rank", affine.node)
 
 
 @dataclass(slots=True)
