@@ -44,9 +44,9 @@ def rewrite(graph: Graph, plan: Plan, facts: Facts | None = None) -> Rewrite:
         raise UsageError("the plan was made for another model: its fingerprint is not this file's")
     fresh = Fresh(set(graph.names))
     facts = facts or Facts(graph, assume_inference=plan.assumes_inference)
-    moved = [_moved(facts, graph, move) for move in plan.moves]
     lost = _lost(graph, plan)
     joined = {id_: left[0] for id_, inputs in lost.items() if len(left := _left_of(graph.nodes[id_], inputs)) == 1}
+    moved = [_moved(facts, graph, move, joined) for move in plan.moves]
     moved += [_merged(facts, graph, merge, joined) for merge in plan.merges]
     moved += [_Moved(graph.nodes[id_], data) for id_, data in joined.items()]
     moved.sort(key=lambda each: facts.place[each.node.id])  # names are made producers first
@@ -84,7 +84,7 @@ def _left_of(node: Node, lost: frozenset[int]) -> list[int]:
     return [index for index in range(len(node.inputs)) if index not in lost]
 
 
-def _moved(facts: Facts, graph: Graph, move: Move) -> _Moved:
+def _moved(facts: Facts, graph: Graph, move: Move, joined: dict[int, int]) -> _Moved:
     """The node of a move."""
     node = graph.at(move.site)
     found = affine_of(facts, node)
@@ -93,7 +93,7 @@ def _moved(facts: Facts, graph: Graph, move: Move) -> _Moved:
     if move.joint is None:
         return _Moved(node, found.data)
     joint = graph.at(move.joint)
-    return _Moved(node, found.data, tuple(_branch(facts, node, joint.inputs[move.lost], {})))
+    return _Moved(node, found.data, tuple(_branch(facts, node, joint.inputs[move.lost], joined)))
 
 
 def _merged(facts: Facts, graph: Graph, merge: Merge, joined: dict[int, int]) -> _Moved:

@@ -93,7 +93,8 @@ class Merging:
         left = self.decided.left_of(joint)
         ends = {index: end for index in left if (end := self._end(joint, index)) is not None}
         for index, lost in permutations(ends, 2):
-            done = None if sign_of(joint, index) < 0 else self._merged(ends[index], ends[lost], sign_of(joint, lost))
+            is_open = sign_of(joint, index) > 0 and self._is_seen_by_one(joint, lost)
+            done = self._merged(ends[index], ends[lost], sign_of(joint, lost)) if is_open else None
             if done is not None:
                 home, _, path = ends[index]
                 self.finished[home.id] = done
@@ -101,6 +102,16 @@ class Merging:
                 sites = tuple(node.site for node in path)
                 return Merge(ends[lost][0].site, home.site, joint.site, index, sites, lost)
         return None
+
+    def _is_seen_by_one(self, joint: Node, index: int) -> bool:
+        """Whether nobody else sees what is made for an operand of a sum, not even its shape: it will be no more."""
+        value, graph = joint.inputs[index], self.facts.graph
+        while value is not None and len(graph.readers(value)) == 1:
+            node = graph.producer(value)
+            if node is None or node.id not in self.decided.gone:
+                return True
+            value = self.decided.fed[node.id]
+        return False
 
     def _merged(self, home: _End, other: _End, sign: float) -> Finished | None:
         """What a convolution becomes with another one of the same data."""

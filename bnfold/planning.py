@@ -164,9 +164,15 @@ class _Planning:
         return False
 
     def row(self, value: Value, reader: Node) -> Iterator[AffineOp]:
-        """The affines in a row before a value, the nearest first, each read by the next one alone."""
-        while not_free(self.facts.graph, value, reader) is None:
+        """The affines in a row before a value, the nearest first, each seen by the next one alone.
+
+        A sum of which one value is left stands in nobody's way.
+        """
+        while len(self.facts.graph.readers(value)) == 1 and not_free(self.facts.graph, value, reader) is None:
             node = self.facts.graph.producer(value)
+            if node is not None and node.id in self.decided.lost and node.id in self.decided.gone:
+                reader, value = node, self.decided.fed[node.id]
+                continue
             affine = None if node is None else affine_of(self.facts, node)
             if node is None or not isinstance(affine, AffineOp):
                 return

@@ -108,11 +108,8 @@ class Sideways:
         return self.facts, self.decided
 
     def _may_lose(self) -> bool:
-        """Whether the sum may lose the affine, which it reads once: what is left alone is added and not constant."""
+        """Whether the sum may lose the affine: one value that is left alone is added, and not constant."""
         joint, lost = self.summand.joint, self.summand.lost
-        output = (self.between[0] if self.between else self.affine).node.output(0)
-        if joint.inputs[lost] is not output or joint.inputs.count(output) != 1:
-            return False
         left = [index for index in self.decided.left_of(joint) if index != lost]
         if len(left) != 1:
             return bool(left)

@@ -27,7 +27,7 @@ def tree_beside(went: Went, claim: Claim) -> Tree:
     if output is None or len(places) != 1:
         raise DeviationError(f"{joint.site} is no sum of {claim.site} and another value")
     lost = places[0]
-    branch, left = tuple(_alone(went, lost, output)), _left_alone(went, lost)
+    branch, left = tuple(_alone(went, lost, output, ends=True)), _left_alone(went, lost)
     climb, end = _climb(went, lost, {home.id} | passed, passed)
     links = tuple(reversed(_between(went, claim, end, home, passed)))
     if went.root(Link(site, claim.data).source) is not went.root(Link(home, 0).source):
@@ -116,7 +116,8 @@ def _merged(went: Went, claim: Claim, site: Node, home: Node, joint: Node) -> Tr
     if None in outputs or len(ends) != 2 or ends[0].data == ends[1].data:
         raise DeviationError(f"{joint.site} is no sum of {site.site} and {home.site}")
     left = _left_alone(went, ends[0])
-    branch, own = (tuple(_alone(went, end, root)) for end, root in zip(ends, outputs, strict=True) if root is not None)
+    found = zip(ends, outputs, (True, False), strict=True)
+    branch, own = (tuple(_alone(went, end, root, ends=which)) for end, root, which in found if root is not None)
     if went.root(Link(site, 0).source) is not went.root(Link(home, 0).source):
         raise DeviationError(f"{site.site} and {home.site} do not read the same data")
     makers = (None if value is outputs[1] else went.graph.producer(value) for value in reversed(own))
@@ -125,11 +126,16 @@ def _merged(went: Went, claim: Claim, site: Node, home: Node, joint: Node) -> Tr
     return Tree(claim, site, (), (), {}, beside=beside)
 
 
-def _alone(went: Went, end: Link, output: Value) -> Iterator[Value]:
-    """The values from an output to what a sum reads of it, what went standing between; each is read by one node."""
+def _alone(went: Went, end: Link, output: Value, *, ends: bool) -> Iterator[Value]:
+    """The values from an output to what a sum reads of it, what went standing between; each is read by one node.
+
+    Of those that end nobody else sees even the shape.
+    """
     link = end
     while True:
         went.read_by_one(link.source, link.node)
+        if ends:
+            went.seen_by_one(link.source)
         yield link.source
         if link.source is output:
             return

@@ -76,7 +76,7 @@ class Went:
         """The only node that reads a value, even if it looked at no more than its shape."""
         readers = self.graph.readers(value)
         if len(readers) != 1 or self.graph.is_graph_output(value) or readers[0].node.scope is not value.scope:
-            raise DeviationError(f"{value.name!r} loses what it was made of, and something else sees it")
+            raise DeviationError(f"{value.name!r} changes, and something else reads it")
         return Link(readers[0].node, readers[0].index)
 
     def read_by_one(self, value: Value, reader: Node | None) -> None:
