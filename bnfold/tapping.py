@@ -13,7 +13,7 @@ loses it: it goes too where one value is left.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +23,9 @@ from bnfold.beside import Found, Summand, convolutions_beside
 from bnfold.decided import Decided, fed_to
 from bnfold.fitting import meant as meant_by
 from bnfold.moves import Arrival, Move
-from bnfold.nodes import Site
 from bnfold.ops.affine import AffineOp
 from bnfold.ops.facts import Facts
-from bnfold.ops.joining import sign_of
+from bnfold.ops.joining import is_sum, sign_of
 from bnfold.ops.reasons import LAYOUT, Obstacle
 from bnfold.ops.taking import home_with
 
@@ -34,46 +33,62 @@ LONGEST_ROW = 8
 """How many affines in a row may go sideways together."""
 
 
-Settled = Mapping[int, Collection[Site]]
-"""Where those of a row settled that have gone, by their ids."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Affines in a row before a summand, the nearest first, each but that read by the one before it alone.
 
-
-def sideways(facts: Facts, decided: Decided, row: Sequence[AffineOp], summand: Summand, settled: Settled) -> list[Move]:
-    """The moves of the last affines of a row that makes a summand, if they become a tap together; else none.
-
-    `row` has the nearest one first; each but that is read by the one before it alone. All settle in the one that acts
-    on the data, which goes with them; where one had settled in another of them, this takes the place of that. What has
-    gone behind the sum may have come to them since: then their own moves stay as they are, or the row stays.
+    `crossed` says that something may have come to them from behind a sum: that has gone between them and the top.
     """
-    meant = [_whole(facts, decided, affine) for affine in row]
-    for place, first in enumerate(row):
-        if summand.climb and first.node.id in settled:
-            continue
+
+    affines: tuple[AffineOp, ...]
+    crossed: bool
+
+
+def sideways(facts: Facts, decided: Decided, row: Row, summand: Summand) -> list[Move]:
+    """The moves of the last affines of a row, if they become a tap together; else none.
+
+    All settle in the one that acts on the data, which goes with them. What had settled in another takes this one
+    instead; where something may have come from behind a sum, what has gone stays as it went.
+    """
+    affines = row.affines
+    meant = [_left(facts, decided, affine) if row.crossed else meant_by(facts, decided, affine) for affine in affines]
+    for place, first in enumerate(affines):
         whole, moves = meant[place], list[Move]()
-        for affine, own in zip(reversed(row[:place]), reversed(meant[:place]), strict=True):
+        if row.crossed and not _may_hand_on(decided, first):
+            continue
+        for affine, own in zip(reversed(affines[:place]), reversed(meant[:place]), strict=True):
             if isinstance(whole, Obstacle) or isinstance(own, Obstacle) or whole.rank != own.rank:
                 break
-            has_gone = affine.node.id in settled
-            if has_gone and summand.climb and set(settled[affine.node.id]) != {first.node.site}:
-                break
-            whole = whole if has_gone else own @ whole
-            if not (has_gone and summand.climb):
+            whole = own @ whole
+            if not (row.crossed and affine.node.id in decided.gone):
                 moves.append(Move(affine.node.site, (Arrival(first.node.site, own),), (), affine.data))
         else:
-            found = None
-            if isinstance(whole, Affine):
-                found = Sideways(facts, decided, first, summand, row[:place]).search(whole)
+            sought = Sideways(facts, decided, first, summand, affines[:place])
+            found = sought.search(whole) if isinstance(whole, Affine) else None
             if found is not None:
                 return [*moves, found]
     return []
 
 
-def _whole(facts: Facts, decided: Decided, affine: AffineOp) -> Affine | Obstacle:
-    """An affine, and what it has taken over."""
-    own, taken = meant_by(facts, decided, affine), decided.homes.get(affine.node.id)
-    if isinstance(own, Obstacle) or taken is None:
+def _left(facts: Facts, decided: Decided, affine: AffineOp) -> Affine | Obstacle:
+    """What is left of an affine, with what it has taken over; of a sum with a constant the scale went on."""
+    own, taken = meant_by(facts, decided, affine), decided.taken(affine.node)
+    if isinstance(own, Obstacle):
         return own
-    return taken @ own if taken.rank == own.rank else Obstacle(LAYOUT, "it has taken over another rank", affine.node)
+    if affine.node.id in decided.gone:
+        return Affine.identity(own.rank)
+    if taken.is_nothing:
+        return own
+    if taken.after is None or taken.before is not None or taken.after.rank != own.rank:
+        return Obstacle(LAYOUT, "it has taken over something else than an affine of its output", affine.node)
+    whole = taken.after @ own
+    return Affine(np.ones_like(whole.scale), whole.shift) if is_sum(affine.node) else whole
+
+
+def _may_hand_on(decided: Decided, affine: AffineOp) -> bool:
+    """Whether an affine is there to go, and has taken over nothing of which a part went on."""
+    node = affine.node
+    return node.id not in decided.gone and not (is_sum(node) and node.id in decided.homes)
 
 
 @dataclass(slots=True)
