@@ -203,7 +203,7 @@ def _other_readers(graph: Graph, value: Value, reader: Node) -> Iterator[Node]:
     for entry in graph.readers(value):
         if reads_metadata_alone(entry):
             continue
-        if entry.node is reader and not seen:
+        if entry.node.id == reader.id and not seen:
             seen = True
             continue
         yield entry.node
