@@ -161,6 +161,11 @@ class Beside:
     home: Node
     branch: tuple[Value, ...]
 
+    @property
+    def climbed(self) -> tuple[Link, ...]:
+        """What puts out something else than before, because what it lost is added further on."""
+        return (self.joint, *self.climb[:-1]) if self.climb else ()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Skipped:
@@ -221,6 +226,14 @@ def handed_on(trees: Iterable[Tree]) -> frozenset[int]:
     trees = tuple(trees)
     homes = {home.id for tree in trees for home in homes_of(tree)}
     return frozenset(tree.site.id for tree in trees) & homes
+
+
+def lost_by(trees: Iterable[Tree]) -> dict[int, frozenset[int]]:
+    """The inputs that sums lost, by the node's id."""
+    lost: dict[int, frozenset[int]] = {}
+    for link in (tree.beside.joint for tree in trees if tree.beside is not None):
+        lost[link.node.id] = lost.get(link.node.id, frozenset()) | {link.data}
+    return lost
 
 
 def homes_of(tree: Tree) -> tuple[Node, ...]:

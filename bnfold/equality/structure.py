@@ -3,9 +3,10 @@
 The invariant that is checked: a name in both files means the same value in both, and is looked up in the same scope,
 for a nested graph may give a name of its own to what bears it outside. So every node of the original has
 its counterpart in the same order with the same attributes, except the claimed nodes and what nobody reads any
-more; every value keeps its name, except those between a home and what settled in it; every constant keeps its
-content, except those that a home alone reads. Three kinds of nodes may be new: a constant of a function, the copy of
-a DequantizeLinear with other scales, both read by homes alone, and the Add behind a home that has no bias.
+more; it reads the same, but for what a claim says that a sum lost; every value keeps its name, except those between a
+home and what settled in it; every constant keeps its content, except those that a home alone reads. Three kinds of
+nodes may be new: a constant of a function, the copy of a DequantizeLinear with other scales, both read by homes alone,
+and the Add behind a home that has no bias.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import Message  # type: ignore[import-untyped]  # protobuf ships no types
 from onnx import AttributeProto, TensorProto
 
-from bnfold.equality.claim import Claim, DeviationError, Tree, UncertainError, handed_on, homes_of
+from bnfold.equality.claim import Claim, DeviationError, Tree, UncertainError, handed_on, homes_of, lost_by
 from bnfold.equality.linear import rewritable
 from bnfold.equality.messages import bare, same_message, same_tensor, tensors, without
 from bnfold.equality.reference import dequantises, lacks_bias, reads_form_alone
@@ -62,7 +63,7 @@ def pair(before: Graph, after: Graph, trees: Sequence[Tree]) -> Pairing:
     passed = {link.node.id for chain in chains for link in chain.links[:-1]}
     passed |= {link.node.id for each in ahead for link in each.passed}
     passed |= {link.node.id for each in beside for link in each.links}
-    climbed = [link for each in beside if each.climb for link in (each.joint, *each.climb[:-1])]
+    climbed = [link for each in beside for link in each.climbed]
     passed |= {link.node.id for link in climbed}
     pairing = Pairing()
     _same_frame(before, after)
@@ -82,7 +83,7 @@ def pair(before: Graph, after: Graph, trees: Sequence[Tree]) -> Pairing:
     fed += [link.target for link in climbed if link.node.id in gone]
     aliases = {value.id for value in fed if value is not None}
     _check_names(before, gone, changed, {id_: name for id_, name in pairing.names.items() if id_ not in aliases})
-    lost = _lost(trees)
+    lost = lost_by(trees)
     for id_, node in pairing.nodes.items():
         _same_reading(before.nodes[id_], node, pairing, is_home=id_ in homes, lost=lost.get(id_, frozenset()))
         _same_attached(before, after, before.nodes[id_], node)
@@ -305,14 +306,6 @@ def _meant(value: Value, pairing: Pairing) -> Place:
     """What the counterpart of a value is called, and where; what no node puts out keeps its name."""
     found = pairing.names.get(value.id)
     return found if found is not None else (pairing.scopes[value.scope.path], value.name)
-
-
-def _lost(trees: Sequence[Tree]) -> dict[int, frozenset[int]]:
-    """The inputs that sums lost, by the node's id."""
-    lost: dict[int, frozenset[int]] = {}
-    for link in (tree.beside.joint for tree in trees if tree.beside is not None):
-        lost[link.node.id] = lost.get(link.node.id, frozenset()) | {link.data}
-    return lost
 
 
 def _same_reading(ours: Node, theirs: Node, pairing: Pairing, *, is_home: bool, lost: frozenset[int]) -> None:
