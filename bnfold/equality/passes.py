@@ -49,6 +49,11 @@ def summed_sign(link: Link) -> float:
     return -1.0 if node.op == "Sub" and link.data == 1 else 1.0
 
 
+def adds_any_number(node: Node) -> bool:
+    """Whether it adds up however many values there are."""
+    return node.op == "Sum"
+
+
 def cuts_away(node: Node) -> bool:
     """Whether what a node leaves out is read by nobody, if nothing else reads its data."""
     return node.op in {"Slice", "Gather"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from bnfold.equality.claim import Beside, Claim, DeviationError, Link, Tree
+from bnfold.equality.passes import adds_any_number
 from bnfold.equality.went import Went
 from bnfold.graph import Graph
 from bnfold.nodes import Node, Value
@@ -39,7 +40,7 @@ def tree_beside(went: Went, claim: Claim) -> Tree:
 def _left_alone(went: Went, lost: Link) -> Link | None:
     """What is left of a sum that loses a value, if it is one value; of several the operator Sum alone may be."""
     left = [link for link in went.left(lost.node) if link.data != lost.data]
-    if not left or (len(lost.node.inputs) != 2 and lost.node.op != "Sum"):
+    if not left or (len(lost.node.inputs) != 2 and not adds_any_number(lost.node)):
         raise DeviationError(f"{lost.node.site} is no sum that may lose a value")
     return left[0] if len(left) == 1 else None
 
