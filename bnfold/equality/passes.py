@@ -26,6 +26,7 @@ from bnfold.equality.pass_repeating import (
     depth_to_space,
     expanded,
     mixed,
+    part_read,
     put_in,
     space_to_depth,
     strung,
@@ -54,9 +55,9 @@ def adds_any_number(node: Node) -> bool:
     return node.op == "Sum"
 
 
-def cuts_away(node: Node) -> bool:
+def cuts_away(constants: Constants, node: Node) -> bool:
     """Whether what a node leaves out is read by nobody, if nothing else reads its data."""
-    return node.op in {"Slice", "Gather"}
+    return node.op in {"Slice", "Gather"} or part_read(constants, node) is not None
 
 
 def gain_of(constants: Constants, link: Link) -> float:

@@ -196,7 +196,7 @@ class Walk:
             ways = [way for labels, gain in ways for way in self.through(link, labels, gain, unknown)]
             if len(ways) > MOST_WAYS:
                 raise UncertainError(f"behind {link.node.site}, the channels go too many ways to follow")
-            if cuts_away(link.node):
+            if cuts_away(self.constants, link.node):
                 unread[np.setdiff1d(_reached(before), _reached(ways))] = True
                 met.clear()  # who comes here later has to see what is cut
         self.known.ends.update(dict.fromkeys(met, ways))
