@@ -56,7 +56,7 @@ def sequence_of_parts(facts: Facts, node: Node, affine: Affine) -> Passed | Obst
     kept = keeps_axis(node)
     axis = axis_of(node, affine.rank if kept else affine.rank + 1)
     if axis is not None and kept and affine.shape[axis] != 1:
-        taken = _part_taken(facts, node, axis)
+        taken = part_taken(facts, node, axis)
         if taken is not None and len(taken[0]) == affine.shape[axis]:
             return alone(Passage(0, spread(affine, axis, *taken)))
     if axis is None or (kept and affine.shape[axis] != 1):
@@ -94,6 +94,19 @@ def axis_of(node: Node, rank: int) -> int | None:
     return None if normal is None else normal[0]
 
 
+def part_taken(facts: Facts, node: Node, axis: int) -> tuple[np.ndarray, int] | None:
+    """The places of the only part that is read of what a SplitToSequence cuts, and how many there are."""
+    value, read = node.input(0), _only_reader(facts, node.output(0))
+    place = read.input(1) if read is not None and read.op == "SequenceAt" else None
+    at = None if place is None else facts.integers(place)
+    size = None if value is None else known_size(facts, value, axis)
+    sizes = None if size is None else _sizes_of_parts(facts, node, size)
+    if at is None or len(at) != 1 or size is None or sizes is None or not -len(sizes) <= at[0] < len(sizes):
+        return None
+    first = sum(sizes[: at[0] % len(sizes)])
+    return np.arange(first, first + sizes[at[0]]), size
+
+
 def _only_reader(facts: Facts, sequence: Value | None) -> Node | None:
     """The node that reads a sequence, if there is one, and nobody else sees anything of it."""
     readers = [] if sequence is None else facts.graph.readers(sequence)
@@ -108,19 +121,6 @@ def _joined_again(facts: Facts, sequence: Value | None, rank: int) -> int | None
     if made is None or read is None or made.op != "SequenceConstruct" or read.op != "ConcatFromSequence":
         return None
     return None if is_new_axis(read) else axis_of(read, rank)
-
-
-def _part_taken(facts: Facts, node: Node, axis: int) -> tuple[np.ndarray, int] | None:
-    """The places of the only part that is read of what a SplitToSequence cuts, and how many there are."""
-    value, read = node.input(0), _only_reader(facts, node.output(0))
-    place = read.input(1) if read is not None and read.op == "SequenceAt" else None
-    at = None if place is None else facts.integers(place)
-    size = None if value is None else known_size(facts, value, axis)
-    sizes = None if size is None else _sizes_of_parts(facts, node, size)
-    if at is None or len(at) != 1 or size is None or sizes is None or not -len(sizes) <= at[0] < len(sizes):
-        return None
-    first = sum(sizes[: at[0] % len(sizes)])
-    return np.arange(first, first + sizes[at[0]]), size
 
 
 def _sizes_of_parts(facts: Facts, node: Node, size: int) -> tuple[int, ...] | None:
