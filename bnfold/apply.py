@@ -44,14 +44,15 @@ def rewrite(graph: Graph, plan: Plan, facts: Facts | None = None) -> Rewrite:
         raise UsageError("the plan was made for another model: its fingerprint is not this file's")
     fresh = Fresh(set(graph.names))
     facts = facts or Facts(graph, assume_inference=plan.assumes_inference)
-    moved = [each for move in plan.moves for each in _moved(facts, graph, move)]
-    joined = {graph.at(merge.joint).id: merge.joined for merge in plan.merges}
-    joined |= {graph.at(move.joint).id: move.joined for move in plan.moves if move.joint is not None}
-    moved += [each for merge in plan.merges for each in _merged(facts, graph, merge, joined)]
+    lost = _lost(graph, plan)
+    joined = {id_: left[0] for id_, inputs in lost.items() if len(left := _left_of(graph.nodes[id_], inputs)) == 1}
+    moved = [_moved(facts, graph, move, joined) for move in plan.moves]
+    moved += [_merged(facts, graph, merge, joined) for merge in plan.merges]
+    moved += [_Moved(graph.nodes[id_], data) for id_, data in joined.items()]
     moved.sort(key=lambda each: facts.place[each.node.id])  # names are made producers first
     names = _names(graph, plan, moved, fresh)
     homes = list(_homes(facts, graph, plan, fresh))
-    removed = _removed(graph, moved, homes)
+    removed = _removed(graph, moved, homes, {id_: lost[id_] for id_ in lost.keys() - joined.keys()})
     edits = Assembly(graph, names, homes, removed, fresh).edits()
     return Rewrite(edits, tuple(_cloned(graph, homes, removed)))
 
@@ -68,25 +69,37 @@ class _Moved:
     ended: tuple[Value, ...] = ()
 
 
-def _moved(facts: Facts, graph: Graph, move: Move) -> Iterator[_Moved]:
-    """The node of a move, and the sum that goes with one that went sideways."""
+def _lost(graph: Graph, plan: Plan) -> dict[int, frozenset[int]]:
+    """The inputs that sums lose, by their ids."""
+    lost: dict[int, frozenset[int]] = {}
+    named = [(move.joint, move.lost) for move in plan.moves] + [(merge.joint, merge.lost) for merge in plan.merges]
+    for joint, index in named:
+        if joint is not None:
+            id_ = graph.at(joint).id
+            lost[id_] = lost.get(id_, frozenset()) | {index}
+    return lost
+
+
+def _left_of(node: Node, lost: frozenset[int]) -> list[int]:
+    return [index for index in range(len(node.inputs)) if index not in lost]
+
+
+def _moved(facts: Facts, graph: Graph, move: Move, joined: dict[int, int]) -> _Moved:
+    """The node of a move."""
     node = graph.at(move.site)
     found = affine_of(facts, node)
     if not isinstance(found, AffineOp):
         raise UsageError(f"the plan moves {node.site}, which is no affine")
     if move.joint is None:
-        yield _Moved(node, found.data)
-        return
+        return _Moved(node, found.data)
     joint = graph.at(move.joint)
-    yield _Moved(node, found.data, tuple(_branch(facts, node, joint.inputs[1 - move.joined], {})))
-    yield _Moved(joint, move.joined)
+    return _Moved(node, found.data, tuple(_branch(facts, node, joint.inputs[move.lost], joined)))
 
 
-def _merged(facts: Facts, graph: Graph, merge: Merge, joined: dict[int, int]) -> Iterator[_Moved]:
-    """A convolution that is merged into another, and their sum."""
+def _merged(facts: Facts, graph: Graph, merge: Merge, joined: dict[int, int]) -> _Moved:
+    """A convolution that is merged into another."""
     node, joint = graph.at(merge.site), graph.at(merge.joint)
-    yield _Moved(node, 0, tuple(_branch(facts, node, joint.inputs[1 - merge.joined], joined)))
-    yield _Moved(joint, merge.joined)
+    return _Moved(node, 0, tuple(_branch(facts, node, joint.inputs[merge.lost], joined)))
 
 
 def _homes(facts: Facts, graph: Graph, plan: Plan, fresh: Fresh) -> Iterator[FurnishedHome]:
@@ -121,17 +134,22 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
     """The new name of every value whose content changes: those between a home and what settled in it.
 
     What a node put out that went forward is what it was fed, and takes that name, unless something went back there.
+    So does a sum of which another value is left than the one that took over what it has lost, and what went behind it.
     """
     crossed = _crossed(graph, plan, moved)
     ahead = {move.site for move in plan.moves if move.is_forward}
+    lifted = {move.joint for move in plan.moves if move.climb}
+    aliases: set[int] = set()
     becomes: dict[int, Value] = {}
     is_fed: list[tuple[Value, Value]] = []
     for each in moved:
         x, y = each.node.inputs[each.data], each.node.output(0)
         if each.ended:
             continue
-        if x is not None and y is not None and each.node.site in ahead and each.node.id not in crossed:
+        is_ahead = each.node.site in ahead and each.node.id not in crossed
+        if x is not None and y is not None and (is_ahead or each.node.site in lifted or x.id in aliases):
             is_fed.append((y, x))
+            aliases |= set() if is_ahead else {y.id}
         elif x is not None and y is not None:
             becomes[x.id] = y
     names: dict[int, str] = {}
@@ -146,7 +164,8 @@ def _names(graph: Graph, plan: Plan, moved: list[_Moved], fresh: Fresh) -> Names
         renamed[value.id] = names[final.id]
     for y, x in is_fed:  # producers first
         renamed[y.id] = renamed.get(x.id, x.name)
-    return Names(renamed, frozenset(becomes) | {y.id for y, _ in is_fed})
+    smaller = {value.id for value in _climbed(graph, plan)}  # what is added may have made it as large as it was
+    return Names(renamed, frozenset(becomes) | {y.id for y, _ in is_fed} | smaller)
 
 
 def _crossed(graph: Graph, plan: Plan, moved: list[_Moved]) -> set[int]:
@@ -173,11 +192,18 @@ def _changing(graph: Graph, plan: Plan, moved: list[_Moved], crossed: set[int]) 
             outputs += _on_the_way(graph, graph.at(move.joint or move.site), passed)
         if move.onward is not None:  # what it put out is what it was fed, which is now something else
             outputs += [value for site in (move.site, *move.onward.path) for value in graph.at(site).outputs]
+    outputs += _climbed(graph, plan)
     for merge in plan.merges:
         outputs += [graph.at(site).output(0) for site in (merge.home, *merge.path)]
     for each in (each for each in moved if each.node.id in crossed):
         outputs += (each.node.inputs[each.data], each.node.output(0))
     yield from (value for value in outputs if value is not None)
+
+
+def _climbed(graph: Graph, plan: Plan) -> list[Value]:
+    """What sums put out that lost a value which is added again further on."""
+    sites = [site for move in plan.moves if move.climb and move.joint for site in (move.joint, *move.climb[:-1])]
+    return [value for site in sites for value in graph.at(site).outputs if value is not None]
 
 
 def _on_the_way(graph: Graph, site: Node, passed: list[Node]) -> Iterator[Value | None]:
@@ -211,12 +237,18 @@ def _copied(new: NewNode, fresh: Fresh) -> CopiedNode:
     return CopiedNode(fresh(f"{new.like.proto.output[0]}_folded"), new, constants)
 
 
-def _removed(graph: Graph, moved: list[_Moved], homes: list[FurnishedHome]) -> Removed:
-    """The moved nodes and all that nobody reads once they are gone, from reader to producer."""
+def _removed(
+    graph: Graph, moved: list[_Moved], homes: list[FurnishedHome], inputs: dict[int, frozenset[int]]
+) -> Removed:
+    """The moved nodes and all that nobody reads once they are gone, from reader to producer.
+
+    `inputs` are those that nodes lose which stay, by their ids.
+    """
     ended = {value.id for each in moved for value in each.ended}
-    removed = Removed({each.node.id for each in moved}, {}, ended)
+    removed = Removed({each.node.id for each in moved}, {}, ended, inputs)
     lost: Counter[int] = Counter()
     suspects = list(_left(moved, homes))
+    suspects += [v for id_, places in inputs.items() for i in places if (v := graph.nodes[id_].inputs[i]) is not None]
     read_again = _read_by_copies(homes)
     while suspects:
         value = suspects.pop()

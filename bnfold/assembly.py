@@ -84,11 +84,15 @@ class FurnishedHome:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What goes: node ids, initializers by value id, and the values that nothing produces any more."""
+    """What goes: node ids, initializers by value id, and the values that nothing produces any more.
+
+    `inputs` are those that nodes lose which stay, by their ids.
+    """
 
     nodes: set[int]
     initializers: dict[int, Initializer]
     values: set[int]
+    inputs: dict[int, frozenset[int]]
 
 
 @dataclass(slots=True)
@@ -202,6 +206,9 @@ class Assembly:
         return self.graph.scopes[0] if in_main else home.scope
 
     def _remove(self) -> None:
+        for id_, lost in self.removed.inputs.items():
+            names = _list(self.inputs, id_, self.graph.nodes[id_].proto.input)
+            names[:] = [name for place, name in enumerate(names) if place not in lost]
         for id_ in self.removed.nodes:
             node = self.graph.nodes[id_]
             self.pending[node.scope].nodes[node.index] = None

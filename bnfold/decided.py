@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -74,6 +75,8 @@ class Decided:
     """The affines that went into a sum's other branch, where nothing stands for their output."""
     taps: dict[int, Float64] = field(default_factory=dict)
     """By what homes multiply their data besides, and add that to their output."""
+    lost: dict[int, frozenset[int]] = field(default_factory=dict)
+    """The inputs that sums have lost to what another of their values has taken over."""
 
     def root(self, graph: Graph, value: Value) -> Value:
         """What stands for a value once what has moved is gone."""
@@ -127,12 +130,26 @@ class Decided:
         self.gone[affine.node.id] = first or (affine.node, value)
         self.fed[affine.node.id] = value
 
-    def joins(self, graph: Graph, joint: Node, value: Value) -> None:
-        """A sum goes, for one of its values has taken over the other."""
-        before = graph.producer(value)
-        first = None if before is None else self.gone.get(before.id)
-        self.gone[joint.id] = first or (joint, value)
-        self.fed[joint.id] = value
+    def loses(self, graph: Graph, joint: Node, index: int) -> None:
+        """A sum loses a value; it goes itself where one is left."""
+        self.lost[joint.id] = self.lost.get(joint.id, frozenset()) | {index}
+        left = self.left(joint).inputs
+        if len(left) != 1 or left[0] is None:
+            return
+        before = graph.producer(left[0])
+        passable = before is not None and not_free(graph, left[0], joint) is None
+        first = self.gone.get(before.id) if before is not None and passable else None
+        self.gone[joint.id] = first or (joint, left[0])
+        self.fed[joint.id] = left[0]
+
+    def left(self, node: Node) -> Node:
+        """A node with the inputs that are left of it."""
+        lost = self.lost.get(node.id)
+        return replace(node, inputs=_but(node.inputs, lost)) if lost else node
+
+    def left_of(self, node: Node) -> tuple[int, ...]:
+        """Which inputs of a node are left."""
+        return _but(tuple(range(len(node.inputs))), self.lost.get(node.id, frozenset()))
 
     def stays_idle(self, affine: AffineOp, home: Node) -> None:
         """With this affine, the home would do nothing."""
@@ -148,6 +165,13 @@ class Decided:
     def restore(self, mark: Decided) -> None:
         """Take back the moves that were made since."""
         self.gone, self.homes, self.fed, self.taps = mark.gone, mark.homes, mark.fed, mark.taps
+
+
+_Item = TypeVar("_Item")
+
+
+def _but(items: tuple[_Item, ...], places: Collection[int]) -> tuple[_Item, ...]:
+    return tuple(item for place, item in enumerate(items) if place not in places)
 
 
 def fed_to(affine: AffineOp) -> Value:
@@ -179,7 +203,7 @@ def _other_readers(graph: Graph, value: Value, reader: Node) -> Iterator[Node]:
     for entry in graph.readers(value):
         if reads_metadata_alone(entry):
             continue
-        if entry.node is reader and not seen:
+        if entry.node.id == reader.id and not seen:
             seen = True
             continue
         yield entry.node

@@ -77,7 +77,9 @@ class Forward:
     def behind_joint(self) -> list[tuple[Value, Affine]] | Obstacle:
         """What is behind the first node that waited: nothing more can come to it."""
         node = self.facts.graph.nodes[min(self.waiting, key=self.facts.place.__getitem__)]
-        return self.passed(node, together(self.facts, node, self.waiting.pop(node.id)))
+        arrived = self.waiting.pop(node.id)
+        left = {index: arrived[i] for index, i in enumerate(self.decided.left_of(node)) if i in arrived}
+        return self.passed(node, together(self.facts, self.decided.left(node), left))
 
     def reader(self, value: Value, reader: Reader, affine: Affine) -> list[tuple[Value, Affine]] | Obstacle:
         """What one reader does with an affine of what it reads."""

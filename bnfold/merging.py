@@ -3,13 +3,15 @@
     (W1 x + b1) + (W2 x + b2) = (W1 + W2 where its taps lie) x + (b1 + b2)
 
 Both may have taken over affines, or other convolutions; each new weight is computed from all that it is made of at
-once, and rounded once. The one whose taps cover those of the other stays, and the sum goes.
+once, and rounded once. The one whose taps cover those of the other stays, and the sum loses the other: it goes where
+one value is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 
 from bnfold.affine import Affine
 from bnfold.decided import Decided, not_free
@@ -50,6 +52,10 @@ class Finished:
         return None if linear.obstacle_to(self.after) is not None else replace(self, linear=linear)
 
 
+_End = tuple[Node, Finished, tuple[Node, ...]]
+"""The convolution that makes an operand of a sum, what it has become, and what has gone between."""
+
+
 @dataclass(slots=True)
 class Merging:
     """One pass over the sums of a graph, producers first."""
@@ -61,11 +67,13 @@ class Merging:
     def merges(self) -> Iterator[Merge]:
         """Every merge, in the order in which they act."""
         for joint in self.facts.order:
-            if is_sum(joint) and len(joint.inputs) == 2 and joint.id not in self.decided.gone:
-                ends = [self._end(joint, index) for index in (0, 1)]
-                yield from self._merge(joint, ends)
+            while is_sum(joint) and joint.id not in self.decided.gone:
+                merge = self._merge(joint)
+                if merge is None:
+                    break
+                yield merge
 
-    def _end(self, joint: Node, index: int) -> tuple[Node, Finished, tuple[Node, ...]] | None:
+    def _end(self, joint: Node, index: int) -> _End | None:
         """The convolution that makes an operand of a sum, alone, and what has gone between."""
         value, reader, between = joint.inputs[index], joint, list[Node]()
         while value is not None and not_free(self.facts.graph, value, reader) is None:
@@ -80,22 +88,38 @@ class Merging:
             reader, value = node, self.decided.fed.get(node.id)
         return None
 
-    def _merge(self, joint: Node, ends: list[tuple[Node, Finished, tuple[Node, ...]] | None]) -> Iterator[Merge]:
-        for index in (0, 1):
-            home, other, fed = ends[index], ends[1 - index], joint.inputs[index]
-            if home is None or other is None or fed is None or sign_of(joint, index) < 0 or home[0] is other[0]:
-                continue
-            root = self.decided.root
-            data = [node.inputs[0] for node in (home[0], other[0])]
-            if len({root(self.facts.graph, value).id for value in data if value is not None}) != 1:
-                continue
-            done = home[1].merged_with(other[1], sign_of(joint, 1 - index))
-            if done is None:
-                continue
-            self.finished[home[0].id] = done
-            self.decided.joins(self.facts.graph, joint, fed)
-            yield Merge(other[0].site, home[0].site, joint.site, index, tuple(node.site for node in home[2]))
-            return
+    def _merge(self, joint: Node) -> Merge | None:
+        """The first two convolutions that a sum adds of which one may take the other over."""
+        left = self.decided.left_of(joint)
+        ends = {index: end for index in left if (end := self._end(joint, index)) is not None}
+        for index, lost in permutations(ends, 2):
+            is_open = sign_of(joint, index) > 0 and self._is_seen_by_one(joint, lost)
+            done = self._merged(ends[index], ends[lost], sign_of(joint, lost)) if is_open else None
+            if done is not None:
+                home, _, path = ends[index]
+                self.finished[home.id] = done
+                self.decided.loses(self.facts.graph, joint, lost)
+                sites = tuple(node.site for node in path)
+                return Merge(ends[lost][0].site, home.site, joint.site, index, sites, lost)
+        return None
+
+    def _is_seen_by_one(self, joint: Node, index: int) -> bool:
+        """Whether nobody else sees what is made for an operand of a sum, not even its shape: it will be no more."""
+        value, graph = joint.inputs[index], self.facts.graph
+        while value is not None and len(graph.readers(value)) == 1:
+            node = graph.producer(value)
+            if node is None or node.id not in self.decided.gone:
+                return True
+            value = self.decided.fed[node.id]
+        return False
+
+    def _merged(self, home: _End, other: _End, sign: float) -> Finished | None:
+        """What a convolution becomes with another one of the same data."""
+        root, graph = self.decided.root, self.facts.graph
+        data = [end[0].inputs[0] for end in (home, other)]
+        if home[0] is other[0] or len({root(graph, value).id for value in data if value is not None}) != 1:
+            return None
+        return home[1].merged_with(other[1], sign)
 
 
 def finished_homes(facts: Facts, homes: Mapping[Node, Taken], merges: tuple[Merge, ...]) -> dict[int, Finished]:
@@ -109,7 +133,7 @@ def finished_homes(facts: Facts, homes: Mapping[Node, Taken], merges: tuple[Merg
                 if done is None:
                     raise ValueError(f"the plan merges {node.site}, which is no convolution")
                 finished[node.id] = done
-        merged = finished[home.id].merged_with(finished[other.id], sign_of(graph.at(merge.joint), 1 - merge.joined))
+        merged = finished[home.id].merged_with(finished[other.id], sign_of(graph.at(merge.joint), merge.lost))
         if merged is None:
             raise ValueError(f"the plan merges {other.site} into {home.site}, where it does not fit")
         finished[home.id] = merged

@@ -51,9 +51,11 @@ class Move:
     """One affine that goes: where it stood, the homes it settles in, and the nodes it passed, nearest first.
 
     It goes towards what makes its value, or forward to all that reads it, or into a convolution beside it: `joint` is
-    then the sum of both, which goes too, and `joined` the input of it that has the convolution. `data` is the input
-    that the affine acts on. `skips` are sums on the way that take the data of a home as they are (a skip connection),
-    each with that home, which gets a tap for it. With `onward`, its scale alone went back, and its shift forward.
+    then the sum that read it, which loses its input `lost`, and goes too where one value is left. `joined` is an input
+    that is left: the one that has the convolution, if that is added there. If it is added further on, `climb` leads
+    there: what stands behind the joint, up to the sum of both. `data` is the input that the affine acts on. `skips` are
+    sums on the way that take the data of a home as they are (a skip connection), each with that home, which gets a tap
+    for it. With `onward`, its scale alone went back, and its shift forward.
     """
 
     site: Site
@@ -64,6 +66,8 @@ class Move:
     joined: int = 0
     skips: tuple[tuple[Site, Site], ...] = ()
     onward: Onward | None = None
+    lost: int = 1
+    climb: tuple[Site, ...] = ()
 
     @property
     def all_arrivals(self) -> tuple[Arrival, ...]:
@@ -97,10 +101,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """A convolution that goes because another one of the same data takes it over, and the sum of both, which goes too.
+    """A convolution that goes because another one of the same data takes it over, and the sum of both, which loses it.
 
-    `joined` is the input of the sum that has the home; `path` are affines between both that have gone, nearest to the
-    sum first.
+    The sum goes too where one value is left. `joined` is the input of the sum that has the home, `lost` the other one;
+    `path` are affines between both that have gone, nearest to the sum first.
     """
 
     site: Site
@@ -108,6 +112,7 @@ class Merge:
     joint: Site
     joined: int
     path: tuple[Site, ...] = ()
+    lost: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +216,8 @@ def _move_to_json(move: Move) -> dict[str, Json]:
         "data": move.data,
         "joint": None if move.joint is None else _site_to_json(move.joint),
         "joined": move.joined,
+        "lost": move.lost,
+        "climb": [_site_to_json(site) for site in move.climb],
         "skips": [[_site_to_json(joint), _site_to_json(home)] for joint, home in move.skips],
         "onward": None if move.onward is None else _onward_to_json(move.onward),
     }
@@ -232,18 +239,21 @@ def _move_from_json(value: Mapping[str, Any]) -> Move:
         tuple(_site_from_json(site) for site in further["path"]),
     )
     site, data, joined = _site_from_json(value["site"]), int(value["data"]), int(value["joined"])
-    return Move(site, arrivals, path, data, joint, joined, skips, onward or None)
+    lost, climb = int(value["lost"]), tuple(_site_from_json(each) for each in value["climb"])
+    return Move(site, arrivals, path, data, joint, joined, skips, onward or None, lost, climb)
 
 
 def _merge_to_json(merge: Merge) -> dict[str, Json]:
     sites = {"site": merge.site, "home": merge.home, "joint": merge.joint}
     found: dict[str, Json] = {name: _site_to_json(site) for name, site in sites.items()}
-    return found | {"joined": merge.joined, "path": [_site_to_json(site) for site in merge.path]}
+    path: list[Json] = [_site_to_json(site) for site in merge.path]
+    return found | {"joined": merge.joined, "lost": merge.lost, "path": path}
 
 
 def _merge_from_json(value: Mapping[str, Any]) -> Merge:
     site, home, joint = (_site_from_json(value[name]) for name in ("site", "home", "joint"))
-    return Merge(site, home, joint, int(value["joined"]), tuple(_site_from_json(each) for each in value["path"]))
+    path = tuple(_site_from_json(each) for each in value["path"])
+    return Merge(site, home, joint, int(value["joined"]), path, int(value["lost"]))
 
 
 def _arrival_to_json(arrival: Arrival) -> dict[str, Json]:

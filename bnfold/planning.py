@@ -14,22 +14,22 @@ over: so a second fold finds nothing that the first did not.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from itertools import islice
 
+from bnfold.beside import Summand, summands
 from bnfold.choosing import Choice, Verdicts, refused
 from bnfold.decided import Decided, fed_to, not_free
 from bnfold.graph import Graph
 from bnfold.merging import Merging
 from bnfold.moves import Move, Plan, Refusal
-from bnfold.nodes import Node, Site, Value
+from bnfold.nodes import Node, Site
 from bnfold.ops.affine import AffineOp, affine_nodes, affine_of, is_batch_norm
 from bnfold.ops.facts import Facts
 from bnfold.ops.joining import is_sum
 from bnfold.ops.reasons import MISMATCH, SKIPPED
 from bnfold.selecting import Selection
-from bnfold.tapping import LONGEST_ROW, sideways
+from bnfold.tapping import LONGEST_ROW, Row, sideways
 
 EVERYTHING = Selection()
 BN_ONLY = "it is written by hand, and --bn-only was asked for"
@@ -125,7 +125,7 @@ class _Planning:
         at = self.facts.graph.at
         changed = {mover, *(at(arrival.home).id for arrival in move.all_arrivals)}
         if move.joint is not None:
-            changed.add(at(move.joint).id)
+            changed.update(at(site).id for site in (move.joint, *move.climb))
         self.woken.update(*(self.watchers.pop(id_) for id_ in changed & self.watchers.keys()))
 
     def look_again(self) -> None:
@@ -138,32 +138,43 @@ class _Planning:
                     self.choose(node)
 
     def beside(self, joint: Node) -> None:
-        """Where one of two values that are added is an affine that stayed, it may be a tap of what makes the other one.
+        """Where a value that is added is an affine that stayed, it may be a tap of what makes another one.
 
         It is decided here, when all that stands before the sum has been, and what stands behind it has not.
         """
-        if not is_sum(joint):
-            return
-        for value in (value for value in joint.inputs if value is not None):
-            row = list(islice(self.row(value, joint), LONGEST_ROW))
-            sites = {affine.node.site for affine in row}
-            settled = (self.verdicts.get(affine.node.id) for affine in row)
-            if any(isinstance(each, Move) and not each.goes_within(sites) for each in settled):
+        if is_sum(joint):
+            while joint.id not in self.decided.gone and self.tapped(joint):
                 continue
-            moves = sideways(self.facts, self.decided, row, joint)
+
+    def tapped(self, joint: Node) -> bool:
+        """Whether one more of the values that a sum adds up, by way of others too, has become a tap."""
+        for summand in summands(self.facts, self.decided, joint):
+            row = self.row(summand)
+            sites = {affine.node.site for affine in row.affines}
+            settled = (self.verdicts.get(affine.node.id) for affine in row.affines)
+            if not row.crossed and any(isinstance(each, Move) and not each.goes_within(sites) for each in settled):
+                continue
+            moves = sideways(self.facts, self.decided, row, summand)
             self.note({self.facts.graph.at(move.site).id: move for move in moves})
             if moves:
-                return
+                return True
+        return False
 
-    def row(self, value: Value, reader: Node) -> Iterator[AffineOp]:
-        """The affines in a row before a value, the nearest first, each read by the next one alone."""
-        while not_free(self.facts.graph, value, reader) is None:
+    def row(self, summand: Summand) -> Row:
+        """The affines in a row before a summand, each seen by the next one alone."""
+        decided, readers = self.decided, self.facts.graph.readers
+        affines, value, reader, crossed = list[AffineOp](), summand.value, summand.joint, bool(summand.climb)
+        while len(readers(value)) == 1 and not_free(self.facts.graph, value, reader) is None:
             node = self.facts.graph.producer(value)
+            if node is not None and node.id in decided.lost and node.id in decided.gone:  # one value is left of it
+                reader, value, crossed = node, decided.fed[node.id], True
+                continue
             affine = None if node is None else affine_of(self.facts, node)
-            if node is None or not isinstance(affine, AffineOp):
-                return
+            if node is None or not isinstance(affine, AffineOp) or len(affines) == LONGEST_ROW:
+                break
             refusal = self.verdicts.get(node.id)
             if isinstance(refusal, Refusal) and refusal.reason in {SKIPPED, MISMATCH}:
-                return
-            yield affine
+                break
+            affines.append(affine)
             reader, value = node, fed_to(affine)
+        return Row(tuple(affines), crossed)

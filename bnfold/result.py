@@ -197,7 +197,7 @@ def _claims(move: Move) -> Iterator[Claim]:
 def _claim(move: Move, part: Part) -> Claim:
     return Claim(
         move.site,
-        move.path,
+        (*move.climb, *move.path),
         tuple(arrival.home for arrival in move.arrivals if not arrival.is_tap or move.joint is not None),
         tuple(arrival.home for arrival in move.arrivals if not arrival.takes_shift),
         move.is_forward,

@@ -177,6 +177,7 @@ class Backward:
         output = node.outputs.index(value)
         if len(node.outputs) > 1 and any(node is passed for passed in self.path):
             return Obstacle(SEVERAL, f"two ways lead back to {node.op}", node)
+        node = self.decided.left(node)
         passed = backward(self.facts, node, affine, output)
         if isinstance(passed, Passed) and node.id in self.decided.homes:
             passed = self.past_a_home(node, affine, passed)

@@ -192,7 +192,7 @@ class _Carry:
         node = links[0].node
         passing = passing_of(self.constants, node)
         moved = [self.moved(link, borne) for link, borne in zip(links, each, strict=True)]
-        is_all = {link.data for link in links} == set(bearing_inputs(node))
+        is_all = {link.data for link in links} == set(bearing_inputs(node)) - self.tree.lost.get(node.id, frozenset())
         if passing.joins == "sum":
             return _sum(links, moved, is_all=is_all)
         if passing.joins == "all" and node.op == "Concat":

@@ -9,7 +9,7 @@ at exactly one input, its data input; what stands at the others is constant, or 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from bnfold.nodes import Node, Reader, Site, Value
@@ -53,7 +53,9 @@ class Claim:
     are the homes that take the scale alone, because a shift was left on the way, or went to another branch. With
     `ahead` the affine went to all that read it, and the homes take it over on their data. `data` is the input of the
     node that went which has its own. With `joint`, of one site, it became a tap of its only home, a convolution of the
-    same data, and that sum of both went too. `skips` are sums on the way of which one value does not bear the scale.
+    same data, and that sum lost it, and went too if one value was left. The convolution is added there, or further on:
+    `path` leads from the sum to where it is, and on to the home. `skips` are sums on the way of which one value does
+    not bear the scale.
     `part` says that only its scale, or its shift, went this way: another claim has the rest.
     Claims stand in an order: each speaks of the graph that those before it have left. All sites are of the original.
     """
@@ -71,7 +73,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Merging:
-    """What a fold says it merged: the convolution that went, the one that took it over, and the sum of both."""
+    """What a fold says it merged: the convolution that went, the one that took it over, and the sum that lost it."""
 
     site: Site
     home: Site
@@ -142,17 +144,27 @@ class Ahead:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Beside:
-    """A claim that leads into a convolution beside: the node that went, the sum, and what stands between.
+    """A claim that leads into a convolution beside: the node that went, the sum that lost it, and what stands between.
 
-    `links` lead from the home to `joint`, the sum, whose data are what the convolution has become there. `branch` are
-    the values from the node that went to the sum, which no longer are.
+    The data of `joint` are what that sum lost; `left` is the only value that is left of it, if it went. `end` is the
+    sum that adds the convolution, whose data are what that has become there: `joint` itself, or the last one of
+    `climb`, which leads there. `links` lead from the home to `end`. `branch` are the values from the node that went to
+    the sum, which no longer are.
     """
 
     site: Link
     joint: Link
+    left: Link | None
+    climb: tuple[Link, ...]
+    end: Link
     links: tuple[Link, ...]
     home: Node
     branch: tuple[Value, ...]
+
+    @property
+    def climbed(self) -> tuple[Link, ...]:
+        """What puts out something else than before, because what it lost is added further on."""
+        return (self.joint, *self.climb[:-1]) if self.climb else ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,7 +184,8 @@ class Tree:
     """A claim as nodes: its branches, and which nodes each node of the way (and the one that went) is fed by.
 
     `feeds` has, for the id of a node, its inputs at which something arrived, each with the node that made it so;
-    `order` has the nodes that have feeds, each before those that feed it.
+    `order` has the nodes that have feeds, each before those that feed it; `lost` are the inputs (by the node's id) that
+    sums had lost by then.
     """
 
     claim: Claim
@@ -183,6 +196,7 @@ class Tree:
     ahead: Ahead | None = None
     beside: Beside | None = None
     skipped: tuple[Skipped, ...] = ()
+    lost: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
     @property
     def link(self) -> Link:
@@ -192,14 +206,19 @@ class Tree:
         return self.chains[0].site if self.ahead is None else self.ahead.site
 
     @property
-    def merged(self) -> Link:
+    def acts(self) -> Node:
+        """The node where it acted: the one that went, or the sum beside it."""
+        return self.site if self.beside is None else self.beside.joint.node
+
+    @property
+    def merged(self) -> Link | None:
         """The node that goes and whose output is what it was fed: the one that went, or the sum beside it."""
-        return self.link if self.beside is None else self.beside.joint
+        return self.link if self.beside is None else self.beside.left
 
     @property
     def gone(self) -> tuple[Node, ...]:
         """All that goes."""
-        return (self.site,) if self.beside is None else (self.site, self.beside.joint.node)
+        return (self.site,) if self.beside is None or self.beside.left is None else (self.site, self.acts)
 
 
 def handed_on(trees: Iterable[Tree]) -> frozenset[int]:
@@ -207,6 +226,14 @@ def handed_on(trees: Iterable[Tree]) -> frozenset[int]:
     trees = tuple(trees)
     homes = {home.id for tree in trees for home in homes_of(tree)}
     return frozenset(tree.site.id for tree in trees) & homes
+
+
+def lost_by(trees: Iterable[Tree]) -> dict[int, frozenset[int]]:
+    """The inputs that sums lost, by the node's id."""
+    lost: dict[int, frozenset[int]] = {}
+    for link in (tree.beside.joint for tree in trees if tree.beside is not None):
+        lost[link.node.id] = lost.get(link.node.id, frozenset()) | {link.data}
+    return lost
 
 
 def homes_of(tree: Tree) -> tuple[Node, ...]:

@@ -70,7 +70,8 @@ class _Join:
         if self.node.site in self.tree.claim.homes:
             return self.behind_stop()
         joined = self.with_constant() or passing_of(self.constants, self.node)
-        bearing = bearing_inputs(self.node)
+        lost = self.tree.lost.get(self.node.id, frozenset())
+        bearing = tuple(index for index in bearing_inputs(self.node) if index not in lost)
         if joined.joins == "alone":
             state = self.alone()
         elif joined.joins == "all":

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bnfold.equality.ahead import DataStep
-from bnfold.equality.claim import Claim, DeviationError, Link, Merging, Tree, UncertainError
+from bnfold.equality.claim import Claim, DeviationError, Merging, Tree, UncertainError
 from bnfold.equality.constants import Constants, int_of, ints_of
 from bnfold.equality.layout import Labels
 from bnfold.equality.linear import is_convolution
@@ -28,17 +28,13 @@ from bnfold.nodes import Node
 
 
 def merging_trees(graph: Graph, mergings: Sequence[Merging], trees: Sequence[Tree]) -> tuple[Tree, ...]:
-    """What was merged, as trees, in the order in which the values run through the sums; each convolution goes once."""
+    """What was merged, as trees, in the order in which the values run through the sums."""
     order = {node.id: place for place, node in enumerate(graph.producers_first())}
     nodes = {each: _nodes(graph, each) for each in mergings}
-    went = {node.id for tree in trees for node in tree.gone}
-    named: list[tuple[Claim, Node, Node, Node]] = []
-    for each in sorted(mergings, key=lambda one: order[nodes[one][2].id]):
-        site, home, joint = nodes[each]
-        if {site.id, home.id, joint.id} & went or site is home:
-            raise DeviationError(f"{each.site} is merged into {each.home}, and one of them is gone already")
-        named.append((Claim(each.site, (), (each.home,), joint=(each.joint,)), site, home, joint))
-        went |= {site.id, joint.id}
+    named = [
+        (Claim(each.site, (), (each.home,), joint=(each.joint,)), *nodes[each])
+        for each in sorted(mergings, key=lambda one: order[nodes[one][2].id])
+    ]
     return tuple(merged_trees(graph, named, trees))
 
 
@@ -60,9 +56,9 @@ def branches_of(
             continue
         node, home = tree.site, tree.beside.home
         shapes = [_weight_shape(constants, each) for each in (home, node)]
-        if summed_sign(tree.beside.joint) < 0:
-            raise DeviationError(f"{tree.beside.joint.node.site} takes {home.site} with the other sign")
-        sign = summed_sign(Link(tree.beside.joint.node, 1 - tree.beside.joint.data))
+        if summed_sign(tree.beside.end) < 0:
+            raise DeviationError(f"{tree.beside.end.node.site} takes {home.site} with the other sign")
+        sign = summed_sign(tree.beside.joint)
         linear = linear_map(constants, node, None)
         taken = steps.get(node.id, ()), fed.get(node.id), branches.get(node.id, ())
         own = Reference(Side(constants, node, linear), linear.grid, *taken)

@@ -15,6 +15,12 @@ def concat(constants: Constants, link: Link, carried: Carried, unknown: int) -> 
     del unknown
     node = link.node
     axis = int_of(node, "axis", 0 if node.scope.opset >= 4 else 1) % carried.ndim
+    return side_by_side(constants, link, carried, axis)
+
+
+def side_by_side(constants: Constants, link: Link, carried: Carried, axis: int) -> Carried:
+    """What one input of a node holds, where all of them stand one behind the other along an axis."""
+    node = link.node
     row = constants.side_by_side(node, carried.ndim, axis)
     if row.unknown - {link.data}:
         raise UncertainError(f"the sizes of what {node.site} joins are not known")

@@ -13,7 +13,8 @@ import numpy as np
 
 from bnfold.equality.claim import DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants, int_of, ints_of, text_of
-from bnfold.equality.passing import Carried, anywhere_along, first_alone
+from bnfold.equality.pass_joining import side_by_side
+from bnfold.equality.passing import Carried, anywhere_along, first_alone, whole_axis
 from bnfold.nodes import Node, Value
 
 
@@ -93,7 +94,8 @@ def _block(node: Node, carried: Carried) -> int:
     return block
 
 
-# Sequences: what is carried is what is carried with each of its values.
+# Sequences: what is carried is what is carried with each of its values. If one node makes a sequence and one reads it,
+# it is what the latter puts out, where both together are a Concat, or one part of a Split.
 
 
 def taken_out(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
@@ -105,28 +107,88 @@ def taken_out(constants: Constants, link: Link, carried: Carried, unknown: int) 
 
 def put_in(constants: Constants, link: Link, carried: Carried, unknown: int) -> Carried:
     """SequenceConstruct: a sequence of the values that it reads."""
-    del constants, link, unknown
-    return carried
+    del unknown
+    axis = _joined_again(constants, link.node.output(0), carried.ndim)
+    return carried if axis is None else side_by_side(constants, link, carried, axis)
 
 
 def cut(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
     """SplitToSequence: the parts along an axis, which goes if each part is one thick (and it is not said otherwise)."""
-    del constants, unknown
+    del unknown
     first_alone(link)
     node = link.node
     axis = int_of(node, "axis", 0) % carried.ndim
     kept = node.input(1) is not None or int_of(node, "keepdims", 1)
+    part = part_read(constants, node)
+    if part is not None:
+        whole = whole_axis(constants, link.source, carried, axis, node)
+        own = whole.take(part, axis)
+        return (own if kept else own.squeeze(axis),)
     return tuple(part if kept else part.squeeze(axis) for part in anywhere_along(link, carried, [axis]))
 
 
 def strung(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
     """ConcatFromSequence: the values side by side, along an axis of theirs or a new one."""
-    del constants, unknown
+    del unknown
     first_alone(link)
     node = link.node
     if int_of(node, "new_axis", 0):
         return (np.expand_dims(carried, int_of(node, "axis", 0)),)
+    if _joined_again(constants, link.source, carried.ndim) is not None:
+        return (carried,)
     return anywhere_along(link, carried, [int_of(node, "axis", 0) % carried.ndim])
+
+
+def part_read(constants: Constants, node: Node) -> range | None:
+    """The places along its axis of the only part that is read of what a SplitToSequence cuts; None if not known."""
+    reader, data = _only_reader(constants, node.output(0)), node.input(0)
+    place = reader.input(1) if reader is not None and reader.op == "SequenceAt" else None
+    sizes = None if data is None else constants.sizes(data)
+    if node.op != "SplitToSequence" or place is None or constants.shape(place) is None or not sizes:
+        return None
+    size, at = sizes[int_of(node, "axis", 0) % len(sizes)], int(constants.array(place).reshape(-1)[0])
+    parts = None if size is None else _cut_into(constants, node.input(1), size)
+    if parts is None or not -len(parts) <= at < len(parts):
+        return None
+    first = sum(parts[: at % len(parts)])
+    return range(first, first + parts[at])
+
+
+def _cut_into(constants: Constants, said: Value | None, size: int) -> list[int] | None:
+    """The sizes of the parts: of one where nothing is said, all of one number (the last may be smaller), or as said."""
+    if said is None:
+        return [1] * size
+    if constants.shape(said) is None:
+        return None
+    numbers = constants.array(said)
+    if not numbers.ndim:
+        each = int(numbers)
+        return [min(each, size - first) for first in range(0, size, each)] if each > 0 else None
+    parts = [int(number) for number in numbers]
+    return parts if sum(parts) == size and min(parts) >= 0 else None
+
+
+def _joined_again(constants: Constants, sequence: Value | None, rank: int) -> int | None:
+    """The axis along which all that a SequenceConstruct puts in is joined by the only node that reads it.
+
+    None where it is not known how the values stand there: then all of them have to bear the same.
+    """
+    made = None if sequence is None else constants.graph.producer(sequence)
+    reader = _only_reader(constants, sequence)
+    if made is None or reader is None or made.op != "SequenceConstruct" or reader.op != "ConcatFromSequence":
+        return None
+    axis = int_of(reader, "axis", 0)
+    if int_of(reader, "new_axis", 0) or not -rank <= axis < rank:
+        return None
+    return None if constants.side_by_side(made, rank, axis % rank).unknown else axis % rank
+
+
+def _only_reader(constants: Constants, sequence: Value | None) -> Node | None:
+    """The node that reads a sequence, if there is no other that sees anything of it."""
+    readers = [] if sequence is None else constants.graph.readers(sequence)
+    if sequence is None or len(readers) != 1 or constants.graph.is_graph_output(sequence):
+        return None
+    return readers[0].node if readers[0].node.scope is sequence.scope else None
 
 
 # Shares.

@@ -27,6 +27,7 @@ from bnfold.equality.pass_repeating import (
     depth_to_space,
     expanded,
     mixed,
+    part_read,
     put_in,
     space_to_depth,
     strung,
@@ -50,9 +51,14 @@ def summed_sign(link: Link) -> float:
     return -1.0 if node.op == "Sub" and link.data == 1 else 1.0
 
 
-def cuts_away(node: Node) -> bool:
+def adds_any_number(node: Node) -> bool:
+    """Whether it adds up however many values there are."""
+    return node.op == "Sum"
+
+
+def cuts_away(constants: Constants, node: Node) -> bool:
     """Whether what a node leaves out is read by nobody, if nothing else reads its data."""
-    return node.op in {"Slice", "Gather"}
+    return node.op in {"Slice", "Gather"} or part_read(constants, node) is not None
 
 
 def gain_of(constants: Constants, link: Link) -> float:

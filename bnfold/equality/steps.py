@@ -71,18 +71,17 @@ class Step:
 
 
 def tap_of(constants: Constants, beside: Beside, gone: Set[int], taken: Sequence[Step]) -> Step:
-    """What an affine beside a convolution is to it: a tap and a shift, with the sign of the sums between them.
+    """What an affine beside a convolution is to it: a tap and a shift, with the signs by which one sum adds both up.
 
     `taken` is what the affine has taken over itself.
     """
     shape = constants.shape(beside.home.inputs[1]) if beside.home.inputs[1] is not None else None
     if shape is None or not sees_own_place(beside.home, shape):
         raise DeviationError(f"{beside.home.site} has no tap by which its outputs see the data of their own place")
-    signs = [summed_sign(link) for link in (*beside.links, beside.joint) if link.node.id not in gone]
-    other = Link(beside.joint.node, 1 - beside.joint.data)
-    if summed_sign(beside.joint) < 0:
-        raise DeviationError(f"{beside.joint.node.site} takes the convolution with the other sign")
-    sign = summed_sign(other) * float(np.prod(signs))
+    if beside.left is not None and summed_sign(beside.left) < 0:
+        raise DeviationError(f"{beside.joint.node.site} takes what is left of it with the other sign")
+    between = (link for link in (*beside.links, *beside.climb) if link.node.id not in gone)
+    sign = float(np.prod([summed_sign(link) for link in (beside.joint, *between, beside.end)]))
     affine = affine_of(constants, beside.site, len(shape))
     whole = np.broadcast_shapes(affine.scale.shape, affine.shift.shape)
     if any(size != 1 for axis, size in enumerate(whole) if axis != 1) or whole[1] not in {1, shape[0]}:
@@ -197,7 +196,7 @@ class Walk:
             ways = [way for labels, gain in ways for way in self.through(link, labels, gain, unknown)]
             if len(ways) > MOST_WAYS:
                 raise UncertainError(f"behind {link.node.site}, the channels go too many ways to follow")
-            if cuts_away(link.node):
+            if cuts_away(self.constants, link.node):
                 unread[np.setdiff1d(_reached(before), _reached(ways))] = True
                 met.clear()  # who comes here later has to see what is cut
         self.known.ends.update(dict.fromkeys(met, ways))

@@ -3,9 +3,10 @@
 The invariant that is checked: a name in both files means the same value in both, and is looked up in the same scope,
 for a nested graph may give a name of its own to what bears it outside. So every node of the original has
 its counterpart in the same order with the same attributes, except the claimed nodes and what nobody reads any
-more; every value keeps its name, except those between a home and what settled in it; every constant keeps its
-content, except those that a home alone reads. Three kinds of nodes may be new: a constant of a function, the copy of
-a DequantizeLinear with other scales, both read by homes alone, and the Add behind a home that has no bias.
+more; it reads the same, but for what a claim says that a sum lost; every value keeps its name, except those between a
+home and what settled in it; every constant keeps its content, except those that a home alone reads. Three kinds of
+nodes may be new: a constant of a function, the copy of a DequantizeLinear with other scales, both read by homes alone,
+and the Add behind a home that has no bias.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import Message  # type: ignore[import-untyped]  # protobuf ships no types
 from onnx import AttributeProto, TensorProto
 
-from bnfold.equality.claim import Claim, DeviationError, Tree, UncertainError, handed_on, homes_of
+from bnfold.equality.claim import Claim, DeviationError, Tree, UncertainError, handed_on, homes_of, lost_by
 from bnfold.equality.linear import rewritable
 from bnfold.equality.messages import bare, same_message, same_tensor, tensors, without
 from bnfold.equality.reference import dequantises, lacks_bias, reads_form_alone
@@ -62,6 +63,8 @@ def pair(before: Graph, after: Graph, trees: Sequence[Tree]) -> Pairing:
     passed = {link.node.id for chain in chains for link in chain.links[:-1]}
     passed |= {link.node.id for each in ahead for link in each.passed}
     passed |= {link.node.id for each in beside for link in each.links}
+    climbed = [link for each in beside for link in each.climbed]
+    passed |= {link.node.id for link in climbed}
     pairing = Pairing()
     _same_frame(before, after)
     _Pairs(before, after, gone, homes, homes | passed, pairing).find()
@@ -70,16 +73,19 @@ def pair(before: Graph, after: Graph, trees: Sequence[Tree]) -> Pairing:
     outputs += [link.target for link in links.values()]
     outputs += [link.target for each in ahead for link in each.passed]
     outputs += [value for each in beside for value in (each.home.output(0), *(link.target for link in each.links))]
+    outputs += [link.target for link in climbed]
     outputs += [link.target for link in crossed_by(before, trees)]
     parted = [tree.link.target for tree in trees if tree.claim.part]
     outputs += parted
     changed = {value.id for value in outputs if value is not None}
-    _name_values(before, trees, pairing)
+    _name_values(before, trees, pairing, {link.node.id for link in climbed})
     fed = [each.site.target for each in ahead if each.site.target not in parted]
+    fed += [link.target for link in climbed if link.node.id in gone]
     aliases = {value.id for value in fed if value is not None}
     _check_names(before, gone, changed, {id_: name for id_, name in pairing.names.items() if id_ not in aliases})
+    lost = lost_by(trees)
     for id_, node in pairing.nodes.items():
-        _same_reading(before.nodes[id_], node, pairing, is_home=id_ in homes)
+        _same_reading(before.nodes[id_], node, pairing, is_home=id_ in homes, lost=lost.get(id_, frozenset()))
         _same_attached(before, after, before.nodes[id_], node)
     _same_outputs(before, after, pairing)
     if not homes <= pairing.nodes.keys():
@@ -258,8 +264,11 @@ def _says_more(attribute: AttributeProto) -> bool:
     return attribute.type != AttributeProto.FLOAT or any(f.name not in _OF_A_NUMBER for f, _ in attribute.ListFields())
 
 
-def _name_values(before: Graph, trees: Sequence[Tree], pairing: Pairing) -> None:
-    """The name of every value in the rewritten model; what a claimed node put out is what it was fed."""
+def _name_values(before: Graph, trees: Sequence[Tree], pairing: Pairing, climbed: set[int]) -> None:
+    """The name of every value in the rewritten model; what a claimed node put out is what it was fed.
+
+    The sums of `climbed` (ids) may have been fed anything.
+    """
     for id_, node in pairing.nodes.items():
         for value, name in zip(before.nodes[id_].outputs, node.proto.output, strict=True):
             if value is not None:
@@ -270,10 +279,13 @@ def _name_values(before: Graph, trees: Sequence[Tree], pairing: Pairing) -> None
             pairing.names[value.id] = node.scope.path, node.proto.output[0]
     ended = {value.id for tree in trees if tree.beside is not None for value in tree.beside.branch}
     for tree in trees:
+        if tree.merged is None:
+            continue
         target, source = tree.merged.node.output(0), tree.merged.source
         if target is not None and target.id in ended:
             continue
-        if target is None or (tree.ahead is None and source.id not in pairing.names):
+        is_known = tree.ahead is not None or tree.acts.id in climbed or source.id in pairing.names
+        if target is None or not is_known:
             raise DeviationError(f"the input of {tree.claim.site} is no node's output")
         pairing.names[target.id] = _meant(source, pairing)
 
@@ -296,9 +308,12 @@ def _meant(value: Value, pairing: Pairing) -> Place:
     return found if found is not None else (pairing.scopes[value.scope.path], value.name)
 
 
-def _same_reading(ours: Node, theirs: Node, pairing: Pairing, *, is_home: bool) -> None:
-    """Every input of a counterpart is the counterpart of the input; where a home's is not is noted."""
-    meant = [None if v is None else _meant(v, pairing) for v in ours.inputs]
+def _same_reading(ours: Node, theirs: Node, pairing: Pairing, *, is_home: bool, lost: frozenset[int]) -> None:
+    """Every input of a counterpart is the counterpart of the input, but for those that it `lost`.
+
+    Where a home's is not is noted.
+    """
+    meant = [None if v is None else _meant(v, pairing) for i, v in enumerate(ours.inputs) if i not in lost]
     found = [None if v is None else (v.scope.path, v.name) for v in theirs.inputs]
     differing = {i for i in range(max(len(meant), len(found))) if meant[i : i + 1] != found[i : i + 1]}
     if differing and not is_home:

@@ -54,7 +54,7 @@ def _check_parts(parted: Mapping[int, set[Part]], trees: Iterable[Tree]) -> None
 def in_order(graph: Graph, trees: Iterable[Tree]) -> tuple[Tree, ...]:
     """Trees in the order in which the values run through the nodes whose output is what they were fed."""
     order = {node.id: place for place, node in enumerate(graph.producers_first())}
-    return tuple(sorted(trees, key=lambda tree: order[tree.merged.node.id]))
+    return tuple(sorted(trees, key=lambda tree: order[tree.acts.id]))
 
 
 def crossed_by(graph: Graph, trees: Iterable[Tree]) -> tuple[Link, ...]:
@@ -62,7 +62,7 @@ def crossed_by(graph: Graph, trees: Iterable[Tree]) -> tuple[Link, ...]:
 
     Of a row of them, a branch names the last one alone. They may have gone forward themselves, each with its readers.
     """
-    gone = {tree.merged.node.id: tree.merged for tree in trees}
+    gone = {tree.merged.node.id: tree.merged for tree in trees if tree.merged is not None}
     crossed = {link.node.id for tree in trees for chain in tree.chains for link in chain.links[:-1]} & gone.keys()
     for id_, link in reversed(gone.items()):
         before = graph.producer(link.source)
@@ -134,31 +134,30 @@ class _Way:
         if missed:
             raise DeviationError(f"{missed[0].site} does not stand before {self.claim.site}, as its claim says")
         skipped = tuple(self._skipped(skip) for skip in self.claim.skips)
-        return Tree(self.claim, site, tuple(self.chains), tuple(self.order), self.feeds, skipped=skipped)
+        chains, order, lost = tuple(self.chains), tuple(self.order), dict(self.went.lost)
+        return Tree(self.claim, site, chains, order, self.feeds, skipped=skipped, lost=lost)
 
     def _skipped(self, skip: Skip) -> Skipped:
         """The only input of a sum on the way that the claim does not lead to reads what one of the homes reads."""
         joint = self.went.node(skip.joint)
         fed = {index for index, _ in self.feeds.get(joint.id, ())}
-        others = [i for i, value in enumerate(joint.inputs) if value is not None and i not in fed]
+        others = [link for link in self.went.left(joint) if link.data not in fed]
         chain = next((one for one in self.chains if one.home.site == skip.home), None)
         place = None if chain is None else next((i for i, k in enumerate(chain.links) if k.node is joint), None)
         if chain is None or place is None or len(others) != 1:
             raise DeviationError(f"{skip.home} does not lead to {skip.joint}, which takes one value as it is")
-        link = Link(joint, others[0])
+        link = others[0]
         if self.went.root(link.source) is not self.went.root(Link(chain.home, 0).source):
             raise DeviationError(f"{skip.joint} and {skip.home} do not read the same data")
         return Skipped(link, chain.links[: place + 1], chain.home)
 
     def _feeding(self, node: Node) -> Iterable[tuple[int, Node, Value, Link | None]]:
         """The inputs of a node that the claim leads to: the node there, its value, and the last one gone between."""
-        for index, value in enumerate(node.inputs):
-            if value is None:
-                continue
-            root = self.went.root(value)
+        for link in self.went.left(node):
+            root = self.went.root(link.source)
             producer = self.went.graph.producer(root)
             if producer is not None and (producer.id in self.passed or producer.id in self.ends):
-                yield index, producer, root, self.went.before(value)
+                yield link.data, producer, root, self.went.before(link.source)
 
     def _check_fed(self, node: Node, found: list[tuple[int, Node, Value, Link | None]]) -> None:
         if not found or (node.site == self.claim.site and len(found) > 1):

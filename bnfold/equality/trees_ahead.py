@@ -37,7 +37,8 @@ def tree_ahead(went: Went, claim: Claim) -> Tree:
     settled = tuple(found[went.node(each).id][0] for each in claim.homes)
     ends, stops = (tuple(link for link in settled if (link.node.id in passed) is where) for where in (False, True))
     gone = frozenset(id_ for id_ in on_way if id_ in went.gone)
-    return Tree(claim, site, (), (), {}, Ahead(Link(site, claim.data), tuple(ways), ends, stops, gone))
+    ahead = Ahead(Link(site, claim.data), tuple(ways), ends, stops, gone)
+    return Tree(claim, site, (), (), {}, ahead, lost=dict(went.lost))
 
 
 def _found(went: Went, site: Node, passed: set[int], homes: set[int]) -> dict[int, list[Link]]:

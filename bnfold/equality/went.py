@@ -6,6 +6,7 @@ affine that became a tap, a convolution that was merged), nothing is left.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,12 +19,14 @@ from bnfold.nodes import Node, Site, Value
 class Went:
     """A graph, and what of it has gone (by node id), each with what it was fed.
 
-    `ended` are the nodes of which nothing stands for the output.
+    `ended` are the nodes of which nothing stands for the output; `lost` are the inputs that sums have lost, by the
+    node's id.
     """
 
     graph: Graph
     gone: dict[int, Link] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
+    lost: dict[int, frozenset[int]] = field(default_factory=dict)
     _roots: dict[int, Value] = field(default_factory=dict)
 
     @cached_property
@@ -56,10 +59,25 @@ class Went:
 
     def note(self, tree: Tree) -> None:
         """The nodes of a tree go."""
-        self.gone[tree.merged.node.id] = tree.merged
+        if tree.merged is not None:
+            self.gone[tree.merged.node.id] = tree.merged
         if tree.beside is not None:
+            joint = tree.beside.joint
+            self.lost[joint.node.id] = self.lost.get(joint.node.id, frozenset()) | {joint.data}
             makers = (self.graph.producer(value) for value in tree.beside.branch)
             self.ended.update(node.id for node in makers if node is not None)
+
+    def left(self, node: Node) -> Iterator[Link]:
+        """What a node reads, but for what it has lost."""
+        lost = self.lost.get(node.id, frozenset())
+        yield from (Link(node, i) for i, value in enumerate(node.inputs) if value is not None and i not in lost)
+
+    def seen_by_one(self, value: Value) -> Link:
+        """The only node that reads a value, even if it looked at no more than its shape."""
+        readers = self.graph.readers(value)
+        if len(readers) != 1 or self.graph.is_graph_output(value) or readers[0].node.scope is not value.scope:
+            raise DeviationError(f"{value.name!r} changes, and something else reads it")
+        return Link(readers[0].node, readers[0].index)
 
     def read_by_one(self, value: Value, reader: Node | None) -> None:
         """Raise `DeviationError` where something else reads a value that changes, or goes."""

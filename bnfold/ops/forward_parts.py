@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bnfold.affine import Affine, Float64
 from bnfold.nodes import Node
 from bnfold.ops.attending import is_mixture
-from bnfold.ops.collecting import axis_of, is_new_axis, keeps_axis
+from bnfold.ops.collecting import axis_of, is_new_axis, keeps_axis, part_taken
 from bnfold.ops.facts import Constant, Facts
 from bnfold.ops.forward import AHEAD, ALL_OUTPUTS, ahead
 from bnfold.ops.indexing import cuts_of, parts_of
@@ -158,12 +158,15 @@ def _to_depth(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
 
 @ahead("SplitToSequence")
 def _to_sequence(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
-    """everything that is alike along the cuts
+    """everything that is alike along the cuts; everything, where one part alone is read, at a constant place
 
-    Not: an affine that differs along the axis of the cuts.
+    Not: an affine that differs along the axis of the cuts, if more is read, or the parts or the place are not known.
     """
-    del facts
     axis = axis_of(node, affine.rank)
+    if not index and axis is not None and affine.shape[axis] != 1 and keeps_axis(node):
+        taken = part_taken(facts, node, axis)
+        if taken is not None and taken[1] == affine.shape[axis]:
+            return _taken(affine, axis, taken[0])
     if index or axis is None or affine.shape[axis] != 1:
         return Obstacle(LAYOUT, f"{node.op} cuts along an axis where the affine differs", node)
     return affine if keeps_axis(node) else affine.squeezed((axis,))

@@ -175,7 +175,11 @@ def concat(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 
     Not: an axis or sizes that are not known.
     """
-    axis = node.int_attribute("axis", 1) % affine.rank
+    return side_by_side(facts, node, affine, node.int_attribute("axis", 1) % affine.rank)
+
+
+def side_by_side(facts: Facts, node: Node, affine: Affine, axis: int) -> Passed | Obstacle:
+    """To each value of a node its part of the affine of all of them, one behind the other along an axis."""
     sizes = [None if value is None else known_size(facts, value, axis) for value in node.inputs]
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes):

@@ -73,6 +73,15 @@ BACK = {
     "a part of a sequence, alike for all channels": back(
         "s = SplitToSequence<axis=1>(c); p = SequenceAt(s,one)", [0], [0, 0, 0], one=1
     ),
+    "a part of the channels of a sequence": back(
+        "s = SplitToSequence<axis=1>(c,each); p = SequenceAt(s,one)", [0, 1], [3, 4, 0, 1, 2], each=2, one=1
+    ),
+    "the last part, which is smaller": back(
+        "s = SplitToSequence<axis=-3>(c,each); p = SequenceAt(s,last)", [2], [0, 1, 0, 1, 2], each=2, last=-1
+    ),
+    "parts of several sizes": back(
+        "s = SplitToSequence<axis=1>(c,sizes); p = SequenceAt(s,one)", [0, 1], [3, 0, 1, 4], sizes=[1, 2, 1], one=1
+    ),
     "a sequence put together": back(
         "s = SplitToSequence<axis=2>(c); p = ConcatFromSequence<axis=3>(s)", [0, 1], [0, 1]
     ),
@@ -96,7 +105,16 @@ BACK_WRONG = {
     ),
     "Expand of a channel": (back("p = Expand(c,shape)", [0, 1, 2], [0], shape=[1, 3, 4, 4]), DIFFERS),
     "a part of the channels": (
-        back("s = SplitToSequence<axis=1>(c,each); p = SequenceAt(s,one)", [0, 1], [0, 1, 0, 1], each=2, one=1), DIFFERS
+        back("s = SplitToSequence<axis=1>(c,each); p = SequenceAt(s,one)", [0, 1], [0, 1, 1, 0], each=2, one=1),
+        "of Conv#0",
+    ),
+    "another part of the channels": (
+        back("s = SplitToSequence<axis=1>(c,each); p = SequenceAt(s,one)", [0, 1], [0, 1, 2, 3], each=2, one=1),
+        "of Conv#0",
+    ),
+    "all parts of the channels": (
+        back("s = SplitToSequence<axis=1>(c,each); p = ConcatFromSequence<axis=1>(s)", [0, 1, 2, 3], [0, 1, 2, 3],
+             each=2), "are not known"
     ),
     "channels put one behind the other": (
         back("s = SplitToSequence<axis=2>(c); p = ConcatFromSequence<axis=1>(s)", [0, 1] * 4, [0, 1]), "are not known"
@@ -136,6 +154,9 @@ def ahead(line: str, groups: list[int], takes: list[int], **held: object) -> Pai
 AHEAD = {
     "DepthToSpace": ahead(DCR.replace("(c", "(n"), [0, 1] * 4, [0, 1]),
     "DepthToSpace, interleaved": ahead(CRD.replace("(c", "(n"), [0] * 4 + [1] * 4, [0, 1]),
+    "a sequence of channels": ahead(
+        "s = SplitToSequence<axis=1>(n,each); p = SequenceAt(s,one)", [0, 1, 2, 3], [2, 3], each=2, one=1
+    ),
     "SpaceToDepth": ahead(TO_DEPTH.replace("(c", "(n"), [0, 1], [0, 1] * 4),
     "Tile": ahead("p = Tile(n,times)", [0, 1], [0, 1] * 2, times=[1, 2, 1, 1]),
     "Expand": ahead("p = Expand(n,shape)", [0, 1], [0, 1], shape=[2, 1, 1, 1]),
@@ -157,8 +178,8 @@ AHEAD_WRONG = {
     "Slice of others": (ahead("p = Slice(n,one,three,one)", [0, 1, 2], [0, 1], one=[1], three=[3]), "of Conv#2"),
     "Gather of others": (ahead("p = Gather<axis=1>(n,which)", [0, 1, 2], [0, 1, 2], which=[2, 0, 0]), "of Conv#2"),
     "a sequence of channels": (
-        ahead("s = SplitToSequence<axis=1>(n,each); p = SequenceAt(s,one)", [0, 1, 2, 3], [2, 3], each=2, one=1),
-        "differs between positions",
+        ahead("s = SplitToSequence<axis=1>(n,each); p = SequenceAt(s,one)", [0, 1, 2, 3], [0, 1], each=2, one=1),
+        "of Conv#3",
     ),
 }
 

@@ -95,18 +95,44 @@ def test_a_batch_and_channels_of_unknown_number_may_grow() -> None:
 @pytest.mark.parametrize(
     ("line", "blamed"),
     [
-        ("s = SplitToSequence <axis = 1> (c, two) p = SequenceAt (s, one)", "SplitToSequence"),
-        ("s = SequenceConstruct (c, z) p = ConcatFromSequence <axis = 1> (s)", "ConcatFromSequence"),
+        ("s = SplitToSequence <axis = 1> (c, two) p = SequenceAt (s, place)", "SplitToSequence"),
+        ("s = SplitToSequence <axis = 1> (c, two) p = ConcatFromSequence <axis = 1> (s)", "ConcatFromSequence"),
+        (
+            "q = SequenceConstruct (c) s = SequenceInsert (q, z) p = ConcatFromSequence <axis = 1> (s)",
+            "ConcatFromSequence",
+        ),
         ("s = SequenceConstruct (c, small) p = SequenceAt (s, zero)", "SequenceConstruct"),
     ],
 )
 def test_sequences_let_nothing_pass_that_differs_along_the_cuts(line: str, blamed: str) -> None:
-    text = "(float[2,3,4,4] x, float[2,2,4,4] z, float[1,1,1,1] small) => (float[] y) {{ c = Conv (x, W) {} y = {} }}"
+    text = (
+        "(float[2,3,4,4] x, float[2,2,4,4] z, float[1,1,1,1] small, int64 place) "
+        "=> (float[] y) {{ c = Conv (x, W) {} y = {} }}"
+    )
     channels = 6 if "Concat" in line else 2 if "Split" in line else 4
     held = {"W": W, "two": 2, "one": 1, "zero": 0, **norm(channels)}
     before = model(text.format(line, NORM.format("p")), **{k: v for k, v in held.items() if k not in {"two"}},
                    two=np.array(2))  # fmt: skip
     refusal(before, "layout-lost" if blamed != "SequenceConstruct" else "axis-not-owned", blamed)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "s = SplitToSequence <axis = 1> (c, two) p = SequenceAt (s, one)",
+        "s = SequenceConstruct (c, d) p = ConcatFromSequence <axis = 1> (s)",
+    ],
+)
+@pytest.mark.parametrize("besides", ["Shape (c)", "SequenceLength (s)"])
+def test_a_sequence_that_something_else_sees_holds_values_that_are_alike(line: str, besides: str) -> None:
+    """Its length is the same; a sequence that is seen is left all the same."""
+    text = f"(float[2,3,4,4] x) => (float[] y, int64[] z) {{ c = Conv (x, W) d = Conv (x, W) {line} l = {besides} "
+    held = {"W": W, "two": np.array(2), "one": np.array(0), **norm(2 if "Split" in line else 8)}
+    before = model(f"{text} y = {NORM.format('p')} z = Identity (l) }}", **held)
+    if besides == "Shape (c)":
+        assert fold(before).plan.refusals == ()
+    else:
+        assert len(fold(before).plan.refusals) == 1
 
 
 def test_a_sequence_that_something_else_reads() -> None:
