@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bnfold.affine import Dim
 from bnfold.equality.claim import DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants, attribute, float_of, int_of, ints_of, text_of
 from bnfold.equality.passing import Carried, Passing, anywhere_along, first_alone
@@ -86,7 +87,7 @@ def pad(constants: Constants, node: Node) -> Passing:
         value = float(given.reshape(())) if given.size == 1 else np.nan
     if value != 0:
         raise DeviationError(f"{node.site} pads with {value:g}")
-    return Passing(shift=not any(_padding(constants, node)))
+    return Passing(shift=not any(size != 0 for size in _padding(constants, node)))
 
 
 def padded(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
@@ -97,22 +98,23 @@ def padded(constants: Constants, link: Link, carried: Carried, unknown: int) -> 
     axes = _pad_axes(constants, link.node, carried.ndim)
     if len(pads) != 2 * len(axes):
         raise UncertainError(f"the pads of {link.node.site} do not fit its value")
-    grown = [axis for i, axis in enumerate(axes) if pads[i] or pads[i + len(axes)]]
+    grown = [axis for i, axis in enumerate(axes) if pads[i] != 0 or pads[i + len(axes)] != 0]
     return anywhere_along(link, carried, grown)
 
 
-def _padding(constants: Constants, node: Node) -> tuple[int, ...]:
+def _padding(constants: Constants, node: Node) -> tuple[Dim, ...]:
+    """By how much an axis grows at its beginning and end; None, or a symbol, where it may."""
     operand = node.input(1)
     if operand is None:
         return ints_of(node, "pads") or ints_of(node, "paddings") or ()
-    return tuple(int(size) for size in constants.array(operand).reshape(-1))
+    return constants.elements(operand)
 
 
 def _pad_axes(constants: Constants, node: Node, rank: int) -> tuple[int, ...]:
     operand = node.input(3)
     if operand is None:
         return tuple(range(rank))
-    return tuple(int(axis) % rank for axis in constants.array(operand).reshape(-1))
+    return tuple(axis % rank for axis in constants.integers(operand))
 
 
 def resize(constants: Constants, node: Node) -> Passing:
@@ -155,8 +157,8 @@ def _keeps_axis(constants: Constants, node: Node, axis: int, rank: int) -> bool:
     return before[axis] is not None and before[axis] == after[axis]
 
 
-def _factors(constants: Constants, node: Node) -> tuple[float, ...] | None:
-    """What the sizes are multiplied by, where that is given instead of sizes."""
+def _factors(constants: Constants, node: Node) -> tuple[float | None, ...] | None:
+    """What the sizes are multiplied by, as far as known, where that is given instead of sizes."""
     if node.op == "Upsample" and node.scope.opset < 9:
         old = attribute(node, "scales")
         if old is not None:
@@ -165,7 +167,7 @@ def _factors(constants: Constants, node: Node) -> tuple[float, ...] | None:
     operand = node.input(2 if node.op == "Resize" and node.scope.opset >= 11 else 1)
     if operand is None or constants.shape(operand) == (0,):
         return None
-    return tuple(float(factor) for factor in constants.array(operand).reshape(-1))
+    return constants.numbers(operand)
 
 
 def reduced_axes(constants: Constants, node: Node, rank: int) -> tuple[int, ...]:
@@ -173,7 +175,7 @@ def reduced_axes(constants: Constants, node: Node, rank: int) -> tuple[int, ...]
     operand = node.input(1)
     axes = ints_of(node, "axes")
     if operand is not None:
-        axes = tuple(int(axis) for axis in constants.array(operand).reshape(-1))
+        axes = constants.integers(operand)
     if not axes:
         if int_of(node, "noop_with_empty_axes", 0):
             raise UncertainError(f"{node.site} reduces nothing")

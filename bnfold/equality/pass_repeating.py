@@ -40,10 +40,14 @@ def tiled(constants: Constants, link: Link, carried: Carried, unknown: int) -> C
     operand = link.node.input(1)
     if all(size == 1 for size in carried.shape):
         return carried
-    repeats = [] if operand is None else [int(n) for n in constants.array(operand).reshape(-1)]
+    repeats = () if operand is None else constants.elements(operand)
     if len(repeats) != carried.ndim:
         raise UncertainError(f"how often {link.node.site} repeats its value is not known")
-    return np.tile(carried, [times if size > 1 else 1 for times, size in zip(repeats, carried.shape, strict=True)])
+    needed = [times if size > 1 else 1 for times, size in zip(repeats, carried.shape, strict=True)]
+    known = [times for times in needed if isinstance(times, int)]
+    if len(known) < len(needed):
+        raise UncertainError(f"how often {link.node.site} repeats its value is not known")
+    return np.tile(carried, known)
 
 
 def depth_to_space(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
@@ -169,7 +173,7 @@ def _moves_rows(constants: Constants, node: Node, before: Value, after: Value) -
         case "Dropout":
             mode = node.input(2)
             at_inference = node.scope.opset >= 7 or constants.assume_inference or bool(int_of(node, "is_test", 0))
-            return at_inference and (node.scope.opset < 12 or mode is None or not np.any(constants.array(mode)))
+            return at_inference and (node.scope.opset < 12 or mode is None or not any(constants.integers(mode)))
         case "Transpose":
             perm = ints_of(node, "perm")
             return perm is not None and len(perm) > 0 and perm[-1] == len(perm) - 1

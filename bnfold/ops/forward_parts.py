@@ -11,7 +11,7 @@ from bnfold.affine import Affine, Float64
 from bnfold.nodes import Node
 from bnfold.ops.attending import is_mixture
 from bnfold.ops.collecting import axis_of, is_new_axis, keeps_axis
-from bnfold.ops.facts import Constant, Facts
+from bnfold.ops.facts import Facts
 from bnfold.ops.forward import AHEAD, ALL_OUTPUTS, ahead
 from bnfold.ops.indexing import cuts_of, parts_of
 from bnfold.ops.joining import aligned
@@ -46,6 +46,8 @@ def _sliced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
         size = affine.shape[axis]
         if size == 1:
             continue
+        if cut is None:
+            return Obstacle(LAYOUT, f"where it cuts axis {axis} is not known", node)
         places = np.arange(size)[cut]
         if known_size(facts, value, axis) != size or not places.size:
             return Obstacle(LAYOUT, f"the size of axis {axis} before {node.op} is not known", node)
@@ -57,7 +59,7 @@ def _sliced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
 def _gathered(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     """everything, of what is taken
 
-    Not: indices that are not constant, along an axis where the affine differs.
+    Not: indices that are not known, along an axis where the affine differs.
     """
     value, operand = node.input(0), node.input(1)
     indices = None if operand is None else facts.shape(operand)
@@ -67,10 +69,10 @@ def _gathered(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
     size, ones = affine.shape[axis], [1] * len(indices)
     if size == 1:
         return _changed(affine, lambda array: array.reshape(*array.shape[:axis], *ones, *array.shape[axis + 1 :]))
-    found = facts.constant(operand)
-    if not isinstance(found, Constant) or known_size(facts, value, axis) != size or 0 in found.dims:
+    found = facts.indices(operand)
+    if found is None or known_size(facts, value, axis) != size or not found.size:
         return Obstacle(LAYOUT, "which places it takes is not known", node)
-    places = found.array().astype(np.int64) % size
+    places = found % size
     scale, shift = (np.broadcast_to(a, affine.shape).take(places, axis) for a in (affine.scale, affine.shift))
     return Affine(scale, shift)
 
@@ -123,9 +125,10 @@ def _tiled(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obs
         if size == 1:
             continue
         known = None if value is None else known_size(facts, value, axis)
-        if index or repeats is None or known != size or repeats[axis] < 1:
+        times = None if repeats is None else repeats[axis]
+        if index or not isinstance(times, int) or known != size or times < 1:
             return Obstacle(LAYOUT, f"how often {node.op} repeats along axis {axis} is not known", node)
-        affine = _taken(affine, axis, np.tile(np.arange(size), repeats[axis]))
+        affine = _taken(affine, axis, np.tile(np.arange(size), times))
     return affine
 
 

@@ -229,7 +229,7 @@ def _stated_rank(facts: Facts, node: Node) -> int | None:
     operand = node.input(1)
     if node.op != "Reshape" or operand is None:
         return None
-    sizes = facts.integers(operand)
+    sizes = facts.elements(operand)
     return None if sizes is None else len(sizes)
 
 
@@ -252,11 +252,11 @@ def target_shape(facts: Facts, node: Node, source: tuple[Dim, ...]) -> tuple[Dim
 
 
 def _stated(facts: Facts, operand: Value | None, source: tuple[Dim, ...], *, copies: bool) -> tuple[Dim, ...] | None:
-    sizes = None if operand is None else facts.integers(operand)
+    sizes = None if operand is None else facts.elements(operand)
     if sizes is None:
         return None
     return tuple(
-        source[i] if size == 0 and copies and i < len(source) else None if size < 0 else size
+        source[i] if size == 0 and copies and i < len(source) else None if isinstance(size, int) and size < 0 else size
         for i, size in enumerate(sizes)
     )
 
