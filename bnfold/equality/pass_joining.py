@@ -37,10 +37,10 @@ def split(constants: Constants, link: Link, carried: Carried, unknown: int) -> C
     first_alone(link)
     node = link.node
     axis = int_of(node, "axis", 0) % carried.ndim
+    if carried.shape[axis] == 1:
+        return carried  # every part has it from the same cell
     operand = node.input(1)
     parts = ints_of(node, "split") if operand is None else constants.integers(operand)
-    if not parts and carried.shape[axis] == 1 and constants.sizes(link.source) is None:
-        raise UncertainError(f"the parts of {node.site} are not known")
     full = whole_axis(constants, link.source, carried, axis, node)
     if not parts:
         count = int_of(node, "num_outputs", len(node.outputs))

@@ -54,6 +54,14 @@ def cuts_away(node: Node) -> bool:
     return node.op in {"Slice", "Gather"}
 
 
+def parts_beside(link: Link) -> tuple[Link, ...]:
+    """The ways by the other outputs of a node that gives its data out in parts: an affine of one part is not theirs."""
+    if link.node.op != "Split":
+        return ()
+    others = (k for k, value in enumerate(link.node.outputs) if value is not None and k != link.output)
+    return tuple(Link(link.node, link.data, k) for k in others)
+
+
 def gain_of(constants: Constants, link: Link) -> float:
     """What a shift before the operator is multiplied by behind it; NaN where that is a size that is not known."""
     node = link.node

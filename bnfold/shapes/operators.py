@@ -93,7 +93,8 @@ _REPEATED_BY_SIZE: Mapping[str, tuple[int, ...]] = {"Gather": (1,), "GatherEleme
 _REPEATED_BY_CONTENT: Mapping[str, tuple[int, ...]] = {"ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,)}
 """Operator -> the inputs whose elements are factors of the output's size."""
 
-_COUNTING = frozenset({"Range"})
+_NUMBERED: Mapping[str, tuple[int, int, int]] = {"Range": (0, 1, 2)}
+"""Operator -> its inputs that say from which number up to which it goes, and by what step."""
 
 _RESHAPED: Mapping[str, tuple[int, int]] = {"Reshape": (0, 1)}
 
@@ -209,8 +210,9 @@ def too_large(node: Node, operands: Sequence[Array | None]) -> bool:
     sizes = [0 if operand is None else operand.size for operand in operands]
     if kind_of(node) in {Kind.CHOOSING, Kind.ELEMENTWISE}:
         return _broadcast_size([operand.shape for operand in operands if operand is not None]) > LARGEST_CONTENT
-    if node.op in _COUNTING:
-        return _counted(operands) > LARGEST_CONTENT
+    numbered = _NUMBERED.get(node.op)
+    if numbered is not None:
+        return _counted([operands[place] for place in numbered]) > LARGEST_CONTENT
     bound = max(sum(sizes), 1)
     for place in _REPEATED_BY_SIZE.get(node.op, ()):
         bound *= max(sizes[place], 1)

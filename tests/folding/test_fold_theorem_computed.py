@@ -95,3 +95,18 @@ def test_an_affine_passes_what_is_told_by_sizes(case: str, way: Way, known: str)
     found = judged(before, {"x": x}, 8)
     assert [move.site.op for move in found.folded.plan.moves] == ["BatchNormalization"], found.folded.plan.refusals
     assert found.ran
+
+
+@pytest.mark.parametrize(("dims", "parts"), [("2,4,8,6", "k"), ("N,4,H,6", ""), ("N,4,H,6", "k")])
+def test_every_part_of_rows_bears_what_all_of_them_did(dims: str, parts: str) -> None:
+    """How many rows a part has need not be known: each of them bears the same."""
+    told = f", int64[2] {parts}" if parts else ""
+    cut = f"Split <axis = 2> (n, {parts})" if parts else "Split <axis = 2, num_outputs = 2> (n)"
+    text = f"""(float[{dims}] x{told}) => (float[] y, float[] z) {{ n = BatchNormalization (x, g1, b1, m1, v1)
+        p, q = {cut}  y = Conv (p, W)  z = Conv (q, W) }}"""
+    random = np.random.default_rng(len(dims + parts))
+    before = model(text, opset=18, W=drawn(random, 3, 4, 1, 1), **norm(random, 4))
+    feeds = {"x": drawn(random, 2, 4, 8, 6)} | ({parts: np.array([5, 3])} if parts else {})
+    found = judged(before, feeds, 8)
+    assert found.ran
+    assert len(found.folded.plan.moves) == 1
