@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bnfold.equality.ahead import DataStep, data_steps_of
-from bnfold.equality.claim import DeviationError, Tree, UncertainError, handed_on, homes_of
+from bnfold.equality.claim import DeviationError, Tree, UncertainError, handed_on, homes_of, of_site
 from bnfold.equality.constants import Constants, Float64
 from bnfold.equality.meeting import Known
 from bnfold.equality.reference import is_factor
@@ -38,13 +38,8 @@ class Settled:
         settled = cls()
         reading = _Reading(constants, grids, weights, settled)
         for tree in trees:
-            reading.gone.update(node.id for node in tree.gone)
-            reading.sideways(tree)
-            reading.backward(tree)
-            reading.forward(tree)
-            kept = next((node for node in tree.gone if settled.steps.get(node.id) or settled.data.get(node.id)), None)
-            if kept is not None:
-                raise UncertainError(f"{kept.site} goes, and what it has taken over goes another way")
+            with of_site(tree.claim.site):
+                reading.read(tree)
         return settled
 
 
@@ -59,6 +54,17 @@ class _Reading:
     gone: set[int] = field(default_factory=set)
     grown: dict[int, Float64] = field(default_factory=dict)
     """What the factors that are homes have been multiplied by."""
+
+    def read(self, tree: Tree) -> None:
+        """One claim more."""
+        self.gone.update(node.id for node in tree.gone)
+        self.sideways(tree)
+        self.backward(tree)
+        self.forward(tree)
+        steps, data = self.settled.steps, self.settled.data
+        kept = next((node for node in tree.gone if steps.get(node.id) or data.get(node.id)), None)
+        if kept is not None:
+            raise UncertainError(f"{kept.site} goes, and what it has taken over goes another way")
 
     def sideways(self, tree: Tree) -> None:
         """What an affine beside a convolution brings to that, with all that it has taken over itself."""

@@ -213,7 +213,9 @@ class Walk:
                 continue
             ways = [way for labels, gain in before for way in self.through(other, labels, gain, unknown)]
             if np.intersect1d(_reached(ways), reached).size:
-                raise DeviationError(f"a claim passes one part of {link.node.site}, and {value.name!r} would change too")
+                raise DeviationError(
+                    f"a claim passes one part of {link.node.site}, and {value.name!r} would change too"
+                )
 
     def affine(self, rank: int) -> Affine:
         """What went, or the part of it that went this way, for a value of that rank."""

@@ -107,3 +107,4 @@ def test_what_goes_to_another_place_or_an_unknown_one_is_refused(case: str) -> N
     checked = pair.certificate()
     assert not checked.holds
     assert sentence in str(checked.failure or checked.uncertain)
+    assert checked.failed_site in {pair.claims[0].site, *pair.claims[0].homes}, "and it says of whom that is found"

@@ -43,9 +43,9 @@ def test_a_size_that_nobody_knows(case: str) -> None:
 
 
 def test_a_default_that_a_caller_may_replace() -> None:
-    """Where it cuts the channels is an input, with a default: the number of the caller decides which one is read."""
-    text = """(float[1,3,4,4] x%s) => (float[1,1,4,4] y) { c = Conv (x, W)  t = Add (i, i1)  p = Slice (c, i, t, i1)
+    """Where it cuts the channels is an input, with a default: the number of the caller decides which two are read."""
+    text = """(float[1,3,4,4] x%s) => (float[1,2,4,4] y) { c = Conv (x, W)  t = Add (i, i2)  p = Slice (c, i, t, i1)
         y = BatchNormalization (p, g, be, m, v) }"""
-    held = {"i": np.array([2]), "i1": np.array([1]), "W": weights(4, 3, 1, 1), **norm(1)}
+    held = {"i": np.array([1]), **HELD, "W": weights(4, 3, 1, 1), **norm(2)}
     refusal(model(text % ", int64[1] i", **held), "layout-lost", "Slice")
     assert "BatchNormalization" not in fold(model(text % "", **held)).ops
