@@ -13,6 +13,7 @@ from bnfold.affine import Affine
 from bnfold.decided import Ahead, Arrived, Decided
 from bnfold.nodes import Node, Reader, Value
 from bnfold.ops.affine import AffineOp, affine_of
+from bnfold.ops.bounding import has_numbers
 from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.forward import forward, joins, kept, together
 from bnfold.ops.passing import known_size
@@ -116,6 +117,8 @@ class Forward:
             return settled
         if isinstance(passed, Obstacle):
             return passed
+        if not has_numbers(node) and not self.decided.taken(node).is_nothing:
+            return settled  # what a layer has taken over acts between its weight and this
         return self.keep(node, affine) or self.passed(node, passed)
 
     def passed(self, node: Node, each: tuple[Affine, ...] | Obstacle) -> list[tuple[Value, Affine]] | Obstacle:

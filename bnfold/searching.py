@@ -178,7 +178,7 @@ class Backward:
         if len(node.outputs) > 1 and any(node is passed for passed in self.path):
             return Obstacle(SEVERAL, f"two ways lead back to {node.op}", node)
         passed = backward(self.facts, node, affine, output)
-        if isinstance(passed, Passed) and node.id in self.decided.homes:
+        if isinstance(passed, Passed) and not self.decided.taken(node).is_nothing:
             passed = self.past_a_home(node, affine, passed)
         if passed is None and output:
             return Obstacle(NO_HOME, f"{value.name!r} is a further output of {node.op}", node)
@@ -201,8 +201,10 @@ class Backward:
         """How a factor is passed that has grown: behind r*p*x, (a, s) is what (a, s/r) is behind p*x, times r."""
         if has_numbers(node):
             return replace(passed, keeps=True)  # they are no longer what the file says
-        earlier = self.decided.homes[node.id]
-        if not passed.may_stay or not affine.has_shift:
+        if not passed.keeps and not passed.may_stay:
+            return None  # a layer: what it has taken over acts between its weight and this
+        earlier = self.decided.homes.get(node.id)
+        if earlier is None or not passed.may_stay or not affine.has_shift:
             return passed
         if not np.all(earlier.scale):
             return Obstacle(SHIFT, "its constant has become zero somewhere, and lets no shift pass", node)

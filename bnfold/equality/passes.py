@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from bnfold.equality.claim import DeviationError, Link
 from bnfold.equality.constants import Constants
 from bnfold.equality.pass_joining import chosen, concat, divided, gathered, joined, sliced, split
+from bnfold.equality.pass_matrices import is_mixed, multiplied, product
 from bnfold.equality.pass_positions import (
     average_pool,
     cast,
@@ -25,7 +26,6 @@ from bnfold.equality.pass_repeating import (
     cut,
     depth_to_space,
     expanded,
-    mixed,
     put_in,
     space_to_depth,
     strung,
@@ -63,10 +63,12 @@ def parts_beside(link: Link) -> tuple[Link, ...]:
 
 
 def gain_of(constants: Constants, link: Link) -> float:
-    """What a shift before the operator is multiplied by behind it; NaN where that is a size that is not known."""
+    """What a shift before the operator is multiplied by behind it; NaN where that is not known, or no one number."""
     node = link.node
     if node.op == "Sub" and link.data == 1:
         return -1.0
+    if node.op == "MatMul":
+        return 1.0 if is_mixed(constants, link) else math.nan
     if node.op != "ReduceSum":
         return 1.0
     sizes = constants.sizes(link.source)
@@ -115,5 +117,5 @@ _RULES: Mapping[str, Rule] = {
     "SequenceConstruct": Rule.whole(said(Passing(joins="all")), put_in),
     "SplitToSequence": Rule(said(Passing()), cut),
     "ConcatFromSequence": Rule(said(Passing()), strung),
-    "MatMul": Rule(said(Passing()), mixed),
+    "MatMul": Rule(product, multiplied),
 }

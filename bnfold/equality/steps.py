@@ -295,7 +295,7 @@ class Walk:
         if np.any((gain == 0) & (part != 0)):
             raise DeviationError(f"the shift of {self.site.node.site} passes a factor of zero")
         if np.any(np.isnan(gain) & (part != 0)):
-            raise UncertainError(f"the shift of {self.site.node.site} passes a sum of unknown length")
+            raise UncertainError(f"the shift of {self.site.node.site} passes a sum of unknown length, or a product")
         return np.divide(part, gain, out=np.zeros(part.shape), where=(gain != 0) & (part != 0))
 
     def check_sizes(self, labels: Labels, affine: Affine) -> None:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Float64
 from bnfold.nodes import Node
-from bnfold.ops.attending import is_mixture
 from bnfold.ops.collecting import axis_of, is_new_axis, keeps_axis
 from bnfold.ops.facts import Facts
 from bnfold.ops.forward import AHEAD, ALL_OUTPUTS, ahead
@@ -190,19 +189,3 @@ def _joined_sequence(facts: Facts, node: Node, index: int, affine: Affine) -> Af
     if axis is None or (not is_new_axis(node) and affine.shape[axis] != 1):
         return Obstacle(LAYOUT, f"{node.op} joins along an axis where the affine differs", node)
     return affine.unsqueezed((axis,)) if is_new_axis(node) else affine
-
-
-@ahead("MatMul")
-def _mixed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle | None:
-    """of a product with rows that sum to one (a Softmax): everything that is alike for all rows
-
-    Not: an affine that differs between rows; a value that is enlarged where it differs.
-    """
-    shares, value = node.input(0), node.input(1)
-    if index != 1 or shares is None or value is None or not is_mixture(facts, node):
-        return None  # what keeps a constant from taking it over says more
-    rank = known_rank(facts, shares)
-    if rank is None or min(rank, affine.rank) < 2 or affine.shape[-2] != 1:  # rows and columns
-        return Obstacle(LAYOUT, f"{node.op} mixes the rows along which the affine differs", node)
-    after = affine.unsqueezed(range(max(0, rank - affine.rank)))
-    return after if aligned(facts, value, after) else Obstacle(LAYOUT, f"{node.op} may enlarge the value", node)
