@@ -117,8 +117,8 @@ class Forward:
             return settled
         if isinstance(passed, Obstacle):
             return passed
-        if not has_numbers(node) and not self.decided.taken(node).is_nothing:
-            return settled  # what a layer has taken over acts between its weight and this
+        if not has_numbers(node) and self.decided.taken(node).has_shift:
+            return settled  # it acts between the weight of a layer and this
         return self.keep(node, affine) or self.passed(node, passed)
 
     def passed(self, node: Node, each: tuple[Affine, ...] | Obstacle) -> list[tuple[Value, Affine]] | Obstacle:

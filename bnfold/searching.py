@@ -201,8 +201,8 @@ class Backward:
         """How a factor is passed that has grown: behind r*p*x, (a, s) is what (a, s/r) is behind p*x, times r."""
         if has_numbers(node):
             return replace(passed, keeps=True)  # they are no longer what the file says
-        if not passed.keeps and not passed.may_stay:
-            return None  # a layer: what it has taken over acts between its weight and this
+        if not passed.keeps and not passed.may_stay:  # a layer, between whose weight and this a shift acts
+            return None if self.decided.taken(node).has_shift else passed
         earlier = self.decided.homes.get(node.id)
         if earlier is None or not passed.may_stay or not affine.has_shift:
             return passed

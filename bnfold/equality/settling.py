@@ -93,11 +93,11 @@ class _Reading:
                 self._settle(tree, home, walk.step(self.grids[home.id], stops=home.id in stops), known)
 
     def passes_no_layer(self, links: Iterable[Link]) -> None:
-        """What a layer has taken over acts between its weight and what passes it."""
+        """A shift that a layer has taken over acts between its weight and what passes it."""
         for link in links:
-            taken = self.settled.steps.get(link.node.id) or self.settled.data.get(link.node.id)
             known = is_factor(link.node) or is_term(link.node) or is_bounded(link.node)
-            if taken and not known and link.node.id not in self.gone:
+            taken = (*self.settled.steps.get(link.node.id, ()), *self.settled.data.get(link.node.id, ()))
+            if any(np.any(each.shift) for each in taken) and not known and link.node.id not in self.gone:
                 raise UncertainError(f"a claim passes {link.node.site}, which has taken over something")
 
     def _settle(self, tree: Tree, home: Node, step: Step, known: Known) -> None:

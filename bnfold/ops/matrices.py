@@ -1,4 +1,4 @@
-"""A product of matrices lets a scale PASS to one of them: that of its rows to the left, of its columns to the right one.
+"""A product of matrices lets a scale PASS to one of them: that of rows to the left, that of columns to the right one.
 
     a[i] * sum over k of A[i, k]*B[k, j] = sum over k of (a[i]*A[i, k]) * B[k, j]
     b[j] * sum over k of A[i, k]*B[k, j] = sum over k of A[i, k] * (b[j]*B[k, j])
