@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from bnfold.affine import Affine
 from bnfold.nodes import Node
+from bnfold.ops.absorb import Linear
 from bnfold.ops.attending import is_mixture, mixture
 from bnfold.ops.facts import Facts
 from bnfold.ops.forward import AHEAD, ahead
 from bnfold.ops.joining import aligned
+from bnfold.ops.linear import home_for, ways_of
 from bnfold.ops.passing import PASSING, Passage, Passed, known_rank
 from bnfold.ops.reasons import LAYOUT, Obstacle
 from bnfold.ops.table import register
@@ -38,14 +40,18 @@ def product(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle | Non
     mixed = mixture(facts, node, affine)
     if mixed is not None or affine.has_shift or all(size == 1 for size in affine.shape):
         return mixed
+    ways = ways_of(facts, node)
+    weights = {way.weight_input for way in ways if isinstance(way, Linear)} if isinstance(ways, tuple) else set()
+    found = home_for(facts, node, affine)
+    own = found if isinstance(found, Obstacle) else None
     passed: Passed | None = None
     for index in (1, 0):
         value = node.input(index)
-        if value is None or facts.is_constant(value) or not _may_cross(facts, node, index, affine):
+        if value is None or index in weights or not _may_cross(facts, node, index, affine):
             continue
         before = aligned(facts, value, affine)
         if before is not None:
-            passed = Passed((Passage(index, before),), instead=passed)
+            passed = Passed((Passage(index, before),), instead=passed, own=own)
     return passed
 
 

@@ -39,13 +39,14 @@ class Passed:
 
     With `keeps`, its own constant takes over the whole affine as one on its output, so that the passages carry on only
     what the constant cannot undo. With `may_stay`, it could take over the whole if the passages lead nowhere; `instead`
-    is another way to go then.
+    is another way to go then. `own` is what keeps the node itself from taking it over: that is told in the end.
     """
 
     passages: tuple[Passage, ...]
     keeps: bool = False
     may_stay: bool = False
     instead: Passed | None = None
+    own: Obstacle | None = None
 
 
 Backward = Callable[[Facts, Node, Affine], Passed | Obstacle | None]
