@@ -13,8 +13,10 @@ from bnfold.affine import Affine
 from bnfold.decided import Ahead, Arrived, Decided
 from bnfold.nodes import Node, Reader, Value
 from bnfold.ops.affine import AffineOp, affine_of
+from bnfold.ops.bounding import has_numbers
 from bnfold.ops.facts import Facts, reads_metadata_alone
 from bnfold.ops.forward import forward, joins, kept, together
+from bnfold.ops.linear import ways_before
 from bnfold.ops.passing import known_size
 from bnfold.ops.reasons import AXIS, BLOCKED, GRAPH_OUTPUT, LIMIT, NO_GAIN, NO_HOME, OUTER_SCOPE, SEVERAL, Obstacle
 from bnfold.ops.standing import lets_none_pass, was_kept
@@ -38,6 +40,8 @@ class Forward:
     """What has come to nodes of several values, by the node's id and the input's index: more may come."""
     seen: set[int] = field(default_factory=set)
     """The nodes that were looked at: as long as nothing of them changes, so does nothing of what was found."""
+    own: Obstacle | None = None
+    """What kept the first layer that was passed from taking it over itself: that is told in the end."""
 
     def search(self, affine: Affine) -> Ahead | Obstacle:
         """The homes that were found for it, or what stands in the way."""
@@ -55,7 +59,7 @@ class Forward:
             if not isinstance(found, Obstacle) and not pending and not found and self.waiting:
                 found = self.behind_joint()
             if isinstance(found, Obstacle):
-                return found
+                return self.own or found
             pending.extend(found)
         if not self.arrivals:
             return Obstacle(NO_HOME, f"nothing that is left reads {start.name!r}")
@@ -118,6 +122,10 @@ class Forward:
             return settled
         if isinstance(passed, Obstacle):
             return passed
+        if not has_numbers(node) and self.decided.taken(node).has_shift:
+            return settled  # it acts between the weight of a layer and this
+        if self.own is None and not has_numbers(node) and ways_before(self.facts, node, after=False) is not None:
+            self.own = settled
         return self.keep(node, affine) or self.passed(node, passed)
 
     def passed(self, node: Node, each: tuple[Affine, ...] | Obstacle) -> list[tuple[Value, Affine]] | Obstacle:

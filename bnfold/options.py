@@ -228,7 +228,7 @@ DropMismatched = Annotated[
     bool,
     typer.Option(
         "--drop-mismatched/--no-drop-mismatched",
-        help="Leave unfolded what is found to differ, instead of exit 4.",
+        help="Leave unfolded what is found to differ, or cannot be followed, instead of exit 4 or 6.",
         rich_help_panel=PROOF,
     ),
 ]

@@ -49,7 +49,7 @@ def make_plan(  # noqa: PLR0913  # each wish by its own name
 
     `bn_only` leaves affines that are written by hand; `assume_inference` takes BatchNormalizations older than opset 7
     for inference whatever their is_test says; `merge_branches` makes one of parallel convolutions; `mismatched` are
-    affines whose fold was found to differ, and which stay.
+    affines whose fold was found to differ, or not shown to be right, and which stay.
     `facts` are those of the graph, with the same `assume_inference`, if they are wanted for more than the plan.
     Raises UsageError for a selection that names what is not there.
     """
@@ -68,7 +68,9 @@ def make_plan(  # noqa: PLR0913  # each wish by its own name
         elif node.id in left_out:
             planning.note({node.id: Refusal(node.site, SKIPPED, left_out[node.id])})
         elif node.site in mismatched:
-            planning.note({node.id: Refusal(node.site, MISMATCH, "folded, it was not the same function")})
+            planning.note(
+                {node.id: Refusal(node.site, MISMATCH, "folded, it was another function, or not shown to be the same")}
+            )
         else:
             planning.choose(node)
     planning.look_again()

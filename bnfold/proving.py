@@ -40,6 +40,7 @@ Level = Literal["full", "certificate", "off"]
 Progress = Callable[[str], None]
 
 CERTIFICATE_OFFER = "verify='certificate' (--verify certificate) lets the recomputed constants alone decide"
+DROP_OFFER = "drop_mismatched (--drop-mismatched) leaves such an affine where it is"
 INLINING_NOT_RUN = (
     "the certificate begins at the inlined model; that inlining changed nothing is shown only by running both models"
 )
@@ -75,7 +76,7 @@ class Job:
     """The same plan, with affines left where they are."""
 
     def without(self, blamed: frozenset[Site]) -> Job:
-        """The same job, in which further affines stay where they are because folding them was found to differ."""
+        """The same job, in which further affines stay where they are because folding them was not shown to be right."""
         before = {refusal.site for refusal in self.plan.refusals if refusal.reason is MISMATCH}
         plan = self.replan(blamed | before)
         return replace(self, plan=plan, rewrite=rewrite(self.graph, plan))
@@ -102,7 +103,7 @@ def shown(
 ) -> tuple[Job, Candidate, FoldResult]:
     """The first attempt that is shown to be the same model, with its candidate, which lives as long as the stack.
 
-    With `drop_mismatched`, what an attempt is found to differ by stays where it is in the next one.
+    With `drop_mismatched`, what an attempt is found to differ by, or cannot be followed, stays where it is in the next.
     """
     while True:
         with ExitStack() as attempt:
@@ -113,7 +114,7 @@ def shown(
                 blamed = culprits(job, error.verdict) if drop_mismatched else frozenset()
                 if not blamed:
                     raise
-                job.wishes.tell(f"{len(blamed)} affine(s) do not match, and stay")
+                job.wishes.tell(f"{len(blamed)} affine(s) do not match, or cannot be followed, and stay")
                 job = job.without(blamed)
                 continue
             stack.enter_context(attempt.pop_all())
@@ -121,16 +122,16 @@ def shown(
 
 
 def culprits(job: Job, verdict: Verdict | None) -> frozenset[Site]:
-    """The affines whose moves made a model differ, as far as the verdict says where.
+    """The affines whose moves made a model differ, or could not be followed, as far as the verdict says where.
 
-    Those that settled in the node that a certificate blames; or those through which the value leads, in the original,
-    that was found to differ: the nearest ones before it.
+    Those that settled in the node that a certificate blames, or the one that went there; or those through which the
+    value leads, in the original, that was found to differ: the nearest ones before it.
     """
-    if not isinstance(verdict, Differs):
+    if not isinstance(verdict, Differs | Unknown):
         return frozenset()
     moves = {move.site: move for move in job.plan.moves}
     settled = {s for s, m in moves.items() if verdict.site in {str(a.home) for a in m.arrivals} | {str(s)}}
-    if verdict.original is None:
+    if isinstance(verdict, Unknown) or verdict.original is None:
         return frozenset(settled)
     pending = [v for v in job.graph.values if v.scope is job.graph.scopes[0] and v.name == verdict.original]
     seen: set[int] = set()
@@ -178,6 +179,8 @@ def _verdict(job: Job, path: Path, runner: Runner) -> tuple[Certificate | None, 
     wishes.tell("recomputing every constant")
     checked = certificate_of(job.subject, job.plan, path, assume_inference=wishes.assume_inference)
     verdict = certified(checked)
+    if isinstance(verdict, Unknown) and verdict.site is not None:
+        verdict = replace(verdict, why=f"{verdict.why}; {DROP_OFFER}")
     if not isinstance(verdict, Same) or job.changes_nothing:
         return checked, verdict
     if wishes.level == "certificate":

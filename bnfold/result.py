@@ -227,11 +227,11 @@ def certificate_of(subject: Subject, decided: Plan, path: Path, *, assume_infere
 
 def certified(checked: Certificate) -> Verdict:
     """What a certificate alone lets one say."""
+    blamed = None if checked.failed_site is None else str(checked.failed_site)
     if checked.failure is not None:
-        blamed = checked.failed_site
-        return Differs(checked.failure, site=None if blamed is None else str(blamed))
+        return Differs(checked.failure, site=blamed)
     if checked.uncertain is not None:
-        return Unknown(f"the certificate cannot follow the rewriting: {checked.uncertain}")
+        return Unknown(f"the certificate cannot follow the rewriting: {checked.uncertain}", site=blamed)
     return Same(None, certified=True, executed=False)
 
 

@@ -88,6 +88,8 @@ class Backward:
     path: list[Node] = field(default_factory=list)
     fallbacks: list[_Fallback] = field(default_factory=list)
     skips: list[_Skip] = field(default_factory=list)
+    products: list[tuple[int, Obstacle]] = field(default_factory=list)
+    """What kept nodes that were passed from taking it over themselves, and their places in the path."""
     seen: set[int] = field(default_factory=set)
     """The nodes that were looked at: as long as nothing of them changes, so does nothing of what was found."""
 
@@ -98,9 +100,10 @@ class Backward:
         while pending:
             step = self.step(pending.pop(), tuple(pending))
             if isinstance(step, Obstacle):
+                own = self.products[0][1] if self.products else None
                 retreat = self.retreat()
                 if retreat is None:
-                    return step
+                    return own or step
                 step, pending = (), list(retreat)
             pending.extend(reversed(step))
         parted = self.parted()
@@ -179,7 +182,7 @@ class Backward:
             return Obstacle(SEVERAL, f"two ways lead back to {node.op}", node)
         node = self.decided.left(node)
         passed = backward(self.facts, node, affine, output)
-        if isinstance(passed, Passed) and node.id in self.decided.homes:
+        if isinstance(passed, Passed) and not self.decided.taken(node).is_nothing:
             passed = self.past_a_home(node, affine, passed)
         if passed is None and output:
             return Obstacle(NO_HOME, f"{value.name!r} is a further output of {node.op}", node)
@@ -202,8 +205,10 @@ class Backward:
         """How a factor is passed that has grown: behind r*p*x, (a, s) is what (a, s/r) is behind p*x, times r."""
         if has_numbers(node):
             return replace(passed, keeps=True)  # they are no longer what the file says
-        earlier = self.decided.homes[node.id]
-        if not passed.may_stay or not affine.has_shift:
+        if not passed.keeps and not passed.may_stay:  # a layer, between whose weight and this a shift acts
+            return None if self.decided.taken(node).has_shift else passed
+        earlier = self.decided.homes.get(node.id)
+        if earlier is None or not passed.may_stay or not affine.has_shift:
             return passed
         if not np.all(earlier.scale):
             return Obstacle(SHIFT, "its constant has become zero somewhere, and lets no shift pass", node)
@@ -226,6 +231,8 @@ class Backward:
         elif passed.may_stay or passed.instead is not None:
             places = len(self.arrivals), len(self.path), len(self.skips)
             self.fallbacks.append(_Fallback(step, rest, *places, passed.may_stay, passed.instead))
+        if passed.own is not None:
+            self.products.append((len(self.path), passed.own))
         if steps:
             self.path.append(node)
         return tuple(steps)
@@ -254,6 +261,7 @@ class Backward:
             node, _, affine, takes_shift = last.step
             del self.arrivals[last.arrivals :], self.totals[last.arrivals :], self.path[last.path :]
             del self.skips[last.skips :]
+            self.products = [each for each in self.products if each[0] < last.path]
             if last.may_stay and self.settle(node, affine, takes_shift) is None:
                 return last.pending
             if last.instead is not None:

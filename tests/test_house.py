@@ -223,6 +223,7 @@ KNOWS_OPERATORS = {
     "equality/magnitudes.py",
     "equality/pass_joining.py",
     "equality/pass_positions.py",
+    "equality/pass_matrices.py",
     "equality/pass_repeating.py",
     "equality/passes.py",
     "equality/nested.py",

@@ -101,7 +101,8 @@ def fold(  # noqa: PLR0913  # each of a user's wishes by its own name, the same 
     2 GiB), "inline" takes all into the model, "file" puts large initializers into one file beside it.
     `strict` (none) and `max_left` (at most so many) raise BatchNormsLeft if more stay; the model is written all the
     same. `verify`: "full" recomputes every constant and runs both models, "certificate" only recomputes, "off" trusts.
-    `drop_mismatched` leaves a BatchNormalization whose fold is found to differ where it is, instead of raising.
+    `drop_mismatched` leaves a BatchNormalization whose fold is found to differ, or cannot be followed by the
+    certificate, where it is, instead of raising.
     What `inline` did is shown by running alone: with verify="certificate" a model with functions is undecided.
     `data` are run besides random inputs: a path (an .npz of inputs by name, with `labels` or without, an .npy, a folder
     of those or of ONNX test sets), the name of a function `pkg.mod:function`, a function, arrays by name, or an

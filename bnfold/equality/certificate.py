@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from bnfold.equality.ahead import composed
 from bnfold.equality.bounds import numbers_checked, numbers_stay, steps_in_order
-from bnfold.equality.claim import Claim, DeviationError, Merging, UncertainError, handed_on, homes_of
+from bnfold.equality.claim import Claim, DeviationError, Merging, UncertainError, handed_on, homes_of, of_site
 from bnfold.equality.constants import Constants
 from bnfold.equality.covering import covers
 from bnfold.equality.homes import Behind, Home, HomeCheck
@@ -31,7 +31,8 @@ from bnfold.nodes import Site
 class Certificate:
     """What was recomputed: the SHA-256 of both files, the claims, and one check per home. `failure` says what is wrong.
 
-    `uncertain` says what could not be followed; a certificate with either does not hold.
+    `uncertain` says what could not be followed; a certificate with either does not hold. `failed_site` is the home, or
+    the node that went, at which either was found, where that is known.
     """
 
     before: str
@@ -82,12 +83,10 @@ def certify(
     failure = failed_site = uncertain = None
     try:
         _check(before, after, claims, mergings, checks, assume_inference=assume_inference)
-    except DeviationError as error:
-        failure = str(error)
-    except WrongNumberError as error:
+    except (DeviationError, WrongNumberError) as error:
         failure, failed_site = str(error), error.site
     except UncertainError as error:
-        uncertain = str(error)
+        uncertain, failed_site = str(error), error.site
     hashes = before.model.sha256, after.model.sha256
     return Certificate(*hashes, claims, mergings, tuple(checks), failure, failed_site, uncertain)
 
@@ -108,12 +107,16 @@ def _check(  # noqa: PLR0913  # two models, and all that is said of them
     pairing = pair(before, after, in_order(before, (*trees, *merged)))
     originals = Constants(before, assume_inference=assume_inference)
     for tree in (tree for tree in trees if tree.chains):
-        covers(originals, tree)
+        with of_site(tree.claim.site):
+            covers(originals, tree)
     written = Constants(after, assume_inference=assume_inference)
     went = handed_on((*trees, *merged))
     named = {node.id: node for tree in (*trees, *merged) for node in homes_of(tree) if node.id not in went}
     behind = Behind.of(trees)
-    homes = {id_: Home.of(originals, node, written, pairing, behind) for id_, node in named.items()}
+    homes: dict[int, Home] = {}
+    for id_, node in named.items():
+        with of_site(node.site):
+            homes[id_] = Home.of(originals, node, written, pairing, behind)
     for link in (chain.links[place] for chain in chains for place in chain.stops):
         if link.node.id in homes and link.data == homes[link.node.id].before.linear.bias_index:
             raise UncertainError(f"the data of {link.node.site} are constant themselves")
@@ -126,10 +129,11 @@ def _check(  # noqa: PLR0913  # two models, and all that is said of them
     steps, fed = settled.steps, {id_: composed(each) for id_, each in settled.data.items()}
     branches = branches_of(originals, merged, steps, fed)
     for id_, home in homes.items():
-        home.reads_what_it_read(pairing.rewired[id_])
-        if home.before.linear.bounds:
-            whole = tuple(steps_in_order(trees, home.before.node, steps.get(id_, []), settled.data.get(id_, [])))
-            checks.append(numbers_checked(home, whole))
-            continue
-        own = Reference(home.before, home.grid, steps.get(id_, []), fed.get(id_), branches.get(id_, ()))
-        checks.append(home.checked(own))
+        with of_site(home.site):
+            home.reads_what_it_read(pairing.rewired[id_])
+            if home.before.linear.bounds:
+                whole = tuple(steps_in_order(trees, home.before.node, steps.get(id_, []), settled.data.get(id_, [])))
+                checks.append(numbers_checked(home, whole))
+                continue
+            own = Reference(home.before, home.grid, steps.get(id_, []), fed.get(id_), branches.get(id_, ()))
+            checks.append(home.checked(own))

@@ -8,7 +8,8 @@ at exactly one input, its data input; what stands at the others is constant, or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,11 +26,28 @@ def reads_form_alone(reader: Reader) -> bool:
 
 
 class DeviationError(Exception):
-    """The rewritten model changes something that no claim covers; the message says what, as one sentence."""
+    """The rewritten model changes something that no claim covers; the message says what, as one sentence.
+
+    `site` is the home, or the node that went by the claim, of which that was found, where it is known.
+    """
+
+    site: Site | None = None
 
 
 class UncertainError(Exception):
-    """Something that the certificate cannot follow; the message says what, as one sentence."""
+    """Something that the certificate cannot follow; the message says what, as one sentence. `site`: as above."""
+
+    site: Site | None = None
+
+
+@contextmanager
+def of_site(site: Site) -> Iterator[None]:
+    """What is found here is found of this home, or of the claim by which this node went."""
+    try:
+        yield
+    except (DeviationError, UncertainError) as error:
+        error.site = error.site or site
+        raise
 
 
 Part = Literal["", "scale", "shift"]

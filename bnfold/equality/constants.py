@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from bnfold.affine import Dim
 from bnfold.equality.claim import DeviationError, UncertainError
 from bnfold.graph import Graph
 from bnfold.nodes import Node, Value
@@ -68,6 +69,7 @@ class Constants:
         self.shapes = Shapes(graph)
         self._known: dict[int, NDArray[np.generic]] = {}
         self._sizes: dict[int, tuple[int | None, ...] | None] = {}
+        self._elements: dict[int, tuple[Dim, ...] | UncertainError] = {}
         self._rows: dict[tuple[int, int, int], SideBySide] = {}
 
     def array(self, value: Value) -> NDArray[np.generic]:
@@ -116,6 +118,60 @@ class Constants:
             known = None if shape is None else tuple(size if isinstance(size, int) else None for size in shape)
             self._sizes[value.id] = known
         return self._sizes[value.id]
+
+    def elements(self, value: Value) -> tuple[Dim, ...]:
+        """The integers of a constant, or of an expression of sizes as far as these are known: else symbols, or None.
+
+        Raises UncertainError where not even how many there are is known.
+        """
+        if value.id not in self._elements:
+            try:
+                self._elements[value.id] = self._integers(value)
+            except UncertainError as error:
+                self._elements[value.id] = error
+        found = self._elements[value.id]
+        if isinstance(found, UncertainError):
+            raise UncertainError(str(found))
+        return found
+
+    def integers(self, value: Value) -> tuple[int, ...]:
+        """The integers of a constant, or of an expression of known sizes; UncertainError where one is not."""
+        found = self.elements(value)
+        known = tuple(element for element in found if isinstance(element, int))
+        if len(known) < len(found):
+            raise UncertainError(f"{value.name!r} depends on a size that is not known")
+        return known
+
+    def numbers(self, value: Value) -> tuple[float | None, ...]:
+        """The numbers of a constant, or of an expression of sizes as far as these are known."""
+        found = None if self._is_written(value) else self.shapes.numbers(value)
+        if found is not None and None not in found:
+            return found
+        try:
+            return tuple(float(number) for number in self.array(value).reshape(-1))
+        except UncertainError:
+            if found is None:
+                raise
+            return found
+
+    def _is_written(self, value: Value) -> bool:
+        """Whether a value stands in the file as a constant, and is no result."""
+        node = self.graph.producer(value)
+        return self.graph.initializer(value) is not None or (node is not None and node.op == "Constant")
+
+    def _integers(self, value: Value) -> tuple[Dim, ...]:
+        found = None if self._is_written(value) else self.shapes.elements(value)
+        if found is not None and all(isinstance(element, int) for element in found):
+            return found
+        try:
+            array = self.array(value)
+        except UncertainError:
+            if found is None:
+                raise
+            return found
+        if array.dtype.kind not in "biu":
+            raise UncertainError(f"{value.name!r} holds no integers")
+        return tuple(int(element) for element in array.reshape(-1))
 
     def side_by_side(self, node: Node, rank: int, axis: int) -> SideBySide:
         """The inputs of a node of several values, one behind the other along an axis; found out once."""

@@ -9,15 +9,16 @@ sizes is found the same with different ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.affine import Dim
 from bnfold.equality.claim import DeviationError, UncertainError
 from bnfold.equality.constants import Constants, int_of, ints_of, product
-from bnfold.nodes import Node
+from bnfold.nodes import Node, Value
 
 Labels = NDArray[np.int64]
 Carried = NDArray[np.generic]
@@ -27,15 +28,35 @@ LARGEST_LABELS = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """The shape that a Reshape is given, which narrows down what the sizes before it may be."""
+    """The shape that a Reshape is given, which narrows down what the sizes before it may be.
+
+    `kept` has, by places in it, the axis before whose size stands there, whatever that is; `sizes` has a 0 there.
+    """
 
     sizes: tuple[int, ...] = ()
-    keeps_zero: bool = True
-    """Whether a 0 is a size of none, and keeps no dimension (`allowzero`)."""
+    kept: Mapping[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, stated: Sequence[Dim], before: Sequence[Dim], *, copies: bool) -> _Target | None:
+        """From what is known of it, and of the sizes before; with `copies`, a 0 keeps the size at its place.
+
+        One entry that is not known is what is left. None where more are not.
+        """
+        kept: dict[int, int] = {}
+        for place, size in enumerate(stated):
+            axes = [axis for axis, d in enumerate(before) if d == size and axis not in kept.values()]
+            if size == 0 and copies:
+                kept[place] = place
+            elif isinstance(size, str) and axes:
+                kept[place] = place if place in axes else axes[0]
+        sizes = [0 if i in kept else size if isinstance(size, int) else None for i, size in enumerate(stated)]
+        if sizes.count(None) + sizes.count(-1) > 1:
+            return None
+        return cls(tuple(-1 if size is None else size for size in sizes), kept)
 
     def keeps(self, axis: int) -> bool:
         """Whether a dimension stands behind it as well."""
-        return axis < len(self.sizes) and self.sizes[axis] == 0 and not self.keeps_zero
+        return axis in self.kept.values()
 
     def chosen(self, open_: Sequence[int], known: int, unknown: int) -> dict[int, int]:
         """Sizes for axes that it does not keep, where the others of these make `known`: such as it allows.
@@ -106,34 +127,43 @@ def flatten(constants: Constants, node: Node, carried: Carried, unknown: int) ->
 def reshape(constants: Constants, node: Node, carried: Carried, unknown: int) -> Carried:
     """Reshape: the elements in row-major order; 0 keeps a dimension (unless `allowzero`), -1 is what is left."""
     target = _target(constants, node)
-    if not target:
-        raise UncertainError(f"{node.site} has no shape")
-    keeps_zero = bool(int_of(node, "allowzero", 0))
-    full = _expanded(constants, node, carried, unknown, target=_Target(tuple(target), keeps_zero))
-    return _reshaped(full, target, keeps_zero=keeps_zero)
-
-
-def _target(constants: Constants, node: Node) -> list[int]:
-    """The shape that a Reshape is given; where it is computed from sizes, what is known of its output."""
-    operand = node.input(1)
-    if operand is None:
-        return list(ints_of(node, "shape") or ())  # below opset 5
+    full = _expanded(constants, node, carried, unknown, target=target)
     try:
-        return [int(size) for size in constants.array(operand).astype(np.int64).reshape(-1)]
-    except UncertainError:
-        output = node.output(0)
-        sizes = None if output is None else constants.sizes(output)
-        if sizes is None or sizes.count(None) > 1 or 0 in sizes:
-            raise
-        return [-1 if size is None else size for size in sizes]
-
-
-def _reshaped(carried: Carried, target: Sequence[int], *, keeps_zero: bool) -> Carried:
-    try:
-        sizes = [carried.shape[i] if size == 0 and not keeps_zero else size for i, size in enumerate(target)]
-        return carried.reshape(sizes)
+        sizes = [full.shape[target.kept[i]] if i in target.kept else size for i, size in enumerate(target.sizes)]
+        return full.reshape(sizes)
     except (ValueError, IndexError) as error:
-        raise UncertainError(f"a shape {list(target)} that sizes chosen for unknown dimensions do not fit") from error
+        told = f"a shape {list(target.sizes)} that sizes chosen for unknown dimensions do not fit"
+        raise UncertainError(told) from error
+
+
+def _target(constants: Constants, node: Node) -> _Target:
+    """The shape that a Reshape is given: what is known of its operand, completed by what is known of its output."""
+    value, operand = node.input(0), node.input(1)
+    before = None if value is None else constants.shapes.shape(value)
+    if before is None:
+        raise UncertainError(f"the shape before {node.site} is not known")
+    stated = ints_of(node, "shape") if operand is None else _stated(constants, node, operand)
+    if not stated:
+        raise UncertainError(f"{node.site} has no shape")
+    target = _Target.of(stated, before, copies=not int_of(node, "allowzero", 0))
+    if target is None:
+        raise UncertainError(f"the shape behind {node.site} depends on several sizes that are not known")
+    return target
+
+
+def _stated(constants: Constants, node: Node, operand: Value) -> tuple[Dim, ...]:
+    output = node.output(0)
+    inferred = (None if output is None else constants.shapes.shape(output)) or ()
+    after = [None if size == 0 else size for size in inferred]  # a 0 copies, and this is none that was given
+    try:
+        stated = constants.elements(operand)
+    except UncertainError:
+        if not after:
+            raise
+        return tuple(after)
+    if len(after) != len(stated):
+        return stated
+    return tuple(known if given is None else given for given, known in zip(stated, after, strict=True))
 
 
 def _expanded(
@@ -162,7 +192,7 @@ def _expanded(
 def _axes(constants: Constants, node: Node) -> tuple[int, ...]:
     operand = node.input(1)
     if operand is not None:
-        return tuple(constants.array(operand).astype(np.int64).reshape(-1).tolist())
+        return constants.integers(operand)
     return ints_of(node, "axes") or ()
 
 
@@ -172,4 +202,4 @@ def _drops(constants: Constants, node: Node) -> bool:
         told = constants.assume_inference or int_of(node, "is_test", 0)
         return node.scope.opset < 7 and not told
     mode = node.input(2)
-    return mode is not None and bool(np.any(constants.array(mode)))
+    return mode is not None and any(constants.integers(mode))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from bnfold.affine import Dim
 from bnfold.equality.claim import DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants, int_of, ints_of
+from bnfold.equality.layout import Labels
 from bnfold.equality.passing import Carried, anywhere_along, first_alone, none_of, whole_axis
 from bnfold.nodes import Node, Value
 
@@ -41,10 +43,10 @@ def split(constants: Constants, link: Link, carried: Carried, unknown: int) -> C
     first_alone(link)
     node = link.node
     axis = int_of(node, "axis", 0) % carried.ndim
+    if carried.shape[axis] == 1:
+        return carried  # every part has it from the same cell
     operand = node.input(1)
-    parts = ints_of(node, "split") if operand is None else _integers(constants, operand)
-    if not parts and carried.shape[axis] == 1 and constants.sizes(link.source) is None:
-        raise UncertainError(f"the parts of {node.site} are not known")
+    parts = ints_of(node, "split") if operand is None else constants.integers(operand)
     full = whole_axis(constants, link.source, carried, axis, node)
     if not parts:
         count = int_of(node, "num_outputs", len(node.outputs))
@@ -60,34 +62,40 @@ def sliced(constants: Constants, link: Link, carried: Carried, unknown: int) -> 
     del unknown
     first_alone(link)
     node = link.node
-    given = [ints_of(node, name) for name in ("starts", "ends", "axes")]
+    cuts = _cuts(constants, node)
+    for given, (start, end, step) in cuts.items():
+        axis = given % carried.ndim
+        if carried.shape[axis] == 1 and (start is None or end is None or not _is_one(constants, link.source, axis)):
+            continue
+        if start is None or end is None:
+            raise UncertainError(f"where {node.site} cuts axis {axis} is not known")
+        last = None if step < 0 and end < -(1 << 31) else end
+        carried = carried.take(range(*slice(start, last, step).indices(carried.shape[axis])), axis)
+    return carried
+
+
+def _cuts(constants: Constants, node: Node) -> dict[int, tuple[int | None, int | None, int]]:
+    """Where a Slice begins and ends along each of its axes, None where that is not known, and its steps."""
+    starts: tuple[Dim, ...] | None
+    ends: tuple[Dim, ...] | None
+    starts, ends, axes = (ints_of(node, name) for name in ("starts", "ends", "axes"))
+    steps = None
     if node.scope.opset >= 10:
-        given = [_integers(constants, node.input(index)) for index in (1, 2, 3)]
-    starts, ends, axes = given
-    steps = _integers(constants, node.input(4)) if node.scope.opset >= 10 else None
+        starts, ends = (None if v is None else constants.elements(v) for v in map(node.input, (1, 2)))
+        axes, steps = (None if v is None else constants.integers(v) for v in map(node.input, (3, 4)))
     if starts is None or ends is None:
         raise UncertainError(f"where {node.site} cuts is not known")
     axes = tuple(range(len(starts))) if axes is None else axes
-    if not len(starts) == len(ends) == len(axes) or (steps is not None and (len(steps) != len(axes) or 0 in steps)):
+    steps = (1,) * len(axes) if steps is None else steps
+    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
         raise UncertainError(f"where {node.site} cuts is not known")
-    for i, axis in enumerate(axes):
-        step = 1 if steps is None else steps[i]
-        place = axis % carried.ndim
-        if carried.shape[place] == 1 and not _is_one(constants, link.source, place):
-            continue
-        last = None if step < 0 and ends[i] < -(1 << 31) else ends[i]
-        index = range(*slice(starts[i], last, step).indices(carried.shape[place]))
-        carried = carried.take(index, place)
-    return carried
+    known = ([each if isinstance(each, int) else None for each in row] for row in (starts, ends))
+    return dict(zip(axes, zip(*known, steps, strict=True), strict=True))
 
 
 def _is_one(constants: Constants, value: Value, axis: int) -> bool:
     sizes = constants.sizes(value)
     return sizes is not None and axis < len(sizes) and sizes[axis] == 1
-
-
-def _integers(constants: Constants, value: Value | None) -> tuple[int, ...] | None:
-    return None if value is None else tuple(int(n) for n in constants.array(value).reshape(-1))
 
 
 def gathered(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
@@ -99,15 +107,28 @@ def gathered(constants: Constants, link: Link, carried: Carried, unknown: int) -
     operand = node.input(1)
     if operand is None:
         raise DeviationError(f"{node.site} has no indices")
-    alike = carried.shape[axis] == 1 and not _is_one(constants, link.source, axis)
-    if alike or constants.shape(operand) is None:
-        sizes = constants.sizes(operand)
+    sizes = constants.sizes(operand)
+    indices = None
+    if carried.shape[axis] != 1 or _is_one(constants, link.source, axis):
+        indices = _indices(constants, operand, sizes)
+    if indices is None:
         if sizes is None:
             raise UncertainError(f"the rank of the indices of {node.site} is not known")
         parts = anywhere_along(link, carried, [axis])
         return tuple(p.reshape((*p.shape[:axis], *[1] * len(sizes), *p.shape[axis + 1 :])) for p in parts)
-    indices = np.asarray(constants.array(operand), np.int64)
     return (carried.take(indices % carried.shape[axis], axis),)
+
+
+def _indices(constants: Constants, operand: Value, sizes: tuple[int | None, ...] | None) -> Labels | None:
+    """The indices of a Gather, where they are known."""
+    if constants.shape(operand) is not None:
+        return np.asarray(constants.array(operand), np.int64)
+    try:
+        found = constants.integers(operand)
+    except UncertainError:
+        return None
+    shape = [size for size in sizes or () if size is not None]
+    return None if sizes is None or len(shape) < len(sizes) else np.array(found, np.int64).reshape(shape)
 
 
 # Operators of several values.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bnfold.affine import Dim
 from bnfold.equality.claim import DeviationError, Link, UncertainError
 from bnfold.equality.constants import Constants, attribute, float_of, int_of, ints_of, text_of
 from bnfold.equality.passing import Carried, Passing, anywhere_along, first_alone
@@ -98,7 +99,7 @@ def reduced(constants: Constants, link: Link, carried: Carried, unknown: int) ->
 
 def pad(constants: Constants, node: Node) -> Passing:
     """Pad: what is added is copied from the value, or a constant, which has to be zero then; less than none is cut."""
-    if text_of(node, "mode") not in {"", "constant"} or all(amount <= 0 for amount in _padding(constants, node)):
+    if text_of(node, "mode") not in {"", "constant"} or not any(map(_may_grow, _padding(constants, node))):
         return Passing()
     operand, old = node.input(2), attribute(node, "value")
     value = old.f if old is not None else 0.0
@@ -110,6 +111,10 @@ def pad(constants: Constants, node: Node) -> Passing:
     return Passing(shift=False)
 
 
+def _may_grow(amount: Dim) -> bool:
+    return not isinstance(amount, int) or amount > 0
+
+
 def padded(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
     """Pad: the padded axes grow."""
     del unknown
@@ -118,22 +123,23 @@ def padded(constants: Constants, link: Link, carried: Carried, unknown: int) -> 
     axes = _pad_axes(constants, link.node, carried.ndim)
     if len(pads) != 2 * len(axes):
         raise UncertainError(f"the pads of {link.node.site} do not fit its value")
-    grown = [axis for i, axis in enumerate(axes) if pads[i] or pads[i + len(axes)]]
+    grown = [axis for i, axis in enumerate(axes) if pads[i] != 0 or pads[i + len(axes)] != 0]
     return anywhere_along(link, carried, grown)
 
 
-def _padding(constants: Constants, node: Node) -> tuple[int, ...]:
+def _padding(constants: Constants, node: Node) -> tuple[Dim, ...]:
+    """By how much an axis grows at its beginning and end; None, or a symbol, where it may."""
     operand = node.input(1)
     if operand is None:
         return ints_of(node, "pads") or ints_of(node, "paddings") or ()
-    return tuple(int(size) for size in constants.array(operand).reshape(-1))
+    return constants.elements(operand)
 
 
 def _pad_axes(constants: Constants, node: Node, rank: int) -> tuple[int, ...]:
     operand = node.input(3)
     if operand is None:
         return tuple(range(rank))
-    return tuple(int(axis) % rank for axis in constants.array(operand).reshape(-1))
+    return tuple(axis % rank for axis in constants.integers(operand))
 
 
 def resize(constants: Constants, node: Node) -> Passing:
@@ -187,8 +193,8 @@ def _keeps_axis(constants: Constants, node: Node, axis: int, rank: int) -> bool:
     return before[axis] is not None and before[axis] == after[axis]
 
 
-def _factors(constants: Constants, node: Node) -> tuple[float, ...] | None:
-    """What the sizes are multiplied by, where that is given instead of sizes."""
+def _factors(constants: Constants, node: Node) -> tuple[float | None, ...] | None:
+    """What the sizes are multiplied by, as far as known, where that is given instead of sizes."""
     if node.op == "Upsample" and node.scope.opset < 9:
         old = attribute(node, "scales")
         if old is not None:
@@ -197,7 +203,7 @@ def _factors(constants: Constants, node: Node) -> tuple[float, ...] | None:
     operand = node.input(2 if node.op == "Resize" and node.scope.opset >= 11 else 1)
     if operand is None or constants.shape(operand) == (0,):
         return None
-    return tuple(float(factor) for factor in constants.array(operand).reshape(-1))
+    return constants.numbers(operand)
 
 
 def reduced_axes(constants: Constants, node: Node, rank: int) -> tuple[int, ...]:
@@ -205,7 +211,7 @@ def reduced_axes(constants: Constants, node: Node, rank: int) -> tuple[int, ...]
     operand = node.input(1)
     axes = ints_of(node, "axes")
     if operand is not None:
-        axes = tuple(int(axis) for axis in constants.array(operand).reshape(-1))
+        axes = constants.integers(operand)
     if not axes:
         if int_of(node, "noop_with_empty_axes", 0):
             raise UncertainError(f"{node.site} reduces nothing")

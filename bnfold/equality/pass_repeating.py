@@ -1,4 +1,4 @@
-"""Operators that repeat elements, exchange channels for positions, hold values in sequences, or mix rows by shares.
+"""Operators that repeat elements, exchange channels for positions, or hold values in sequences.
 
 Written from ONNX's text. Where the channels of a value go to different positions, what is carried is taken apart: one
 array for each of the positions, each of which says "anywhere" of the axes along which it no longer tells. An array that
@@ -11,8 +11,8 @@ from itertools import product as pairs
 
 import numpy as np
 
-from bnfold.equality.claim import DeviationError, Link, UncertainError
-from bnfold.equality.constants import Constants, int_of, ints_of, text_of
+from bnfold.equality.claim import Link, UncertainError
+from bnfold.equality.constants import Constants, int_of, text_of
 from bnfold.equality.pass_joining import side_by_side
 from bnfold.equality.passing import Carried, anywhere_along, first_alone, whole_axis
 from bnfold.nodes import Node, Value
@@ -41,10 +41,14 @@ def tiled(constants: Constants, link: Link, carried: Carried, unknown: int) -> C
     operand = link.node.input(1)
     if all(size == 1 for size in carried.shape):
         return carried
-    repeats = [] if operand is None else [int(n) for n in constants.array(operand).reshape(-1)]
+    repeats = () if operand is None else constants.elements(operand)
     if len(repeats) != carried.ndim:
         raise UncertainError(f"how often {link.node.site} repeats its value is not known")
-    return np.tile(carried, [times if size > 1 else 1 for times, size in zip(repeats, carried.shape, strict=True)])
+    needed = [times if size > 1 else 1 for times, size in zip(repeats, carried.shape, strict=True)]
+    known = [times for times in needed if isinstance(times, int)]
+    if len(known) < len(needed):
+        raise UncertainError(f"how often {link.node.site} repeats its value is not known")
+    return np.tile(carried, known)
 
 
 def depth_to_space(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
@@ -189,56 +193,3 @@ def _only_reader(constants: Constants, sequence: Value | None) -> Node | None:
     if sequence is None or len(readers) != 1 or constants.graph.is_graph_output(sequence):
         return None
     return readers[0].node if readers[0].node.scope is sequence.scope else None
-
-
-# Shares.
-
-
-def mixed(constants: Constants, link: Link, carried: Carried, unknown: int) -> tuple[Carried, ...]:
-    """MatMul(P, V), where the rows of P sum to one: each row is a mean of the rows of V."""
-    del unknown
-    node, shares = link.node, link.node.input(0)
-    if link.data != 1 or shares is None:
-        raise DeviationError(f"a claim passes input {link.data} of {node.site}")
-    if not _are_shares(constants, shares):
-        raise UncertainError(f"whether the rows that {node.site} multiplies by sum to one is not known")
-    sizes = constants.sizes(shares)
-    if sizes is None or len(sizes) < 2 or carried.ndim < 2:
-        raise UncertainError(f"the ranks before {node.site} are not known")
-    new = (1,) * max(0, len(sizes) - carried.ndim)
-    return tuple(part.reshape(new + part.shape) for part in anywhere_along(link, carried, [carried.ndim - 2]))
-
-
-def _are_shares(constants: Constants, value: Value) -> bool:
-    """Whether the numbers along the last axis of a value sum to one: a Softmax, whose rows may have been moved."""
-    node = constants.graph.producer(value)
-    while node is not None and node.op != "Softmax":
-        before = node.input(0)
-        if before is None or node.output(0) is not value or not _moves_rows(constants, node, before, value):
-            return False
-        value, node = before, constants.graph.producer(before)
-    if node is None:
-        return False
-    axis, sizes = int_of(node, "axis", 1 if node.scope.opset < 13 else -1), constants.sizes(value)
-    return axis == -1 or (sizes is not None and axis == len(sizes) - 1)
-
-
-def _moves_rows(constants: Constants, node: Node, before: Value, after: Value) -> bool:
-    sizes = [constants.sizes(value) for value in (before, after)]
-    match node.op:
-        case "Identity":
-            return True
-        case "Dropout":
-            mode = node.input(2)
-            at_inference = node.scope.opset >= 7 or constants.assume_inference or bool(int_of(node, "is_test", 0))
-            return at_inference and (node.scope.opset < 12 or mode is None or not np.any(constants.array(mode)))
-        case "Transpose":
-            perm = ints_of(node, "perm")
-            return perm is not None and len(perm) > 0 and perm[-1] == len(perm) - 1
-        case "Unsqueeze" | "Reshape" | "Flatten":
-            last = [None if not known else known[-1] for known in sizes]
-            if node.op == "Unsqueeze" and last[0] == 1:
-                return False  # whether the last axis is the new one is not plain then
-            return last[0] is not None and last[0] > 0 and last[0] == last[1]
-        case _:
-            return False

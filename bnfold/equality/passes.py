@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from bnfold.equality.claim import DeviationError, Link
 from bnfold.equality.constants import Constants
 from bnfold.equality.pass_joining import chosen, concat, divided, gathered, joined, sliced, split
+from bnfold.equality.pass_matrices import is_mixed, multiplied, product
 from bnfold.equality.pass_positions import (
     average_pool,
     cast,
@@ -26,7 +27,6 @@ from bnfold.equality.pass_repeating import (
     cut,
     depth_to_space,
     expanded,
-    mixed,
     part_read,
     put_in,
     space_to_depth,
@@ -61,11 +61,21 @@ def cuts_away(constants: Constants, node: Node) -> bool:
     return node.op in {"Slice", "Gather"} or part_read(constants, node) is not None
 
 
+def parts_beside(link: Link) -> tuple[Link, ...]:
+    """The ways by the other outputs of a node that gives its data out in parts: an affine of one part is not theirs."""
+    if link.node.op != "Split":
+        return ()
+    others = (k for k, value in enumerate(link.node.outputs) if value is not None and k != link.output)
+    return tuple(Link(link.node, link.data, k) for k in others)
+
+
 def gain_of(constants: Constants, link: Link) -> float:
-    """What a shift before the operator is multiplied by behind it; NaN where that is a size that is not known."""
+    """What a shift before the operator is multiplied by behind it; NaN where that is not known, or no one number."""
     node = link.node
     if node.op == "Sub" and link.data == 1:
         return -1.0
+    if node.op == "MatMul":
+        return 1.0 if is_mixed(constants, link) else math.nan
     if node.op != "ReduceSum":
         return 1.0
     sizes = constants.sizes(link.source)
@@ -108,5 +118,5 @@ _RULES: Mapping[str, Rule] = {
     "SequenceConstruct": Rule.whole(said(Passing(joins="all")), put_in),
     "SplitToSequence": Rule(said(Passing()), cut),
     "ConcatFromSequence": Rule(said(Passing()), strung),
-    "MatMul": Rule(said(Passing()), mixed),
+    "MatMul": Rule(product, multiplied),
 }

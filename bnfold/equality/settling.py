@@ -7,16 +7,16 @@ all that. A tap t of a convolution sees the data as well: behind (a, s), t*x is 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from bnfold.equality.ahead import DataStep, data_steps_of
-from bnfold.equality.claim import DeviationError, Tree, UncertainError, handed_on, homes_of
+from bnfold.equality.claim import DeviationError, Link, Tree, UncertainError, handed_on, homes_of, of_site
 from bnfold.equality.constants import Constants, Float64
 from bnfold.equality.meeting import Known
-from bnfold.equality.reference import is_factor
+from bnfold.equality.reference import is_bounded, is_factor, is_term
 from bnfold.equality.references import taps_of
 from bnfold.equality.steps import Shape, Step, Walk, tap_for_skip, tap_of, undisturbed
 from bnfold.nodes import Node
@@ -38,13 +38,8 @@ class Settled:
         settled = cls()
         reading = _Reading(constants, grids, weights, settled)
         for tree in trees:
-            reading.gone.update(node.id for node in tree.gone)
-            reading.sideways(tree)
-            reading.backward(tree)
-            reading.forward(tree)
-            kept = next((node for node in tree.gone if settled.steps.get(node.id) or settled.data.get(node.id)), None)
-            if kept is not None:
-                raise UncertainError(f"{kept.site} goes, and what it has taken over goes another way")
+            with of_site(tree.claim.site):
+                reading.read(tree)
         return settled
 
 
@@ -59,6 +54,17 @@ class _Reading:
     gone: set[int] = field(default_factory=set)
     grown: dict[int, Float64] = field(default_factory=dict)
     """What the factors that are homes have been multiplied by."""
+
+    def read(self, tree: Tree) -> None:
+        """One claim more."""
+        self.gone.update(node.id for node in tree.gone)
+        self.sideways(tree)
+        self.backward(tree)
+        self.forward(tree)
+        steps, data = self.settled.steps, self.settled.data
+        kept = next((node for node in tree.gone if steps.get(node.id) or data.get(node.id)), None)
+        if kept is not None:
+            raise UncertainError(f"{kept.site} goes, and what it has taken over goes another way")
 
     def sideways(self, tree: Tree) -> None:
         """What an affine beside a convolution brings to that, with all that it has taken over itself."""
@@ -76,6 +82,7 @@ class _Reading:
         known, unshifted = Known(), frozenset(tree.claim.unshifted)
         for chain in tree.chains:
             undisturbed(self.constants, chain, self.gone, known)
+            self.passes_no_layer(chain.links[:-1])
             stops = frozenset(chain.links[place].node.id for place in chain.stops)
             for home, between in chain.homes:
                 if home.id in told:  # a home before which the way parts
@@ -84,6 +91,14 @@ class _Reading:
                 takes_shift, part = home.site not in unshifted, tree.claim.part
                 walk = Walk(self.constants, between, chain.site, self.gone, stops, self.grown, takes_shift, part, known)
                 self._settle(tree, home, walk.step(self.grids[home.id], stops=home.id in stops), known)
+
+    def passes_no_layer(self, links: Iterable[Link]) -> None:
+        """A shift that a layer has taken over acts between its weight and what passes it."""
+        for link in links:
+            known = is_factor(link.node) or is_term(link.node) or is_bounded(link.node)
+            taken = (*self.settled.steps.get(link.node.id, ()), *self.settled.data.get(link.node.id, ()))
+            if any(np.any(each.shift) for each in taken) and not known and link.node.id not in self.gone:
+                raise UncertainError(f"a claim passes {link.node.site}, which has taken over something")
 
     def _settle(self, tree: Tree, home: Node, step: Step, known: Known) -> None:
         steps = self.settled.steps
@@ -101,6 +116,7 @@ class _Reading:
         """What an affine brings to the data of those behind it."""
         if tree.ahead is None:
             return
+        self.passes_no_layer(tree.ahead.passed)
         for id_, step in data_steps_of(self.constants, tree, self.weights, self.settled.steps.keys()).items():
             self.settled.data[id_].append(step)
             self._see_too(id_, step)

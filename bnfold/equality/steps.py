@@ -28,7 +28,7 @@ from bnfold.equality.constants import Constants, Float64, product
 from bnfold.equality.layout import Labels
 from bnfold.equality.linear import sees_own_place
 from bnfold.equality.meeting import Known, Meeting, Way, meeting_at
-from bnfold.equality.passes import cuts_away, gain_of, summed_sign
+from bnfold.equality.passes import cuts_away, gain_of, parts_beside, summed_sign
 from bnfold.equality.reference import (
     Affine,
     affine_of,
@@ -196,11 +196,25 @@ class Walk:
             ways = [way for labels, gain in ways for way in self.through(link, labels, gain, unknown)]
             if len(ways) > MOST_WAYS:
                 raise UncertainError(f"behind {link.node.site}, the channels go too many ways to follow")
+            self.check_parts(link, before, _reached(ways), unknown)
             if cuts_away(self.constants, link.node):
                 unread[np.setdiff1d(_reached(before), _reached(ways))] = True
                 met.clear()  # who comes here later has to see what is cut
         self.known.ends.update(dict.fromkeys(met, ways))
         return ways, unread
+
+    def check_parts(self, link: Link, before: Sequence[Way], reached: Labels, unknown: int) -> None:
+        """What else a node gives out of the same value must not come from the same cells, if anybody reads it."""
+        graph = self.constants.graph
+        for other in parts_beside(link):
+            value = other.target
+            if value is None or not (graph.readers(value) or graph.is_graph_output(value)):
+                continue
+            ways = [way for labels, gain in before for way in self.through(other, labels, gain, unknown)]
+            if np.intersect1d(_reached(ways), reached).size:
+                raise DeviationError(
+                    f"a claim passes one part of {link.node.site}, and {value.name!r} would change too"
+                )
 
     def affine(self, rank: int) -> Affine:
         """What went, or the part of it that went this way, for a value of that rank."""
@@ -280,7 +294,7 @@ class Walk:
         if np.any((gain == 0) & (part != 0)):
             raise DeviationError(f"the shift of {self.site.node.site} passes a factor of zero")
         if np.any(np.isnan(gain) & (part != 0)):
-            raise UncertainError(f"the shift of {self.site.node.site} passes a sum of unknown length")
+            raise UncertainError(f"the shift of {self.site.node.site} passes a sum of unknown length, or a product")
         return np.divide(part, gain, out=np.zeros(part.shape), where=(gain != 0) & (part != 0))
 
     def check_sizes(self, labels: Labels, affine: Affine) -> None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from bnfold.equality.claim import Chain, Claim, DeviationError, Link, Part, Skip, Skipped, Tree, UncertainError
+from bnfold.equality.claim import Chain, Claim, DeviationError, Link, Part, Skip, Skipped, Tree, UncertainError, of_site
 from bnfold.equality.trees_ahead import tree_ahead
 from bnfold.equality.trees_beside import tree_beside
 from bnfold.equality.went import Went
@@ -29,7 +29,8 @@ def trees_of(graph: Graph, claims: Iterable[Claim]) -> tuple[Tree, ...]:
         if not {site.id, acts.id}.isdisjoint(went.gone.keys() | went.ended) and not again:
             raise DeviationError(f"{claim.site} is claimed twice")
         parted[site.id].add(claim.part)
-        tree = _tree(went, claim)
+        with of_site(claim.site):
+            tree = _tree(went, claim)
         if claim.data != tree.link.data:
             raise DeviationError(f"the data of {claim.site} are its input {tree.link.data}, not {claim.data}")
         went.note(tree)

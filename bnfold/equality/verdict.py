@@ -164,11 +164,15 @@ class Differs:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Neither shown equal nor different; `why` says in one sentence what stood in the way."""
+    """Neither shown equal nor different; `why` says in one sentence what stood in the way.
+
+    `site` is the node of the original whose fold could not be followed, where it was that.
+    """
 
     why: str
     end_to_end: EndToEnd | None = None
     recheck: Recheck | None = None
+    site: str | None = None
 
     word: ClassVar[Literal["unknown"]] = "unknown"
     is_same: ClassVar[bool] = False

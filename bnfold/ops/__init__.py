@@ -11,7 +11,8 @@ positions.py    those over positions or single elements: pooling, padding, recti
 indexing.py     those that take a part: Split, Slice, Gather
 repeating.py    those that repeat a value, or exchange channels for positions: Expand, Tile, DepthToSpace, SpaceToDepth
 collecting.py   those on sequences
-attending.py    a product with rows that sum to one: MatMul(Softmax, V)
+matrices.py     a product of matrices: MatMul, of which either may bear a scale
+attending.py    one with rows that sum to one: MatMul(Softmax, V)
 forward.py      operators that let one pass the other way; forward_parts.py: what takes parts, repeats, or mixes
 bounding.py     those with numbers of their own beside a value: Clip, Pad
 vanishing.py    those in which a shift of their data vanishes: Softmax, InstanceNormalization
@@ -39,6 +40,7 @@ from bnfold.ops import (
     indexing,
     joining,
     linear,
+    matrices,
     passing,
     positions,
     products,
@@ -60,6 +62,7 @@ __all__ = [
     "indexing",
     "joining",
     "linear",
+    "matrices",
     "passing",
     "positions",
     "products",

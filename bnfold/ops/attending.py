@@ -12,21 +12,15 @@ from bnfold.nodes import Node, Value
 from bnfold.ops.facts import Facts
 from bnfold.ops.joining import aligned
 from bnfold.ops.linear import ways_of
-from bnfold.ops.passing import PASSING, Passage, Passed, alone, axes_of, dropout, input_shape, known_rank, target_shape
+from bnfold.ops.passing import Passage, Passed, alone, axes_of, dropout, input_shape, known_rank, target_shape
 from bnfold.ops.reasons import AXIS, LAYOUT, Obstacle
-from bnfold.ops.table import register
 
 MOST_BETWEEN = 64
 """Nodes between a Softmax and the product, beyond which none is looked for."""
 
 
-@register("passing", PASSING, "MatMul")
 def mixture(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle | None:
-    """of a Softmax over the last axis and a value: everything to the value, where it is alike along its rows
-
-    Not: rows that do not surely sum to one (the Softmax, or what it made, in another layout of the other axes); an
-    affine that differs along the rows that are mixed.
-    """
+    """How a mixture is passed to what it mixes; None where rows do not surely sum to one."""
     value = node.input(1)
     if value is None or not is_mixture(facts, node):
         return None  # a constant on either side may be its home

@@ -178,11 +178,41 @@ class Facts:
         return Constant(value, array.shape, helper.np_dtype_to_tensor_dtype(array.dtype), array, self.graph)
 
     def integers(self, value: Value) -> tuple[int, ...] | None:
-        """A constant list of integers (axes, a shape, a flag), or None."""
-        found = self.constant(value)
-        if isinstance(found, Obstacle) or found.dtype.kind not in "iub" or math.prod(found.dims) > MOST_DIMENSIONS:
+        """A list of integers (axes, a shape, a flag), a constant or computed from known sizes; or None."""
+        found = self.elements(value)
+        known = tuple(element for element in found or () if isinstance(element, int))
+        return None if found is None or len(known) < len(found) else known
+
+    def elements(self, value: Value) -> tuple[Dim, ...] | None:
+        """The same as far as it is known: elsewhere a symbol, whose size it is, or None. None: not how many there are.
+
+        This is how operators read what says where they act; what they compute with has to be constant.
+        """
+        constant = self.constant(value)
+        if isinstance(constant, Obstacle):
+            found = self.shapes.elements(value)
+            return None if found is None or len(found) > MOST_DIMENSIONS else found
+        if constant.dtype.kind not in "iub" or math.prod(constant.dims) > MOST_DIMENSIONS:
             return None
-        return tuple(int(i) for i in found.array().reshape(-1))
+        return tuple(int(i) for i in constant.array().reshape(-1))
+
+    def numbers(self, value: Value) -> tuple[float | None, ...] | None:
+        """Numbers, constant or computed from sizes, None for those that are not known; None: not how many there are."""
+        constant = self.constant(value)
+        if isinstance(constant, Obstacle):
+            return self.shapes.numbers(value)
+        return tuple(constant.array().astype(np.float64).reshape(-1).tolist())
+
+    def indices(self, value: Value) -> NDArray[np.int64] | None:
+        """Which places an operator takes, a constant or computed from known sizes, in their shape; or None."""
+        constant = self.constant(value)
+        if isinstance(constant, Constant):
+            return constant.array().astype(np.int64)
+        found, shape = self.integers(value), self.shape(value)
+        sizes = [size for size in shape or () if isinstance(size, int)]
+        if found is None or shape is None or len(sizes) < len(shape):
+            return None
+        return np.array(found, np.int64).reshape(sizes)
 
     def shape(self, value: Value) -> tuple[Dim, ...] | None:
         """The dimensions as far as known: sizes, symbols, None; or None where not even the rank is known."""

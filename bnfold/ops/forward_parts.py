@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Float64
 from bnfold.nodes import Node
-from bnfold.ops.attending import is_mixture
 from bnfold.ops.collecting import axis_of, is_new_axis, keeps_axis, part_taken
-from bnfold.ops.facts import Constant, Facts
+from bnfold.ops.facts import Facts
 from bnfold.ops.forward import AHEAD, ALL_OUTPUTS, ahead
 from bnfold.ops.indexing import cuts_of, parts_of
 from bnfold.ops.joining import aligned
@@ -46,6 +45,8 @@ def _sliced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
         size = affine.shape[axis]
         if size == 1:
             continue
+        if cut is None:
+            return Obstacle(LAYOUT, f"where it cuts axis {axis} is not known", node)
         places = np.arange(size)[cut]
         if known_size(facts, value, axis) != size or not places.size:
             return Obstacle(LAYOUT, f"the size of axis {axis} before {node.op} is not known", node)
@@ -57,7 +58,7 @@ def _sliced(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Ob
 def _gathered(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle:
     """everything, of what is taken
 
-    Not: indices that are not constant, along an axis where the affine differs.
+    Not: indices that are not known, along an axis where the affine differs.
     """
     value, operand = node.input(0), node.input(1)
     indices = None if operand is None else facts.shape(operand)
@@ -67,10 +68,10 @@ def _gathered(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | 
     size, ones = affine.shape[axis], [1] * len(indices)
     if size == 1:
         return _changed(affine, lambda array: array.reshape(*array.shape[:axis], *ones, *array.shape[axis + 1 :]))
-    found = facts.constant(operand)
-    if not isinstance(found, Constant) or known_size(facts, value, axis) != size or 0 in found.dims:
+    found = facts.indices(operand)
+    if found is None or known_size(facts, value, axis) != size or not found.size:
         return Obstacle(LAYOUT, "which places it takes is not known", node)
-    places = found.array().astype(np.int64) % size
+    places = found % size
     scale, shift = (np.broadcast_to(a, affine.shape).take(places, axis) for a in (affine.scale, affine.shift))
     return Affine(scale, shift)
 
@@ -123,9 +124,10 @@ def _tiled(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obs
         if size == 1:
             continue
         known = None if value is None else known_size(facts, value, axis)
-        if index or repeats is None or known != size or repeats[axis] < 1:
+        times = None if repeats is None else repeats[axis]
+        if index or not isinstance(times, int) or known != size or times < 1:
             return Obstacle(LAYOUT, f"how often {node.op} repeats along axis {axis} is not known", node)
-        affine = _taken(affine, axis, np.tile(np.arange(size), repeats[axis]))
+        affine = _taken(affine, axis, np.tile(np.arange(size), times))
     return affine
 
 
@@ -190,19 +192,3 @@ def _joined_sequence(facts: Facts, node: Node, index: int, affine: Affine) -> Af
     if axis is None or (not is_new_axis(node) and affine.shape[axis] != 1):
         return Obstacle(LAYOUT, f"{node.op} joins along an axis where the affine differs", node)
     return affine.unsqueezed((axis,)) if is_new_axis(node) else affine
-
-
-@ahead("MatMul")
-def _mixed(facts: Facts, node: Node, index: int, affine: Affine) -> Affine | Obstacle | None:
-    """of a product with rows that sum to one (a Softmax): everything that is alike for all rows
-
-    Not: an affine that differs between rows; a value that is enlarged where it differs.
-    """
-    shares, value = node.input(0), node.input(1)
-    if index != 1 or shares is None or value is None or not is_mixture(facts, node):
-        return None  # what keeps a constant from taking it over says more
-    rank = known_rank(facts, shares)
-    if rank is None or min(rank, affine.rank) < 2 or affine.shape[-2] != 1:  # rows and columns
-        return Obstacle(LAYOUT, f"{node.op} mixes the rows along which the affine differs", node)
-    after = affine.unsqueezed(range(max(0, rank - affine.rank)))
-    return after if aligned(facts, value, after) else Obstacle(LAYOUT, f"{node.op} may enlarge the value", node)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Dim
 from bnfold.nodes import Node
-from bnfold.ops.facts import Constant, Facts
+from bnfold.ops.facts import Facts
 from bnfold.ops.passing import FURTHER, PASSING, Passage, Passed, alone, input_shape, known_size
 from bnfold.ops.reasons import AXIS, LAYOUT, Obstacle
 from bnfold.ops.table import register
@@ -31,6 +31,8 @@ def slice_(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
         place = axis % affine.rank
         if affine.shape[place] == 1:
             continue
+        if cut is None:
+            return Obstacle(LAYOUT, f"where it cuts axis {place} is not known", node)
         value = node.input(0)
         size = None if value is None else known_size(facts, value, place)
         if size is None or len(range(*cut.indices(size))) != affine.shape[place]:
@@ -43,7 +45,7 @@ def slice_(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
 def gather(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     """everything, with (1, 0) for what is not taken
 
-    Not: indices that are not constant, or that give one place two different affines.
+    Not: indices that are not known, or that give one place two different affines.
     """
     value, operand = node.input(0), node.input(1)
     if value is None or operand is None:
@@ -59,16 +61,10 @@ def gather(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
             a.reshape((*a.shape[:axis], 1, *a.shape[axis + len(indices) :])) for a in (affine.scale, affine.shift)
         )
         return alone(Passage(0, Affine(scale, shift)))
-    found, size = facts.constant(operand), shape[axis]
-    if (
-        not isinstance(found, Constant)
-        or not isinstance(size, int)
-        or not size
-        or len(indices) != 1
-        or any(s != 1 for s in rest)
-    ):
+    found, size = facts.indices(operand), shape[axis]
+    if found is None or not isinstance(size, int) or not size or len(indices) != 1 or any(s != 1 for s in rest):
         return Obstacle(LAYOUT, "which places it takes is not known", node)
-    places = found.array().astype(np.int64) % size
+    places = found % size
     before = spread(affine, axis, places, size)
     if not np.array_equal(before.scale.take(places, axis), np.broadcast_to(affine.scale, affine.shape)) or not (
         np.array_equal(before.shift.take(places, axis), np.broadcast_to(affine.shift, affine.shape))
@@ -128,27 +124,31 @@ def parts_of(facts: Facts, node: Node, axis: int) -> tuple[int, ...] | None:
     return tuple(max(0, min(each, size - each * k)) for k in range(count))
 
 
-def cuts_of(facts: Facts, node: Node) -> dict[int, slice] | None:
-    """What a Slice takes, by axis; None where that is not known."""
-    if node.scope.opset < FIRST_OPSET_WITH_CUTS_AS_INPUTS:
-        starts, ends, axes = (node.ints_attribute(name) for name in ("starts", "ends", "axes"))
-        steps = None
-    else:
-        given = [None if (v := node.input(i)) is None else facts.integers(v) for i in range(1, 5)]
-        if any(node.input(i) is not None and given[i - 1] is None for i in range(1, 5)):
+def cuts_of(facts: Facts, node: Node) -> dict[int, slice | None] | None:
+    """What a Slice takes, by axis, None along one where it is not known; None where not even the axes are."""
+    starts: tuple[Dim, ...] | None
+    ends: tuple[Dim, ...] | None
+    starts, ends, axes = (node.ints_attribute(name) for name in ("starts", "ends", "axes"))
+    steps = None
+    if node.scope.opset >= FIRST_OPSET_WITH_CUTS_AS_INPUTS:
+        starts, ends = (None if v is None else facts.elements(v) for v in map(node.input, (1, 2)))
+        axes, steps = (None if v is None else facts.integers(v) for v in map(node.input, (3, 4)))
+        if any(node.input(i) is not None and known is None for i, known in ((3, axes), (4, steps))):
             return None
-        starts, ends, axes, steps = given
     if starts is None or ends is None:
         return None
     axes = tuple(range(len(starts))) if axes is None else axes
     if not len(starts) == len(ends) == len(axes) or (steps is not None and (len(steps) != len(axes) or 0 in steps)):
         return None
-    cuts = {}
-    for i, axis in enumerate(axes):
-        step = 1 if steps is None else steps[i]
-        last = None if step < 0 and ends[i] < -(1 << 31) else ends[i]
-        cuts[axis] = slice(starts[i], last, step)
-    return cuts
+    steps = (1,) * len(axes) if steps is None else steps
+    return {axis: _cut(*cut) for axis, cut in zip(axes, zip(starts, ends, steps, strict=True), strict=True)}
+
+
+def _cut(start: Dim, end: Dim, step: int) -> slice | None:
+    """One cut as Python's, None where it is not known."""
+    if not isinstance(start, int) or not isinstance(end, int):
+        return None
+    return slice(start, None if step < 0 and end < -(1 << 31) else end, step)
 
 
 def spread(affine: Affine, axis: int, places: np.ndarray, size: int) -> Affine:

@@ -18,6 +18,7 @@ from bnfold.affine import Affine, compressed
 from bnfold.nodes import Node, Value
 from bnfold.ops.elementwise import FIRST_OPSET_WITH_BROADCASTING, Elementwise, elementwise_of
 from bnfold.ops.facts import Facts
+from bnfold.ops.linear import home_for, ways_of
 from bnfold.ops.passing import PASSING, Passage, Passed, known_rank, known_size
 from bnfold.ops.reasons import AXIS, BLOCKED, LAYER, LAYOUT, NEGATIVE, OLD_OPSET, SHIFT, Obstacle
 from bnfold.ops.table import register
@@ -28,7 +29,8 @@ def constant_term(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle
     """of a constant: a scale, while the shift stays in the constant (of any shape); of values: a scale to all of them,
     and the shift to the first
 
-    Not: a constant that enlarges the value; values of which one takes no per-channel scale; before opset 7 two values.
+    Not: a constant that enlarges the value, or is the bias of a MatMul with a constant that does not take the scale;
+    values of which one takes no per-channel scale; before opset 7 two values.
     """
     found = elementwise_of(facts, node)
     if isinstance(found, Obstacle):
@@ -36,7 +38,7 @@ def constant_term(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle
     if np.all(affine.scale == 1):
         return Passed((), keeps=True)
     scale = Affine(affine.scale, np.zeros_like(affine.scale))
-    enlarged = _enlarged(facts, found, scale)
+    enlarged = _enlarged(facts, found, scale) or _of_a_layer(facts, found, scale)
     return enlarged or Passed((Passage(found.data, scale, takes_shift=False),), keeps=True)
 
 
@@ -62,6 +64,16 @@ def constant_factor(facts: Facts, node: Node, affine: Affine) -> Passed | Obstac
         before = Affine(affine.scale, compressed(shift))
     enlarged = _enlarged(facts, found, before)
     return enlarged or Passed((Passage(found.data, before),), may_stay=True)
+
+
+def _of_a_layer(facts: Facts, found: Elementwise, before: Affine) -> Obstacle | None:
+    """Refuse to make the bias of a product one for each row: a product that takes a shift over gets one for all."""
+    value = found.node.inputs[found.data]
+    layer = None if value is None else facts.graph.producer(value)
+    if layer is None or layer.op != "MatMul":
+        return None
+    home = home_for(facts, layer, before) if isinstance(ways_of(facts, layer), tuple) else None
+    return home if isinstance(home, Obstacle) else None
 
 
 def _enlarged(facts: Facts, found: Elementwise, before: Affine) -> Obstacle | None:

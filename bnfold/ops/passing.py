@@ -39,13 +39,14 @@ class Passed:
 
     With `keeps`, its own constant takes over the whole affine as one on its output, so that the passages carry on only
     what the constant cannot undo. With `may_stay`, it could take over the whole if the passages lead nowhere; `instead`
-    is another way to go then.
+    is another way to go then. `own` is what keeps the node itself from taking it over: that is told in the end.
     """
 
     passages: tuple[Passage, ...]
     keeps: bool = False
     may_stay: bool = False
     instead: Passed | None = None
+    own: Obstacle | None = None
 
 
 Backward = Callable[[Facts, Node, Affine], Passed | Obstacle | None]
@@ -229,7 +230,7 @@ def _stated_rank(facts: Facts, node: Node) -> int | None:
     operand = node.input(1)
     if node.op != "Reshape" or operand is None:
         return None
-    sizes = facts.integers(operand)
+    sizes = facts.elements(operand)
     return None if sizes is None else len(sizes)
 
 
@@ -252,11 +253,11 @@ def target_shape(facts: Facts, node: Node, source: tuple[Dim, ...]) -> tuple[Dim
 
 
 def _stated(facts: Facts, operand: Value | None, source: tuple[Dim, ...], *, copies: bool) -> tuple[Dim, ...] | None:
-    sizes = None if operand is None else facts.integers(operand)
+    sizes = None if operand is None else facts.elements(operand)
     if sizes is None:
         return None
     return tuple(
-        source[i] if size == 0 and copies and i < len(source) else None if size < 0 else size
+        source[i] if size == 0 and copies and i < len(source) else None if isinstance(size, int) and size < 0 else size
         for i, size in enumerate(sizes)
     )
 

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from onnx import TensorProto
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Dim
 from bnfold.nodes import Node
 from bnfold.ops.bounding import uniform
 from bnfold.ops.facts import Constant, Facts
@@ -136,7 +136,7 @@ def pad(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     sizes = _pads(facts, node)
     if sizes is None:
         return Obstacle(LAYOUT, "how much is padded is not known", node)
-    fills = node.string_attribute("mode", "constant") == "constant" and any(size > 0 for size in sizes)
+    fills = node.string_attribute("mode", "constant") == "constant" and any(_may_grow(size) for size in sizes)
     changes = fills and (_pad_value(facts, node) != 0 or affine.has_shift)
     one = uniform(affine) if changes else None
     if changes and one is None:
@@ -147,7 +147,7 @@ def pad(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     normal = None if axes is None else normalised(axes, affine.rank)
     if normal is None or len(sizes) != 2 * len(normal):
         return Obstacle(LAYOUT, "which axes are padded is not known", node)
-    grown = [axis for i, axis in enumerate(normal) if sizes[i] or sizes[i + len(normal)]]
+    grown = [axis for i, axis in enumerate(normal) if sizes[i] != 0 or sizes[i + len(normal)] != 0]
     if one is not None:
         return Passed((Passage(0, one),), keeps=True)
     return _over(node, affine, grown) or alone(Passage(0, affine))
@@ -192,8 +192,8 @@ def _keeps_axis(facts: Facts, node: Node, axis: int, rank: int) -> bool:
     return len(scales) == len(axes) and scales[axes.index(axis)] == 1
 
 
-def _scales(facts: Facts, node: Node) -> tuple[float, ...] | None:
-    """The factors by which a value is resized, () if they are not known; None where sizes are given instead."""
+def _scales(facts: Facts, node: Node) -> tuple[float | None, ...] | None:
+    """The factors by which a value is resized, () if none is known; None where sizes are given instead."""
     if node.op == "Upsample" and node.input(1) is None:
         old = tuple(node.float_attribute(name, 0) for name in ("height_scale", "width_scale"))
         return node.floats_attribute("scales") or (1, 1, *old)
@@ -201,7 +201,7 @@ def _scales(facts: Facts, node: Node) -> tuple[float, ...] | None:
     found = None if operand is None else facts.constant(operand)
     if operand is None or (isinstance(found, Constant) and found.dims == (0,)):
         return None if node.string_attribute("keep_aspect_ratio_policy", "stretch") == "stretch" else ()
-    return tuple(found.array().astype(np.float64).reshape(-1).tolist()) if isinstance(found, Constant) else ()
+    return facts.numbers(operand) or ()
 
 
 def _keeps_size(facts: Facts, node: Node, axis: int) -> bool:
@@ -211,11 +211,16 @@ def _keeps_size(facts: Facts, node: Node, axis: int) -> bool:
     return sizes[0] is not None and sizes[0] == sizes[1]
 
 
-def _pads(facts: Facts, node: Node) -> tuple[int, ...] | None:
+def _may_grow(size: Dim) -> bool:
+    return not isinstance(size, int) or size > 0
+
+
+def _pads(facts: Facts, node: Node) -> tuple[Dim, ...] | None:
+    """By how much each axis grows at its beginning and its end; a symbol, or None, where it may."""
     if node.scope.opset < FIRST_OPSET_WITH_PADS_AS_INPUT:
         return node.ints_attribute("pads") or node.ints_attribute("paddings")
     operand = node.input(1)
-    return None if operand is None else facts.integers(operand)
+    return None if operand is None else facts.elements(operand)
 
 
 def _pad_value(facts: Facts, node: Node) -> float | None:

@@ -144,9 +144,10 @@ NO_HOME = _reason(
 )
 MISMATCH = _reason(
     "mismatch",
-    "what folding it made was found to differ",
-    "Verification found that the model folded here is another function, and --drop-mismatched asked to leave such a "
-    "BatchNormalization where it is. That should not happen: either bnfold or onnxruntime computes something wrong.",
+    "what folding it made was found to differ, or not shown to be the same",
+    "Verification found that the model folded here is another function, or the certificate could not follow what was "
+    "done with it; and --drop-mismatched asked to leave such a BatchNormalization where it is. That should not happen: "
+    "bnfold or onnxruntime computes something wrong, or the certificate knows less than what decides what goes where.",
     "none of yours: please report it with the model. Without --drop-mismatched nothing is written, and the report "
     "names the site",
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnfold.affine import Affine, Float64
+from bnfold.affine import Affine, Dim, Float64
 from bnfold.nodes import Node
 from bnfold.ops.facts import Facts
 from bnfold.ops.joining import aligned
@@ -46,7 +46,8 @@ def tile(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacle:
     repeats = repeats_of(facts, node, affine.rank)
     for axis in (axis for axis, size in enumerate(affine.shape) if size != 1):
         size = None if value is None else known_size(facts, value, axis)
-        if repeats is None or not size or size * repeats[axis] != affine.shape[axis]:
+        times = None if repeats is None else repeats[axis]
+        if not isinstance(times, int) or not size or size * times != affine.shape[axis]:
             return Obstacle(LAYOUT, f"how often {node.op} repeats along axis {axis} is not known", node)
         period = first_of(affine, axis, (-1, size))
         if period is None:
@@ -89,12 +90,12 @@ def space_to_depth(facts: Facts, node: Node, affine: Affine) -> Passed | Obstacl
     return alone(Passage(0, before))
 
 
-def repeats_of(facts: Facts, node: Node, rank: int) -> tuple[int, ...] | None:
-    """How often a Tile repeats along each axis; None where that is not known."""
+def repeats_of(facts: Facts, node: Node, rank: int) -> tuple[Dim, ...] | None:
+    """How often a Tile repeats along each axis, as far as that is known."""
     operand = node.input(1)
     if operand is None or node.scope.opset < FIRST_OPSET_WITH_REPEATS:
         return None
-    repeats = facts.integers(operand)
+    repeats = facts.elements(operand)
     return repeats if repeats is not None and len(repeats) == rank else None
 
 

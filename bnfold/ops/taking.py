@@ -35,6 +35,11 @@ class Taken:
         """Whether it takes over nothing at all."""
         return self.after is None and self.before is None and self.tap is None
 
+    @property
+    def has_shift(self) -> bool:
+        """Whether a shift is part of it."""
+        return self.tap is not None or any(each is not None and each.has_shift for each in (self.after, self.before))
+
     def and_tap(self, affine: Affine) -> Taken:
         """With an affine of its data added to its output, which is one more tap and a shift."""
         shift = Affine(np.ones_like(affine.shift), affine.shift)

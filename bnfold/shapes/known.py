@@ -20,6 +20,7 @@ import onnx
 from bnfold.affine import Dim
 from bnfold.graph import Graph
 from bnfold.nodes import Scope, Value, nested_graphs, value_infos
+from bnfold.shapes.contents import Contents
 from bnfold.shapes.recovery import recovered
 from bnfold.shapes.types import Key, Types, element_of, shape_of
 
@@ -61,6 +62,31 @@ class Shapes:
         except Exception as error:  # noqa: BLE001  # likewise
             logger.info("shape inference failed, no shapes are proven: %s", error)
             return {}
+
+    def elements(self, value: Value) -> tuple[Dim, ...] | None:
+        """What an expression of shapes holds, in order: integers, the symbols whose sizes they are, None for the rest.
+
+        None where it holds no integers, or it is not known how many.
+        """
+        content = self._contents.of(value)
+        if content is None or content.numbers.dtype.kind not in "biu":
+            return None
+        return self._contents.sizes(content)
+
+    def numbers(self, value: Value) -> tuple[float | None, ...] | None:
+        """What an expression of shapes holds, in order, as numbers: None for those that are not known.
+
+        None where it is not known how many.
+        """
+        content = self._contents.of(value)
+        if content is None:
+            return None
+        pairs = zip(content.numbers.reshape(-1), content.marks.reshape(-1), strict=True)
+        return tuple(None if mark else float(number) for number, mark in pairs)
+
+    @cached_property
+    def _contents(self) -> Contents:
+        return Contents(self._graph, self.shape, self.element_type)
 
     @cached_property
     def _types(self) -> Types:

@@ -74,7 +74,7 @@ _ELEMENTWISE = (
 )  # fmt: skip
 """Those that are exact: integers, or one correctly rounded operation of IEEE 754."""
 
-_WHOLE = ("ConstantOfShape", "CumSum", "NonZero", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum")
+_WHOLE = ("ConstantOfShape", "CumSum", "NonZero", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Range")
 
 _KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(_DATA, Kind.MOVING),
@@ -92,6 +92,9 @@ _REPEATED_BY_SIZE: Mapping[str, tuple[int, ...]] = {"Gather": (1,), "GatherEleme
 
 _REPEATED_BY_CONTENT: Mapping[str, tuple[int, ...]] = {"ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,)}
 """Operator -> the inputs whose elements are factors of the output's size."""
+
+_NUMBERED: Mapping[str, tuple[int, int, int]] = {"Range": (0, 1, 2)}
+"""Operator -> its inputs that say from which number up to which it goes, and by what step."""
 
 _RESHAPED: Mapping[str, tuple[int, int]] = {"Reshape": (0, 1)}
 
@@ -207,6 +210,9 @@ def too_large(node: Node, operands: Sequence[Array | None]) -> bool:
     sizes = [0 if operand is None else operand.size for operand in operands]
     if kind_of(node) in {Kind.CHOOSING, Kind.ELEMENTWISE}:
         return _broadcast_size([operand.shape for operand in operands if operand is not None]) > LARGEST_CONTENT
+    numbered = _NUMBERED.get(node.op)
+    if numbered is not None:
+        return _counted([operands[place] for place in numbered]) > LARGEST_CONTENT
     bound = max(sum(sizes), 1)
     for place in _REPEATED_BY_SIZE.get(node.op, ()):
         bound *= max(sizes[place], 1)
@@ -214,6 +220,15 @@ def too_large(node: Node, operands: Sequence[Array | None]) -> bool:
         operand = operands[place]
         bound *= 1 if operand is None else math.prod(max(abs(int(factor)), 1) for factor in operand.reshape(-1))
     return bound > LARGEST_CONTENT
+
+
+def _counted(operands: Sequence[Array | None]) -> int:
+    """How many numbers there are from a first one up to a last one by a step; none where nothing runs."""
+    given = [int(operand.reshape(())) for operand in operands if operand is not None and operand.size == 1]
+    if len(given) != 3 or not given[2]:
+        return 0
+    first, last, step = given
+    return max(0, -((first - last) // step))
 
 
 def _broadcast_size(shapes: Sequence[tuple[int, ...]]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from graph_affines import ANY, POSITIVE_SCALE, affine, batch_normalization
+from graph_affines import ANY, POSITIVE_SCALE, SCALE, affine, batch_normalization
 from graph_blocks import Block, Make, fitting
 from graph_builder import IMAGE, ROWS, TOKENS, Builder, Flow, Unfit
 from graph_layers import convolution, layer, same
@@ -248,6 +248,31 @@ def attention(g: Builder, x: Flow) -> Flow:
     weights = g.node("Softmax", g.node("MatMul", q.name, across), axis=2 if g.opset < 13 else -1)
     mixed = affine(g, v.as_(g.node("MatMul", weights, v.name)))
     return affine(g, same(g, mixed, x.channels)) if g.chance(0.5) else mixed
+
+
+@pattern("product")
+def product(g: Builder, x: Flow) -> Flow:
+    """The places of one image by those of another, or by a constant; scales of either, and of rows and columns."""
+    x = image(g, x)
+    left, count = same(g, x, g.between(2, 4)), int(np.prod(x.spatial))
+    rows = _flat(g, affine(g, left, SCALE) if g.chance(0.5) else left)
+    if g.chance(0.4):
+        columns = g.between(2, 4)
+        right = g.floats(g.normal(count, columns, fan_in=count), "w")
+    else:
+        other = same(g, x, g.between(2, 4))
+        turned = _flat(g, affine(g, other, SCALE) if g.chance(0.3) else other)
+        columns, right = other.channels, g.node("Transpose", turned.name, perm=[0, 2, 1])
+    made = Flow(g.node("MatMul", rows.name, right), (x.shape[0], left.channels, columns))
+    made = affine(g, made, SCALE) if g.chance(0.6) else made
+    made = made.as_(made.name, axis=2)
+    return affine(g, made) if g.chance(0.4) else made
+
+
+def _flat(g: Builder, x: Flow) -> Flow:
+    """An image whose places lie along one axis."""
+    flat = g.node("Reshape", x.name, g.integers(0, 0, -1))
+    return Flow(flat, (x.shape[0], x.channels, int(np.prod(x.spatial))))
 
 
 @pattern("quantised activations", since=10, types=SINGLE)

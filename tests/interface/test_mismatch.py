@@ -12,6 +12,7 @@ from command_line import DIGITS, operators, parsed, refused
 
 import bnfold
 from bnfold import proving
+from bnfold.equality import reference
 from bnfold.ops import absorb
 
 TWICE = (
@@ -78,6 +79,31 @@ def test_it_is_said_in_words_and_counts_as_left(cli: Callable) -> None:
     assert answer.code == 1
     assert "1 x mismatch" in answer.out
     assert "--drop-mismatched" in cli("explain", "mismatch").out
+
+
+TURNED = (
+    "(float[2,4,9] x) => (float[2,5,4] y) { c = Conv<kernel_shape = [3]>(x,w) n = BatchNormalization(c,g,e,m,v) "
+    "r = Relu(n) d = Conv<kernel_shape = [3]>(r,w) t = Transpose<perm = [0,1,2]>(d) "
+    "p = BatchNormalization(t,g,e,m,v) y = Transpose<perm = [0,2,1]>(p) }"
+)
+
+
+@pytest.mark.parametrize("level", ["full", "certificate"])
+def test_one_that_the_certificate_cannot_follow_stays_where_asked(
+    level: str, cli: Callable, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows no Transpose here: without being asked to leave that affine, it loses the whole model."""
+    monkeypatch.delitem(reference._LAYOUT, "Transpose")
+    onnx.save(parsed(TURNED), desk / "turned.onnx")
+    refused(cli("fold", "turned.onnx", "-o", "out.onnx", "--verify", level), 6, "Transpose#4", "--drop-mismatched")
+    assert not (desk / "out.onnx").exists()
+    options = ["--verify", level, "--drop-mismatched", "--format", "json"]
+    answer = cli("fold", "turned.onnx", "-o", "out.onnx", *options)
+    assert answer.code == 0
+    (result,) = (model["result"] for model in answer.json["models"])
+    assert [(r["site"]["index"], r["code"]) for r in result["refusals"]] == [(5, "mismatch")]
+    assert operators(desk / "out.onnx") == ["Conv", "Relu", "Conv", "Transpose", "BatchNormalization", "Transpose"]
+    assert result["verdict"]["verdict"] == "same"
 
 
 def test_where_nothing_differs_it_changes_nothing(cli: Callable, desk: Path) -> None:
