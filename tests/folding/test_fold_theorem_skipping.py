@@ -97,7 +97,7 @@ def test_a_block_with_a_skip_connection(block: str, data: st.DataObject) -> None
         ("c = CONV (x, W) q = AveragePool <kernel_shape = [1,1]> (c) t = Add (q, x)", "another operator between"),
         ("c = CONV (x, W) t = Sub (x, c)", "the convolution is taken away"),
         ("c = Conv <kernel_shape = [2,2]> (p, V) t = Add (c, x)", "a kernel that sees another place"),
-        ('c = Conv <group = 4, auto_pad = "SAME_UPPER"> (x, W) t = Add (c, x)', "a padding that is not written down"),
+        ('c = Conv <group = 4, auto_pad = "SAME_UPPER", dilations = [2,2]> (x, W) t = Add (c, x)', "SAME that spreads"),
         ("c = CONV (x, W) t = Mul (c, x)", "no sum"),
         ("c = CONV (x, W) t = Add (c, x) k = Relu (c)", "the convolution is read twice"),
     ],
@@ -114,6 +114,19 @@ def test_where_no_tap_makes_up_for_it_the_affine_stays(text: str, why: str) -> N
     done = fold(before)
     assert len(done.plan.refusals) == 1, why
     assert done.plan.moves == ()
+
+
+@pytest.mark.parametrize("end", ["UPPER", "LOWER"])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_a_convolution_that_pads_on_its_own_has_that_tap_too(end: str, size: int) -> None:
+    weight = np.linspace(-1, 1, 4 * size * size, dtype=np.float32).reshape(4, 1, size, size)
+    lines = (
+        f'c = Conv <group = 4, auto_pad = "SAME_{end}"> (x, W) t = Add (c, x) n = BatchNormalization (t, g, be, m, v)'
+    )
+    before = model(f"(float[1,4,6,6] x) => (float[] y) {{ {lines} y = Relu (n) }}", W=weight, **norm(4))
+    done = proven(before, inputs(before), 20)
+    assert sorted(done.ops) == ["Add", "Conv", "Relu"]
+    certified(before, done)
 
 
 def test_a_tap_that_overflows_leaves_the_affine_where_it_is() -> None:
