@@ -225,7 +225,9 @@ def read_besides(g: Builder, x: Flow) -> Flow:
 
 @pattern("gate")
 def gate(g: Builder, x: Flow) -> Flow:
-    """Squeeze and excite, with an affine before, inside, or behind it."""
+    """Squeeze and excite, with an affine before, inside, or behind it; or a product of matrices in its place."""
+    if g.chance(0.3):
+        return _product(g, x)
     x = norm(g, same(g, image(g, x), g.between(2, 4)))
     pooled = operator(g, str(g.pick("GlobalAveragePool", "ReduceMean")), x)
     pooled = (
@@ -250,8 +252,7 @@ def attention(g: Builder, x: Flow) -> Flow:
     return affine(g, same(g, mixed, x.channels)) if g.chance(0.5) else mixed
 
 
-@pattern("product")
-def product(g: Builder, x: Flow) -> Flow:
+def _product(g: Builder, x: Flow) -> Flow:
     """The places of one image by those of another, or by a constant; scales of either, and of rows and columns."""
     x = image(g, x)
     left, count = same(g, x, g.between(2, 4)), int(np.prod(x.spatial))
