@@ -120,6 +120,12 @@ def beside(g: Builder, x: Flow) -> Flow:
     identity = norm(g, x) if g.chance(0.7) else affine(g, x)
     if g.chance(0.2):
         return x.as_(g.node("Sub", first.name, identity.name))
+    if g.opset >= 8 and g.chance(0.3):
+        further = norm(g, same(g, x, x.channels, kernel=1)) if g.chance(0.5) else relu(g, x)
+        names = [first.name, identity.name, further.name]
+        return x.as_(g.node("Sum", *(names if g.chance(0.5) else names[::-1])))
+    if g.chance(0.2):
+        identity = added(g, identity, relu(g, x))
     whole = added(g, first, identity)
     if g.chance(0.4):
         whole = added(g, norm(g, same(g, x, x.channels, kernel=1)), whole)
