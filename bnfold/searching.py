@@ -139,14 +139,18 @@ class Backward:
         """A scale beside which the rounding of (a - 1)*x and x would be seen.
 
         The original rounds to the size of a*(c + x), which is about |a|*(1 + |W|) times that of x, with |W| the root of
-        the sum of the squares of an output's weights.
+        the sum of the squares of an output's weights as they have become by then.
         """
         if not isinstance(home, Linear):
             return skip.obstacle
         scale, _ = home.outputs_of(after)
-        earlier = self.decided.homes.get(home.node.id)
-        grown = 1.0 if earlier is None else np.abs(home.outputs_of(earlier)[0])
-        lost = np.abs(scale - 1) + 1 > MOST_MADE_UP * np.abs(scale) * (1 + grown * sizes_of_rows(home))
+        taken = self.decided.taken(home.node)
+        found = None if taken.is_nothing else home_with(self.facts, home.node, taken)
+        until_now = found if isinstance(found, tuple) else (replace(home, tap=None), Affine.identity(after.rank))
+        if not isinstance(until_now[0], Linear):
+            return skip.obstacle
+        sizes = sizes_of_rows(until_now[0], until_now[1])
+        lost = np.abs(scale - 1) + 1 > MOST_MADE_UP * np.abs(scale) * (1 + sizes)
         if not np.any(lost):
             return None
         detail = f"a skip connection that is to bear {scale[lost][0]:.3g} would cost more rounding than it may"

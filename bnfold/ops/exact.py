@@ -76,13 +76,14 @@ class Source:
         return self.weight.stretch((group * outputs + first) * row, (end - first) * row).reshape(end - first, *rest)
 
 
-def sizes_of_rows(linear: Linear) -> Float64:
-    """For each output, the root of the sum of the squares of its weights, as they are in the model."""
+def sizes_of_rows(linear: Linear, after: Affine) -> Float64:
+    """For each output, the root of the sum of the squares of its weights, with all that they have taken over."""
     if isinstance(linear.weight, Dequantized):
         raise TypeError(f"the weight of {linear.node.site} is stored as integers")
-    source = linear.view(linear.weight.array())
-    rows = [np.sqrt(np.sum(source[group].astype(np.float64) ** 2, axis=(1, 2))) for group in range(len(source))]
-    return np.concatenate(rows)
+    rows = (
+        np.sum(exact**2, axis=tuple(range(1, exact.ndim))) for _, _, exact in products(linear, linear.weight, after)
+    )
+    return np.asarray(np.sqrt(np.concatenate(list(rows))))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -95,6 +95,22 @@ def test_a_shift_before_a_tap_stays_where_the_layer_pads() -> None:
     assert [refusal.reason.code for refusal in done.plan.refusals] == ["padding"]
 
 
+@pytest.mark.parametrize(("tap", "ops"), [(10.0, ["Conv", "Add"]), (0.01, ["Conv", "Add", "BatchNormalization"])])
+def test_what_a_skip_connection_may_cost_is_asked_of_the_weights_with_their_taps(tap: float, ops: list[str]) -> None:
+    """Small weights, a scale of 1/4 behind the sum: it rounds no more than it did where a tap of 10 stands in them."""
+    first, second = (norm(4, prefix, seed) for prefix, seed in (("a", 0), ("b", 1)))
+    first |= {"ag": np.full(4, tap, np.float32), "av": np.ones(4, np.float32)}
+    second |= {"bg": np.full(4, 0.25, np.float32), "bv": np.ones(4, np.float32)}
+    before = model(
+        "(float[2,4,5,5] x) => (float[2,4,5,5] y) { c = Conv <pads = [1, 1, 1, 1]> (x, W)"
+        " n = BatchNormalization (x, ag, abe, am, av) t = Add (c, n) u = Add (t, x)"
+        " y = BatchNormalization (u, bg, bbe, bm, bv) }",
+        W=weights(4, 4, 3, 3) / np.float32(100), **first, **second,
+    )  # fmt: skip
+    assert stays_so(fold(before)).ops == ops
+    assert bnfold.fold(before).verdict.word == "same"
+
+
 # --- past what stayed at first ----------------------------------------------------------------------------------------
 
 
