@@ -104,12 +104,16 @@ def test_where_no_process_can_be_started_those_that_run_have_to_do(
 
 @pytest.mark.parametrize(
     ("command", "function"),
-    [("verify m.onnx m.onnx", "verify"), ("witness blocked.onnx", "witness"), ("plan m.onnx", "plan")],
+    [
+        ("verify m.onnx m.onnx", "bnfold.api.verify"),
+        ("witness blocked.onnx", "bnfold.api.witnesses.witnesses_and_rest"),
+        ("plan m.onnx", "bnfold.api.plan"),
+    ],
 )
 def test_a_bug_is_told_in_the_reports_of_every_command(
     cli: Cli, desk: Path, monkeypatch: pytest.MonkeyPatch, command: str, function: str
 ) -> None:
-    monkeypatch.setattr(bnfold.api, function, _broken)
+    monkeypatch.setattr(function, _broken)
     answer = cli(*command.split(), "--report", "r.json", "--report", "r.xml")
     assert (answer.code, answer.out, answer.err.count("\n")) == (70, "", 1)
     said = json.loads((desk / "r.json").read_text())
