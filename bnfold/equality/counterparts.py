@@ -11,7 +11,7 @@ turns out to agree with something all the same (`inside`).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,7 +30,8 @@ class Site:
     """A value of the rewritten model that is computed otherwise than its counterpart: one place to compare.
 
     `nodes` make it out of `bounds`, each of which stands for a value of the original (`feeds`, in the same order).
-    `candidates` are values of the original that it may stand for, the assumed one first.
+    `candidates` are values of the original that it may stand for, the assumed one first; `taken` are the feeds that
+    bounds stand for by their values alone, and not because both are computed alike.
     """
 
     value: Value
@@ -39,6 +40,7 @@ class Site:
     bounds: tuple[Value, ...]
     feeds: tuple[Value, ...]
     candidates: tuple[Value, ...]
+    taken: tuple[Value, ...] = ()
 
     @property
     def assumed(self) -> Value:
@@ -117,7 +119,7 @@ class Counterparts:
                     continue
                 stands_for[value.id] = candidates[0]
                 known[value.id] = self._originals[candidates[0].id]
-                sites.append(self._site(node, value, candidates, bounding))
+                sites.append(self._site(node, value, candidates, bounding, identical))
                 if candidates[0] not in sites[-1].feeds:
                     bounding[value.id] = candidates[0]
         return Correspondence(stands_for, bounding, frozenset(identical), tuple(sites))
@@ -133,7 +135,7 @@ class Counterparts:
                     continue
                 candidates = self._candidates(node, index, decisions, stands_for)
                 if candidates:
-                    sites.append(self._site(node, value, candidates, found.bounding))
+                    sites.append(self._site(node, value, candidates, found.bounding, found.identical))
         return tuple(sites)
 
     @property
@@ -161,9 +163,17 @@ class Counterparts:
             identical.add(value.id)
         return bool(same)
 
-    def _site(self, node: Node, value: Value, candidates: tuple[Value, ...], bounding: Mapping[int, Value]) -> Site:
+    def _site(
+        self,
+        node: Node,
+        value: Value,
+        candidates: tuple[Value, ...],
+        bounding: Mapping[int, Value],
+        identical: Set[int],
+    ) -> Site:
         nodes, bounds = self._after.behind([value], bounding)
-        return Site(value, node, nodes, bounds, tuple(bounding[b.id] for b in bounds), candidates)
+        taken = tuple(bounding[b.id] for b in bounds if b.id not in identical)
+        return Site(value, node, nodes, bounds, tuple(bounding[b.id] for b in bounds), candidates, taken)
 
     def _candidates(
         self,

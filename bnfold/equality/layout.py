@@ -24,6 +24,12 @@ Labels = NDArray[np.int64]
 Carried = NDArray[np.generic]
 
 LARGEST_LABELS = 1 << 26
+_MOVING = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+
+
+def moves_alone(node: Node) -> bool:
+    """Whether what a node puts out is its data in another layout, and nothing else."""
+    return node.op in _MOVING
 
 
 @dataclass(frozen=True, slots=True)

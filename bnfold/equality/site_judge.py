@@ -21,7 +21,7 @@ from bnfold.equality.measure import DRAWS, ROUNDING_FLOOR, UNITS, is_float, rela
 from bnfold.equality.plateaus import like_terms
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.equality.site_figures import NOTHING, Excess, Figures, specially_different
-from bnfold.equality.site_noise import Layout, stride_of_maps, with_noise
+from bnfold.equality.site_noise import Layout, noisy_values, stride_of_maps
 from bnfold.equality.site_runs import Array, Region, Side, SiteRuns, Sized, Values
 from bnfold.nodes import Value
 
@@ -279,7 +279,7 @@ class SiteJudge:
         sites, regions = [judged.site for judged, _ in asked], [region for _, region in asked]
         bounds = {v.id for site in sites for v in site.feeds} | {v.id for region in regions for v in region.bounds}
         sizes = {id_ for site, region in zip(sites, regions, strict=True) for id_ in self._runs.sizes(site, region)}
-        noisy: Values = {id_: with_noise(values[id_], self._random, layout) for id_ in bounds}
+        noisy = noisy_values(values, bounds, {v.id for site in sites for v in site.taken}, self._random, layout)
         noisy |= {id_: values[id_] for id_ in sizes}
         try:
             after, sized = self._runs.rewritten(sites, noisy), self._runs.sized(regions, noisy, with_targets=True)

@@ -11,7 +11,7 @@ Shares, whose rows sum to one, are other shares then: what mixes rows by them ne
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,20 @@ def stride_of_maps(nodes: Iterable[Node], bounds: Iterable[tuple[Shapes, Value]]
 def _is_pointwise(conv: Node) -> bool:
     kernel, pads, strides = (conv.ints_attribute(name) for name in ("kernel_shape", "pads", "strides"))
     return kernel is not None and {*kernel, *(strides or ())} == {1} and not any(pads or ())
+
+
+def noisy_values(
+    values: Mapping[int, Array], wanted: Iterable[int], taken: Container[int], random: np.random.Generator, at: Layout
+) -> dict[int, Array]:
+    """Values with noise, by id; of those that were `taken` for what they are, none where a channel is zero throughout.
+
+    Zero times anything is zero: what agrees there may be scaled by anything, which other numbers would show.
+    """
+    noisy = {id_: with_noise(values[id_], random, at) for id_ in wanted}
+    for id_ in (id_ for id_ in noisy if id_ in taken and values[id_].ndim > 1):
+        others = tuple(axis for axis in range(values[id_].ndim) if axis != 1)
+        noisy[id_][:, ~np.any(values[id_], axis=others)] = 0
+    return noisy
 
 
 def with_noise(value: Array, random: np.random.Generator, layout: Layout) -> Array:

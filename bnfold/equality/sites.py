@@ -25,6 +25,7 @@ import numpy as np
 
 from bnfold.equality.counterparts import Correspondence, Counterparts, Site
 from bnfold.equality.inputs import Batch
+from bnfold.equality.layout import moves_alone
 from bnfold.equality.runner import CannotRun, Runner
 from bnfold.equality.site_figures import Excess
 from bnfold.equality.site_judge import Judged, SiteJudge
@@ -172,7 +173,8 @@ class Comparison:
         """The sites that are not what they were taken for, and are not fed by any such value.
 
         What a mistaken value feeds is judged again before it is settled, unless it agrees all the same with something
-        that it is not fed itself (a Relu of a Relu is the same). An output is settled once nothing before it is open.
+        that it is not fed itself (a Relu of a Relu is the same), and is more than what it is fed in another layout. An
+        output is settled once nothing before it is open.
         """
         first: list[Judged] = []
         mistaken: set[int] = set()
@@ -186,7 +188,7 @@ class Comparison:
                 open_ |= {value.id} if is_open or (judged is not None and not judged.agrees) else set()
                 if not is_misled and (judged is None or judged.agrees):
                     continue
-                if judged is not None and judged.agrees and judged.candidate not in judged.site.feeds:
+                if judged is not None and judged.agrees and _is_more_than_it_is_fed(judged):
                     continue
                 mistaken.add(value.id)
                 waits = is_open and self._after.source.graph.is_graph_output(value)
@@ -289,6 +291,10 @@ class Comparison:
             worst=0.0 if worst is None else worst.excess.share,
             worst_at="" if worst is None else str(worst.site.node.site),
         )
+
+
+def _is_more_than_it_is_fed(judged: Judged) -> bool:
+    return judged.candidate not in judged.site.feeds and not all(map(moves_alone, judged.site.nodes))
 
 
 def _made_by(site: Site) -> set[int]:

@@ -115,6 +115,22 @@ def test_a_channel_that_is_far_off_where_nothing_of_it_is_seen(
     assert found.divergence.excess.index[1] == 3
 
 
+@pytest.mark.parametrize("factor", [0.5, -3.0])
+def test_what_is_zero_for_all_that_is_tried_may_be_scaled_by_anything(
+    factor: float, tmp_path: Path, runner: Runner
+) -> None:
+    """Both products are zero, and so one stands for the other: with noise on it, it would be another value."""
+    text = "(float[3,8] x) => (float[3,8] y) {{ a = Abs(x) n = Neg(a) h = Relu(n) {} }}"
+    held = {"w": kernel(1, 8, 8), "c": kernel(2, 8) + 1.0}
+    original = model(
+        text.format("m = MatMul(h,w) s = Add(m,c) t = Mul(s,k) y = Sigmoid(t)"), k=np.array(factor), **held
+    )
+    folded_ = model(
+        text.format("m2 = MatMul(h,w2) t = Add(m2,c2) y = Sigmoid(t)"), w2=held["w"] * factor, c2=held["c"] * factor
+    )
+    assert compared(tmp_path, runner, original, folded_).is_same
+
+
 def test_a_relu_of_positive_channels_is_no_copy_of_what_it_reads(tmp_path: Path, runner: Runner) -> None:
     """A scale that went forward past it, all values under new names: of five channels they are near to others."""
     statistics = norm()

@@ -11,7 +11,6 @@ import pytest
 from batch_works import ByName
 from command_line import Answer
 
-import bnfold.api
 from bnfold.batch import running, workers
 from bnfold.batch.work import Job
 from bnfold.batch.workers import Ways
