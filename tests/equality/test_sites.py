@@ -120,14 +120,16 @@ def test_what_is_zero_for_all_that_is_tried_may_be_scaled_by_anything(
     factor: float, tmp_path: Path, runner: Runner
 ) -> None:
     """Both products are zero, and so one stands for the other: with noise on it, it would be another value."""
-    text = "(float[3,8] x) => (float[3,8] y) {{ a = Abs(x) n = Neg(a) h = Relu(n) {} }}"
+    text = "(float[3,8] x) => (float[3,8] y) {{ {} }}"
     held = {"w": kernel(1, 8, 8), "c": kernel(2, 8) + 1.0}
     original = model(
-        text.format("m = MatMul(h,w) s = Add(m,c) t = Mul(s,k) y = Sigmoid(t)"), k=np.array(factor), **held
-    )
+        text.format("a = Abs(x) n = Neg(a) h = Relu(n) m = MatMul(h,w) s = Add(m,c) t = Mul(s,k) y = Sigmoid(t)"),
+        k=np.array(factor), **held,
+    )  # fmt: skip
     folded_ = model(
-        text.format("m2 = MatMul(h,w2) t = Add(m2,c2) y = Sigmoid(t)"), w2=held["w"] * factor, c2=held["c"] * factor
-    )
+        text.format("p = Abs(x) q = Neg(p) r = Relu(q) u = MatMul(r,w2) v = Add(u,c2) y = Sigmoid(v)"),
+        w2=held["w"] * factor, c2=held["c"] * factor,
+    )  # fmt: skip
     assert compared(tmp_path, runner, original, folded_).is_same
 
 
