@@ -28,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # A model is many small objects that stay; by default they are all looked through again and again.
     gc.set_threshold(100_000)
     try:
-        sys.exit(_run(None if arguments is None else list(arguments)))
+        code = _run(None if arguments is None else list(arguments))
+        if code == INTERRUPTED:
+            _keep_code()
+        sys.exit(code)
     finally:
         stop_logging()
 
@@ -54,6 +57,15 @@ def _run(arguments: list[str] | None) -> int:
     if code == INTERRUPTED:  # what typer makes of Ctrl-C
         return complain("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+def _keep_code() -> None:
+    """Let the process end by its exit code, and not by SIGINT itself.
+
+    Python does the latter where the interrupt came while it ran code that was given as text (as each dataclass is made,
+    in a module that is just being imported), whoever caught it then. What it keeps of that is gone with the next text.
+    """
+    exec("")  # noqa: S102  # nothing is run
 
 
 def _sentence(error: typer.TyperException) -> str:

@@ -76,6 +76,27 @@ def folding(desk: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
+INTERRUPTED_IN_TEXT = r"""
+import bnfold.cli
+
+def run(arguments):
+    try:
+        exec("import os, signal; os.kill(os.getpid(), signal.SIGINT)\nfor _ in range(10**7): pass")
+    except KeyboardInterrupt:
+        return bnfold.cli.INTERRUPTED
+
+bnfold.cli._run = run
+bnfold.cli.main()
+"""
+
+
+def test_an_interrupt_while_a_class_is_being_made_ends_by_its_code_too(tmp_path: Path) -> None:
+    """A dataclass is text that Python runs: an interrupt in there would end the process by SIGINT, and not by 130."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED_IN_TEXT)
+    done = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, env=environment(), check=False)
+    assert done.returncode == 130
+
+
 @pytest.mark.parametrize(
     ("sent", "code", "sentence"),
     [(signal.SIGINT, 130, b"bnfold: interrupted\n"), (signal.SIGTERM, 143, b""), (signal.SIGHUP, 129, b"")],
