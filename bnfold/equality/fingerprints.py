@@ -9,7 +9,6 @@ deterministic with optimisations off, so what is computed alike need not be run 
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +16,7 @@ from functools import cached_property
 
 from onnx import AttributeProto, TensorProto
 
-from bnfold.equality.messages import bare, tensors
+from bnfold.equality.messages import bare, digest_of, tensors
 from bnfold.equality.outline import Outline
 from bnfold.model import ModelFile
 from bnfold.nodes import Node, Value, nested_graphs
@@ -44,15 +43,15 @@ class Contents:
         form = f"{tensor.data_type} {list(tensor.dims)}".encode()
         span = model.span(tensor)
         if span is None or span.length < _LARGE:
-            return _digest(b"constant", form, model.sha256_of(tensor).encode())
+            return digest_of(b"constant", form, model.sha256_of(tensor).encode())
         ends = [model.storage.view(replace(span, offset=span.offset + at, length=_END)) for at in _ends(span.length)]
-        key = _digest(b"large", form, *map(bytes, ends))
+        key = digest_of(b"large", form, *map(bytes, ends))
         known = self._large[key]
         found = next((digest for holder, other, digest in known if holder.same_data(other, model, tensor)), None)
         if found is None and len(known) == _MOST_ALIKE:
-            return _digest(key, model.sha256_of(tensor).encode())
+            return digest_of(key, model.sha256_of(tensor).encode())
         if found is None:
-            found = _digest(key, str(len(known)).encode())
+            found = digest_of(key, str(len(known)).encode())
             known.append((model, tensor, found))
         return found
 
@@ -86,8 +85,8 @@ class Fingerprints:
             return self._of_tensor(initializer.tensor)
         if self._graph.is_sparse(value):
             found = next(t for t in self._graph.model.proto.graph.sparse_initializer if t.values.name == value.name)
-            return _digest(b"sparse", *map(self._of_tensor, (found.values, found.indices)), str(found.dims).encode())
-        return _digest(b"input", value.name.encode())
+            return digest_of(b"sparse", *map(self._of_tensor, (found.values, found.indices)), str(found.dims).encode())
+        return digest_of(b"input", value.name.encode())
 
     def of_node(self, node: Node, known: Mapping[int, Digest]) -> Digest:
         """The digest of what a node computes out of values with these digests."""
@@ -98,11 +97,11 @@ class Fingerprints:
         captured = [v for v in self._outline.needs[node.id] if v.id not in inside]
         named = [part for v in sorted(captured, key=lambda v: v.name) for part in (v.name.encode(), known[v.id])]
         constant = self._of_constant(node)
-        return constant or _digest(self._of_operator(node), *operands, b"captured", *named)
+        return constant or digest_of(self._of_operator(node), *operands, b"captured", *named)
 
     def of_output(self, node: Digest, index: int) -> Digest:
         """The digest of one output of a node."""
-        return node if index == 0 else _digest(node, str(index).encode())
+        return node if index == 0 else digest_of(node, str(index).encode())
 
     def all_values(self) -> dict[int, Digest]:
         """The digest of every value of the main graph that can be computed, by id."""
@@ -128,7 +127,7 @@ class Fingerprints:
                 parts += [bare(attribute), *map(self._of_tensor, tensors(attribute))]
             if node.op.startswith("function ") or any(nested_graphs(node.proto)):
                 parts.append(self._functions)
-            self._nodes[node.id] = _digest(*parts)
+            self._nodes[node.id] = digest_of(*parts)
         return self._nodes[node.id]
 
     def _of_tensor(self, tensor: TensorProto) -> Digest:
@@ -138,12 +137,4 @@ class Fingerprints:
     def _functions(self) -> Digest:
         """All functions of the model: which of them a node reaches matters little."""
         found = self._graph.model.proto.functions
-        return _digest(*(part for f in found for part in (bare(f), *map(self._of_tensor, tensors(f)))))
-
-
-def _digest(*parts: bytes) -> Digest:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.digest()
+        return digest_of(*(part for f in found for part in (bare(f), *map(self._of_tensor, tensors(f)))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 
 from google.protobuf.message import Message  # type: ignore[import-untyped]  # protobuf ships no types
@@ -63,3 +64,12 @@ def same_tensor(before: Graph, after: Graph, a: TensorProto, b: TensorProto, wha
     same_form = (list(a.dims), a.data_type) == (list(b.dims), b.data_type)
     if not same_form or not before.model.same_data(a, after.model, b):
         raise DeviationError(f"{what} changed")
+
+
+def digest_of(*parts: bytes) -> bytes:
+    """The SHA-256 of some parts, each with its length: other cuts of the same bytes are told apart."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(len(part).to_bytes(8, "little"))
+        whole.update(part)
+    return whole.digest()

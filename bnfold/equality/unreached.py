@@ -6,14 +6,13 @@ however they are computed. What it captures that hangs on an input is compared w
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import onnx
 
 from bnfold.equality.conditions import Place
-from bnfold.equality.messages import bare, tensors
+from bnfold.equality.messages import bare, digest_of, tensors
 from bnfold.equality.nested import bodies_of, without_functions
 from bnfold.model import ModelFile
 
@@ -59,7 +58,7 @@ class _Side:
         named = sorted(set(_captured(branch)))
         held = (part for name in named for part in (name.encode(), self._constant(name, outer)))
         functions = (part for one in self.proto.functions for part in self._parts(one))
-        return _digest(*self._parts(branch), *held, *functions)
+        return digest_of(*self._parts(branch), *held, *functions)
 
     def _constant(self, name: str, around: Sequence[onnx.GraphProto]) -> bytes:
         """The content of a constant that these graphs define, the inner one first; empty for what is none."""
@@ -78,10 +77,10 @@ class _Side:
         graph = around[-1]
         tensor = next((tensor for tensor in graph.initializer if tensor.name == name), None)
         if tensor is not None:
-            return _digest(*self._parts(tensor))
+            return digest_of(*self._parts(tensor))
         if any(one.values.name == name for one in graph.sparse_initializer):
             one = next(one for one in graph.sparse_initializer if one.values.name == name)
-            return _digest(*self._parts(one.values), *self._parts(one.indices), str(one.dims).encode())
+            return digest_of(*self._parts(one.values), *self._parts(one.indices), str(one.dims).encode())
         if any(port.name == name for port in graph.input):
             return b""
         node = next((node for node in graph.node if name in node.output), None)
@@ -91,7 +90,7 @@ class _Side:
         behind = [self._constant(read, around) for read in reads]
         if not all(behind):
             return b""
-        return _digest(*self._parts(node), *behind)
+        return digest_of(*self._parts(node), *behind)
 
     def _parts(
         self, message: onnx.GraphProto | onnx.NodeProto | onnx.TensorProto | onnx.FunctionProto
@@ -110,11 +109,3 @@ def _captured(graph: onnx.GraphProto) -> Iterator[str]:
         yield from (name for name in node.input if name and name not in own)
         for body in bodies_of(node):
             yield from (name for name in _captured(body) if name not in own)
-
-
-def _digest(*parts: bytes) -> bytes:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.digest()
