@@ -135,7 +135,7 @@ class _Way:
         if missed:
             raise DeviationError(f"{missed[0].site} does not stand before {self.claim.site}, as its claim says")
         skipped = tuple(self._skipped(skip) for skip in self.claim.skips)
-        chains, order, lost = tuple(self.chains), tuple(self.order), dict(self.went.lost)
+        chains, order, lost = tuple(self.chains), tuple(self.order), self.went.lost_by(self.feeds)
         return Tree(self.claim, site, chains, order, self.feeds, skipped=skipped, lost=lost)
 
     def _skipped(self, skip: Skip) -> Skipped:

@@ -38,7 +38,7 @@ def tree_ahead(went: Went, claim: Claim) -> Tree:
     ends, stops = (tuple(link for link in settled if (link.node.id in passed) is where) for where in (False, True))
     gone = frozenset(id_ for id_ in on_way if id_ in went.gone)
     ahead = Ahead(Link(site, claim.data), tuple(ways), ends, stops, gone)
-    return Tree(claim, site, (), (), {}, ahead, lost=dict(went.lost))
+    return Tree(claim, site, (), (), {}, ahead, lost=went.lost_by(found))
 
 
 def _found(went: Went, site: Node, passed: set[int], homes: set[int]) -> dict[int, list[Link]]:

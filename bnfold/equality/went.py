@@ -6,7 +6,7 @@ affine that became a tap, a convolution that was merged), nothing is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -78,6 +78,10 @@ class Went:
         if len(readers) != 1 or self.graph.is_graph_output(value) or readers[0].node.scope is not value.scope:
             raise DeviationError(f"{value.name!r} changes, and something else reads it")
         return Link(readers[0].node, readers[0].index)
+
+    def lost_by(self, nodes: Iterable[int]) -> dict[int, frozenset[int]]:
+        """The inputs that some nodes have lost, by their ids."""
+        return {id_: self.lost[id_] for id_ in nodes if id_ in self.lost}
 
     def read_by_one(self, value: Value, reader: Node | None) -> None:
         """Raise `DeviationError` where something else reads a value that changes, or goes."""
